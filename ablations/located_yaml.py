@@ -1,0 +1,67 @@
+"""YAML whose values remember the line they were written on, so that an error can point at it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cgd.errors import StudyError
+
+Location = tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class LocatedYAML:
+    """A YAML document together with its parse tree.
+
+    Attributes
+    ----------
+    values
+        The document's mapping.
+    root
+        Its parse tree, which carries the positions.
+    """
+
+    values: dict[str, Any]
+    root: yaml.Node | None
+
+    def line(self, location: Location) -> int:
+        """1-based line of the value at `location`, or of its nearest ancestor that is in the file."""
+        node, line = self.root, 1
+        for part in location:
+            node, start = _child(node, part)
+            if node is None:
+                break
+            line = start
+        return line
+
+
+def _child(node: yaml.Node | None, part: int | str) -> tuple[yaml.Node | None, int]:
+    """The node under `part` and the 1-based line where it starts (for a mapping: the line of its key)."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == str(part):
+                return value, key.start_mark.line + 1
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        return node.value[part], node.value[part].start_mark.line + 1
+    return None, 0
+
+
+def read_yaml(path: Path) -> LocatedYAML:
+    """Read a YAML mapping. Raises StudyError with the line for malformed YAML or anything but a mapping."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        values, root = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f", line {mark.line + 1}" if mark else ""
+        raise StudyError(f"{path}{where}: not valid YAML: {error.problem or error.context}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise StudyError(f"{path} is not a readable YAML file: {error}") from None
+    if not isinstance(values, dict):
+        found = "nothing" if values is None else type(values).__name__
+        raise StudyError(f"{path}, line 1: expected a study with 'name:', 'question:', 'factor:' ..., found {found}")
+    return LocatedYAML(values, root)

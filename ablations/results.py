@@ -1,0 +1,175 @@
+"""A finished (or unfinished) study, read back from the tracking store and from nowhere else."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ablations.study import Study
+from cgd.errors import StudyError, TrackingError, closest
+
+METRICS = ("pcc", "ssim", "rmse", "js", "spearman")
+HIDDEN_METRICS = tuple(f"hidden_{metric}" for metric in METRICS)
+PUBLISHED_COLUMNS = (*HIDDEN_METRICS, "copied_share")
+_TRIAL_KEYS = ("fingerprint", "run_id", "dataset", "level", "seed", "fold", "status", "error")
+_COSTS = ("wall_seconds", "peak_memory_mb", "n_parameters", "n_scored")
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """What the tracking store holds of one invocation of a study.
+
+    Attributes
+    ----------
+    run_id
+        The parent run.
+    study, protocol, config, versions
+        What was asked, under which protocol, with which other values (dotted path -> value) and software.
+    datasets
+        Name -> n_spots, n_cells, n_genes, n_test, paper_name, sha256.
+    per_gene
+        One row per finished trial and gene: dataset, level, seed, fold, gene and the metrics (NaN: unscorable).
+    floors
+        One row per data set, fold, method and gene, with the same metrics.
+    trials
+        One row per trial: what it is, its `status` (FINISHED, FAILED or anything else for not finished), its error,
+        wall_seconds, peak_memory_mb, n_parameters and n_scored (NaN where not recorded).
+    """
+
+    run_id: str
+    study: Study
+    protocol: str
+    config: dict[str, Any]
+    datasets: dict[str, dict[str, Any]]
+    per_gene: pd.DataFrame
+    floors: pd.DataFrame
+    trials: pd.DataFrame
+    floor_runs: list[dict[str, Any]]
+    versions: dict[str, Any]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The per-gene columns this protocol has."""
+        return METRICS + (PUBLISHED_COLUMNS if self.protocol == "published" else ())
+
+
+def load_results(tracking_uri: str, parent_run_id: str) -> StudyResults:
+    """Read one invocation of a study.
+
+    Raises
+    ------
+    TrackingError
+        The store or a run or artifact is missing, or is not what a study writes; says which and what to do.
+    """
+    store = _Store(tracking_uri)
+    found = store.run(parent_run_id).data.tags.get("cgd.kind")
+    if found != "study":
+        raise TrackingError(f"run {parent_run_id} is not a study (cgd.kind is {found!r}); pass the study's parent run")
+    content = store.json(parent_run_id, "study.json")
+    header = _header(content, parent_run_id)
+    columns = METRICS + (PUBLISHED_COLUMNS if header["protocol"] == "published" else ())
+    trials, per_gene = _read_trials(store, content["trials"], columns)
+    known = header["study"].labels
+    for level in sorted(set(trials["level"]) - set(known)):
+        raise TrackingError(f"run {parent_run_id}: a trial has level '{level}', unknown to it; {closest(level, known)}")
+    floors = _read_floors(store, content["floors"], columns)
+    return StudyResults(
+        **header, run_id=parent_run_id, per_gene=per_gene, floors=floors, trials=trials, floor_runs=content["floors"]
+    )
+
+
+def _header(content: Any, run_id: str) -> dict[str, Any]:
+    needed = ("study", "protocol", "config", "datasets", "trials", "floors", "versions")
+    if not isinstance(content, dict) or any(key not in content for key in needed):
+        absent = [key for key in needed if not isinstance(content, dict) or key not in content]
+        raise TrackingError(f"run {run_id}: study.json lacks {', '.join(absent)}; it was written by another version")
+    try:
+        study = Study.from_dict(content["study"], f"study.json of run {run_id}")
+    except StudyError as error:
+        raise TrackingError(str(error)) from None
+    return {"study": study} | {key: content[key] for key in ("protocol", "config", "datasets", "versions")}
+
+
+def _read_trials(
+    store: _Store, entries: Sequence[Mapping[str, Any]], columns: Sequence[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    rows, tables = [], []
+    for entry in entries:
+        row: dict[str, Any] = {key: entry.get(key) for key in _TRIAL_KEYS}
+        run = store.run(row["run_id"]) if row["run_id"] else None
+        if run is not None:  # the run knows better than the study's list, which may be older
+            row["status"] = run.info.status
+            row |= {key: run.data.metrics.get(key) for key in _COSTS}
+        if run is not None and row["status"] == "FINISHED":
+            where = {key: row[key] for key in ("dataset", "level", "seed", "fold")}
+            tables.append(store.table(row["run_id"], ["gene"], columns).assign(**where))
+        rows.append(row)
+    trials = pd.DataFrame(rows, columns=[*_TRIAL_KEYS, *_COSTS])
+    trials[list(_COSTS)] = trials[list(_COSTS)].astype(float)
+    return trials, _stack(tables, ["dataset", "level", "seed", "fold", "gene", *columns])
+
+
+def _read_floors(store: _Store, entries: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
+    tables = [
+        store.table(entry["run_id"], ["method", "gene"], columns).assign(dataset=entry["dataset"], fold=entry["fold"])
+        for entry in entries
+    ]
+    return _stack(tables, ["dataset", "fold", "method", "gene", *columns])
+
+
+def _stack(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+
+class _Store:
+    """The three questions asked of MLflow, with its errors turned into ours."""
+
+    def __init__(self, tracking_uri: str) -> None:
+        database = Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0])
+        if tracking_uri.startswith("sqlite:///") and not database.is_file():  # MLflow would create an empty one
+            raise TrackingError(f"no tracking store at {database}; run a study first, or pass the store it wrote to")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # two bars per trial otherwise
+        from mlflow import MlflowClient
+
+        self.uri = tracking_uri
+        self._client = MlflowClient(tracking_uri)
+
+    def run(self, run_id: str) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._client.get_run(run_id)
+        except MlflowException as error:
+            raise TrackingError(f"cannot read run {run_id} from {self.uri}: {error}") from None
+
+    def json(self, run_id: str, name: str) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                return json.loads(Path(self._client.download_artifacts(run_id, name, folder)).read_text("utf-8"))
+            except (MlflowException, OSError, ValueError) as error:
+                message = f"run {run_id} has no readable artifact '{name}' ({error}); run the study again to rewrite it"
+                raise TrackingError(message) from None
+
+    def table(self, run_id: str, keys: list[str], columns: Sequence[str]) -> pd.DataFrame:
+        """`per_gene.json` with its `keys` and numeric `columns`; null and infinite entries become NaN."""
+        content = self.json(run_id, "per_gene.json")
+        try:
+            table = pd.DataFrame(content["data"], columns=content["columns"])
+            numbers = table[list(columns)].apply(pd.to_numeric).astype(float)
+            result = table[keys].join(numbers.where(np.isfinite(numbers)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise TrackingError(f"run {run_id}: per_gene.json is not the expected table: {error}") from None
+        if (repeated := result.duplicated(keys)).any():
+            gene = result.loc[repeated, "gene"].iloc[0]
+            raise TrackingError(f"run {run_id}: per_gene.json lists gene '{gene}' twice; it was logged more than once")
+        return result

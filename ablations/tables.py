@@ -1,0 +1,208 @@
+"""The rows every report shows, as numbers: per data set the floors, then the levels of the study."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+
+from ablations.results import StudyResults
+from ablations.stats import Estimate, paired_difference, summarise
+from ablations.study import Combination, Paper
+
+PRIMARY = "pcc"
+CEILING = "ceiling"
+FLOORS = {
+    "random": "random",
+    "gene_mean": "gene mean",
+    "mean_pattern": "mean pattern of the training genes",
+    "knn": "k nearest genes",
+    "kernel_ridge": "kernel ridge",
+}
+PUBLISHED_FLOORS = {
+    "zero_fill": "hidden entries set to 0",
+    "visible_mean_fill": "hidden entries set to the gene's visible mean",
+}
+_TITLES = FLOORS | PUBLISHED_FLOORS | {CEILING: "ceiling: the truth through the latent"}
+
+
+@dataclass(frozen=True)
+class TrialCounts:
+    """How the trials of a row ended; `missing` ones were planned and neither finished nor failed."""
+
+    ok: int
+    failed: int
+    missing: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method or level on one data set.
+
+    Attributes
+    ----------
+    name, title
+        As in the tracking store, and in words.
+    estimates
+        Metric -> mean and interval over genes.
+    differences
+        Metric -> level minus default, paired; empty for floors and the default.
+    paper
+        What the paper states for this level and data set, else None.
+    trials, wall_seconds, peak_memory_mb
+        Of the level's trials: counts, mean seconds and largest peak of the finished ones (NaN: unknown).
+    """
+
+    kind: Literal["floor", "ceiling", "level"]
+    name: str
+    title: str
+    estimates: Mapping[str, Estimate]
+    differences: Mapping[str, Estimate]
+    is_default: bool = False
+    paper: float | None = None
+    trials: TrialCounts | None = None
+    wall_seconds: float = math.nan
+    peak_memory_mb: float = math.nan
+
+    @property
+    def primary(self) -> Estimate:
+        return self.estimates[PRIMARY]
+
+
+@dataclass(frozen=True)
+class DatasetTable:
+    """All rows of one data set, and what follows from them.
+
+    Attributes
+    ----------
+    facts
+        n_spots, n_cells, n_genes, n_test, paper_name, sha256 as recorded.
+    absent_floors
+        Floors every table should have but the tracking store does not.
+    over_floor
+        Best level minus strongest floor, paired by gene; None where either is missing.
+    copied_share
+        Mean share of a test gene's entries that is copied from the truth (published protocol, else NaN).
+    """
+
+    name: str
+    facts: Mapping[str, Any]
+    rows: tuple[Row, ...]
+    absent_floors: tuple[str, ...]
+    over_floor: Estimate | None
+    copied_share: float
+
+    @property
+    def paper_name(self) -> str | None:
+        return self.facts.get("paper_name")
+
+    @property
+    def references(self) -> list[Row]:
+        return [row for row in self.rows if row.kind != "level"]
+
+    @property
+    def levels(self) -> list[Row]:
+        return [row for row in self.rows if row.kind == "level"]
+
+    @property
+    def default(self) -> Row:
+        return next(row for row in self.levels if row.is_default)
+
+    @property
+    def best(self) -> Row | None:
+        """The level furthest above the default on the same genes; by plain mean where the default has no result."""
+        return _best(self.levels)
+
+    @property
+    def strongest_floor(self) -> Row | None:
+        return _strongest(self.references)
+
+
+def _strongest(rows: list[Row]) -> Row | None:
+    known = [row for row in rows if row.kind == "floor" and row.primary.is_known]
+    return max(known, key=lambda row: row.primary.mean, default=None)
+
+
+def _best(levels: list[Row]) -> Row | None:
+    known = [row for row in levels if row.primary.is_known]
+    if any(row.is_default for row in known):  # means over different genes, where trials failed, do not compare
+        known = [row for row in known if row.is_default or row.differences[PRIMARY].is_known]
+        return max(known, key=lambda row: 0.0 if row.is_default else row.differences[PRIMARY].mean)
+    return max(known, key=lambda row: row.primary.mean, default=None)
+
+
+def build_tables(results: StudyResults, **bootstrap: int) -> list[DatasetTable]:
+    """One table per data set of the study, in its order. `bootstrap`: n_resamples and seed."""
+    return [_table(results, name, bootstrap) for name in results.datasets]
+
+
+def _table(results: StudyResults, dataset: str, bootstrap: dict[str, int]) -> DatasetTable:
+    genes = results.per_gene[results.per_gene["dataset"] == dataset]
+    floors = results.floors[results.floors["dataset"] == dataset]
+    expected = list(FLOORS) + (list(PUBLISHED_FLOORS) if results.protocol == "published" else []) + [CEILING]
+    recorded = list(dict.fromkeys(floors["method"]))
+    methods = [m for m in expected if m in recorded] + [m for m in recorded if m not in expected]
+    rows = [_reference_row(results, method, floors[floors["method"] == method], bootstrap) for method in methods]
+    levels = [_level_row(results, dataset, level, genes, bootstrap) for level in results.study.combinations]
+    return DatasetTable(
+        name=dataset,
+        facts=results.datasets[dataset],
+        rows=(*rows, *levels),
+        absent_floors=tuple(_TITLES[method] for method in expected if method not in recorded),
+        over_floor=_over_floor(genes, floors, _best(levels), _strongest(rows), bootstrap),
+        copied_share=float(genes["copied_share"].mean()) if "copied_share" in genes and len(genes) else math.nan,
+    )
+
+
+def _scores(results: StudyResults) -> list[str]:
+    return [metric for metric in results.metrics if metric != "copied_share"]
+
+
+def _reference_row(results: StudyResults, method: str, table: pd.DataFrame, bootstrap: dict[str, int]) -> Row:
+    estimates = summarise(table, _scores(results), **bootstrap)
+    return Row("ceiling" if method == CEILING else "floor", method, _TITLES.get(method, method), estimates, {})
+
+
+def _level_row(
+    results: StudyResults, dataset: str, level: Combination, genes: pd.DataFrame, bootstrap: dict[str, int]
+) -> Row:
+    own = genes[genes["level"] == level.label]
+    default = genes[genes["level"] == results.study.default_label]
+    scores = _scores(results)
+    trials = results.trials[(results.trials["dataset"] == dataset) & (results.trials["level"] == level.label)]
+    finished = trials[trials["status"] == "FINISHED"]
+    return Row(
+        kind="level",
+        name=level.label,
+        title=level.label,
+        estimates=summarise(own, scores, **bootstrap),
+        differences={} if level.is_default else paired_difference(own, default, scores, **bootstrap),
+        is_default=level.is_default,
+        paper=_paper_value(results.study.paper, level.label, results.datasets[dataset].get("paper_name")),
+        trials=_counts(trials, n_expected=len(results.trials[["seed", "fold"]].drop_duplicates())),
+        wall_seconds=float(finished["wall_seconds"].mean()),
+        peak_memory_mb=float(finished["peak_memory_mb"].max()),
+    )
+
+
+def _counts(trials: pd.DataFrame, n_expected: int) -> TrialCounts:
+    ok = int((trials["status"] == "FINISHED").sum())
+    failed = int(trials["status"].isin(["FAILED", "KILLED"]).sum())
+    return TrialCounts(ok, failed, max(n_expected, len(trials)) - ok - failed)
+
+
+def _paper_value(paper: Paper | None, level: str, paper_name: str | None) -> float | None:
+    return paper.values.get(level, {}).get(paper_name or "") if paper and paper.metric == PRIMARY else None
+
+
+def _over_floor(
+    genes: pd.DataFrame, floors: pd.DataFrame, best: Row | None, floor: Row | None, bootstrap: dict[str, int]
+) -> Estimate | None:
+    if best is None or floor is None:
+        return None
+    ours = genes[genes["level"] == best.name]
+    theirs = floors[floors["method"] == floor.name].drop(columns="dataset")
+    return paired_difference(ours, theirs, [PRIMARY], **bootstrap)[PRIMARY]

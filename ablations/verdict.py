@@ -1,0 +1,73 @@
+"""What a study found, in plain sentences."""
+
+from __future__ import annotations
+
+from ablations.results import StudyResults
+from ablations.stats import CONFIDENCE, Estimate
+from ablations.tables import PRIMARY, DatasetTable, Row
+
+
+PERCENT = f"{100 * CONFIDENCE:.0f} %"
+
+
+def troubles(tables: list[DatasetTable]) -> list[str]:
+    """What must be known before any number is read: trials that failed or are missing, floors that are absent."""
+    counts = [row.trials for table in tables for row in table.levels if row.trials]
+    failed, missing = sum(c.failed for c in counts), sum(c.missing for c in counts)
+    total = failed + missing + sum(c.ok for c in counts)
+    found = []
+    if failed or missing:
+        parts = [f"{failed} failed"] * bool(failed) + [f"{missing} did not finish"] * bool(missing)
+        found.append(f"Of {total} trials {' and '.join(parts)}: everything below rests on the others.")
+    found += [
+        f"{table.name}: the tracking store has no record of {', '.join(table.absent_floors)}."
+        for table in tables
+        if table.absent_floors
+    ]
+    return found
+
+
+def verdict(results: StudyResults, table: DatasetTable) -> str:
+    """Which level is best on a data set, whether it differs from the default, and where the strongest floor is."""
+    best, default = table.best, table.default
+    if best is None:
+        return "No trial finished, so there is no answer."
+    if not default.primary.is_known:
+        return (
+            f"The default, {default.title}, has no result, so no level can be compared with it; "
+            f"{best.title} has the highest mean PCC, {best.primary.mean:.3f}."
+        )
+    sentences = [_versus_default(best, default, table.levels)]
+    if results.protocol == "published" and not best.is_default:
+        sentences.append(f"On the hidden entries alone it is {_gap(best.differences[f'hidden_{PRIMARY}'], 'it')}.")
+    if table.strongest_floor and table.over_floor and table.over_floor.is_known:
+        floor = f"the strongest floor, {table.strongest_floor.title} at {table.strongest_floor.primary.mean:.3f}"
+        sentences.append(f"The best level is {_gap(table.over_floor, floor)}.")
+    return " ".join(sentences)
+
+
+def _versus_default(best: Row, default: Row, levels: list[Row]) -> str:
+    if not best.is_default:
+        gap = _gap(best.differences[PRIMARY], f"the default, {default.title}")
+        return f"{best.title} has the best PCC, {best.primary.mean:.3f}: {gap}."
+    others = [row for row in levels if not row.is_default and row.differences[PRIMARY].is_known]
+    opening = f"The default, {default.title}, has the best PCC, {default.primary.mean:.3f}."
+    if not others:
+        return f"{opening} No other level has a result."
+    closest = max(others, key=lambda row: row.differences[PRIMARY].mean)
+    return f"{opening} The closest level, {closest.title}, is {_gap(closest.differences[PRIMARY], 'it')}."
+
+
+def _gap(difference: Estimate, reference: str) -> str:
+    """`0.021 above X (95 % interval +0.010 to +0.032: excludes zero)`."""
+    text = f"{abs(difference.mean):.3f} {'above' if difference.mean >= 0 else 'below'} {reference}"
+    if difference.n_genes < 2:
+        return f"{text} (too few genes for an interval)"
+    meaning = "excludes zero" if difference.excludes_zero else "includes zero, so no difference is shown"
+    bounds = f"{signed(difference.low)} to {signed(difference.high)}"
+    return f"{text} ({PERCENT} interval {bounds}: {meaning})"
+
+
+def signed(value: float) -> str:
+    """`+0.021`, with a true minus sign."""
+    return f"{value:+.3f}".replace("-", "−")

@@ -1,0 +1,1 @@
+"""Analyses of the data and of what a model learned."""

@@ -1,0 +1,1 @@
+"""Reading, matching, preparing, splitting and hiding paired ST + scRNA-seq data."""

@@ -1,0 +1,141 @@
+"""Pre-processing (paper IV-A). Nothing here reads an ST value: totals and filters of the ST side need the split
+and happen where the held-out genes are already hidden (`cgd.data.protocol.hide`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import anndata as ad
+import numpy as np
+import scipy.sparse as sp
+
+from cgd.config import DataConfig
+from cgd.data.pair import Pair
+from cgd.errors import DataError
+
+
+@dataclass(frozen=True)
+class PreparedPair:
+    """A pair ready to be split; read-only and shared by all trials on a data set.
+
+    Attributes
+    ----------
+    name, sha256
+        Name and content hash of the data set.
+    panel
+        Shared genes kept, in ST order.
+    st_counts
+        (n_spots, n_panel) CSC float32 raw counts.
+    st_totals
+        (n_spots,) counts over every gene the ST measures; for the truth only, a method never gets it.
+    sc_expression
+        (n_cells, n_sc_genes) CSC float32, Eq. 4 normalised.
+    sc_genes
+        Every gene of the scRNA-seq detected in a kept cell.
+    coordinates
+        (n_spots, 2 or 3).
+    notes
+        What was dropped or matched, in sentences.
+    """
+
+    name: str
+    sha256: str
+    panel: tuple[str, ...]
+    st_counts: sp.csc_matrix
+    st_totals: np.ndarray
+    sc_expression: sp.csc_matrix
+    sc_genes: tuple[str, ...]
+    coordinates: np.ndarray
+    notes: tuple[str, ...]
+
+    @property
+    def n_spots(self) -> int:
+        return int(self.st_counts.shape[0])
+
+    @property
+    def n_cells(self) -> int:
+        return int(self.sc_expression.shape[0])
+
+    def sc_dense(self, genes: tuple[str, ...] | list[str]) -> np.ndarray:
+        """(len(genes), n_cells) float32 scRNA-seq expression of `genes`."""
+        position = {gene: i for i, gene in enumerate(self.sc_genes)}
+        return self.sc_expression[:, [position[gene] for gene in genes]].toarray().T.copy()
+
+
+def log_normalise(counts: sp.spmatrix, totals: np.ndarray, scale: float) -> sp.spmatrix:
+    """Eq. 4: log(scale * counts / totals + 1), rows are spots or cells; zeros stay zeros, so sparse stays sparse."""
+    safe = np.where(totals > 0, totals, 1.0)
+    scaled = sp.diags(scale / safe).dot(counts).astype(np.float32)
+    scaled.data = np.log1p(scaled.data)
+    return scaled
+
+
+def prepare(pair: Pair, config: DataConfig) -> PreparedPair:
+    """Filter cells, normalise the scRNA-seq and choose the panel.
+
+    Variable genes are ranked in the scRNA-seq alone: the paper does not say where, and ranking them in the ST would
+    use the values of the held-out genes.
+
+    Raises
+    ------
+    DataError
+        No cell passes the filter, or no shared gene is detected in the cells left.
+    """
+    notes = pair.matching.lines()
+    sc, dropped = _filter_cells(pair, config)
+    if dropped:
+        notes.append(f"{dropped} of {pair.adata_sc.n_obs} cells dropped (data.min_genes_per_cell)")
+    totals = np.asarray(sc.X.sum(axis=1)).ravel()
+    expression = log_normalise(sc.X, totals, float(np.median(totals))).tocsc()
+    detected = np.asarray((expression > 0).sum(axis=0)).ravel() > 0
+    sc_genes = tuple(np.asarray(sc.var_names)[detected])
+    expression = expression[:, np.flatnonzero(detected)]
+    panel = _choose_panel(pair, expression, sc_genes, config, notes)
+    position = {gene: i for i, gene in enumerate(pair.adata_st.var_names)}
+    st_counts = pair.adata_st.X.tocsc()[:, [position[gene] for gene in panel]]
+    return PreparedPair(
+        name=pair.name,
+        sha256=pair.sha256,
+        panel=panel,
+        st_counts=st_counts,
+        st_totals=np.asarray(pair.adata_st.X.sum(axis=1)).ravel(),
+        sc_expression=expression,
+        sc_genes=sc_genes,
+        coordinates=np.asarray(pair.adata_st.obsm["spatial"]),
+        notes=tuple(notes),
+    )
+
+
+def _filter_cells(pair: Pair, config: DataConfig) -> tuple[ad.AnnData, int]:
+    detected = np.diff(pair.adata_sc.X.indptr)
+    threshold = config.min_genes_per_cell
+    if threshold == "auto":
+        threshold = min(500, int(0.02 * pair.adata_sc.n_vars))
+    keep = detected >= max(threshold, 1)
+    if not keep.any():
+        raise DataError(
+            f"{pair.name}: no cell has {threshold} detected genes (largest: {detected.max()} of "
+            f"{pair.adata_sc.n_vars} measured); lower data.min_genes_per_cell"
+        )
+    return pair.adata_sc[keep], int((~keep).sum())
+
+
+def _choose_panel(
+    pair: Pair, expression: sp.csc_matrix, sc_genes: tuple[str, ...], config: DataConfig, notes: list[str]
+) -> tuple[str, ...]:
+    usable = set(sc_genes)
+    shared = [gene for gene in pair.genes if gene in usable]
+    if len(shared) < len(pair.genes):
+        notes.append(f"{len(pair.genes) - len(shared)} shared genes are detected in no cell and cannot be predicted")
+    if not shared:
+        raise DataError(f"{pair.name}: none of the {len(pair.genes)} shared genes is detected in the scRNA-seq")
+    n_keep = max(int(np.ceil(config.hvg_fraction * len(shared))), config.min_panel)
+    if n_keep >= len(shared):
+        return tuple(shared)
+    import scanpy as sc  # slow to import, and only needed here
+
+    position = {gene: i for i, gene in enumerate(sc_genes)}
+    candidates = ad.AnnData(expression[:, [position[gene] for gene in shared]].tocsr())
+    ranking = sc.pp.highly_variable_genes(candidates, flavor="seurat", n_top_genes=n_keep, inplace=False)
+    notes.append(f"{n_keep} of {len(shared)} shared genes kept, most variable in the scRNA-seq first")
+    return tuple(gene for gene, keep in zip(shared, ranking["highly_variable"], strict=True) if keep)

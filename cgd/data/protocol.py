@@ -1,0 +1,192 @@
+"""What a method may see, and what only the metric may see.
+
+`hide` cuts a prepared pair into a `VisiblePair`, which carries no ST value of a held-out gene, and `HiddenGenes`,
+which can score a prediction but is never handed to a method: leakage is impossible by structure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from cgd.config import Config
+from cgd.data.preprocess import PreparedPair, log_normalise
+from cgd.data.split import GeneSplit
+from cgd.errors import DataError
+from cgd.metrics.gene import gene_metrics
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class VisiblePair:
+    """All that a method may see. Gene-major arrays: a row is a gene.
+
+    Attributes
+    ----------
+    name
+        Name of the data set.
+    train_genes
+        Genes whose ST values are visible.
+    x_st
+        (n_train, n_spots) log-normalised ST expression; totals are over the training genes alone.
+    genes
+        Every gene of the scRNA-seq that can be asked for; contains `train_genes`.
+    x_sc
+        (n_genes, n_cells) log-normalised scRNA-seq expression.
+    coordinates
+        (n_spots, 2) positions, units of the data set.
+    """
+
+    name: str
+    train_genes: tuple[str, ...]
+    x_st: FloatArray
+    genes: tuple[str, ...]
+    x_sc: FloatArray
+    coordinates: FloatArray
+
+    def sc_rows(self, genes: tuple[str, ...] | list[str]) -> FloatArray:
+        """(len(genes), n_cells) scRNA-seq expression of `genes`, in that order."""
+        position = {gene: i for i, gene in enumerate(self.genes)}
+        return self.x_sc[[position[gene] for gene in genes]]
+
+
+class HiddenGenes:
+    """The truth of one part of a split. It scores predictions and gives nothing else away.
+
+    Parameters
+    ----------
+    genes
+        Genes of the part.
+    truth
+        (n_genes, n_spots) log-normalised ST expression.
+    hidden
+        (n_genes, n_spots) True where the `published` protocol hides the entry; None under `heldout_genes`.
+    min_spot_fraction
+        Genes detected in a smaller share of the spots are not scored: their row of the table is NaN.
+    """
+
+    def __init__(
+        self, genes: tuple[str, ...], truth: FloatArray, hidden: npt.NDArray[np.bool_] | None, min_spot_fraction: float
+    ) -> None:
+        self.genes = genes
+        self.truth = truth
+        self.hidden = hidden
+        self._scored = ((truth > 0).mean(axis=1) >= min_spot_fraction) & (truth > 0).any(axis=1)
+
+    def score(self, prediction: FloatArray) -> pd.DataFrame:
+        """Per-gene metrics of a (n_genes, n_spots) prediction: columns gene, pcc, ssim, rmse, js, spearman.
+
+        Under `published` everything but the hidden entries is copied from the truth before scoring; `copied_share`
+        and the metrics over the hidden entries alone (`hidden_*`) stand beside.
+        """
+        if self.hidden is None:
+            return self._table(gene_metrics(prediction, self.truth))
+        pasted = np.where(self.hidden, prediction, self.truth)
+        table = self._table(gene_metrics(pasted, self.truth))
+        alone = self._table(_masked_metrics(prediction, self.truth, self.hidden))
+        table = table.join(alone.drop(columns="gene").add_prefix("hidden_"))
+        table["copied_share"] = np.where(self._scored, 1 - self.hidden.mean(axis=1), np.nan)
+        return table
+
+    def score_heldout(self, prediction: FloatArray) -> pd.DataFrame:
+        """Per-gene metrics with nothing copied, whatever the protocol: what early stopping looks at."""
+        return self._table(gene_metrics(prediction, self.truth))
+
+    def _table(self, metrics: dict[str, npt.NDArray[np.float64]]) -> pd.DataFrame:
+        table = pd.DataFrame(metrics)
+        table[~self._scored] = np.nan
+        table.insert(0, "gene", list(self.genes))
+        return table
+
+
+def _masked_metrics(
+    prediction: FloatArray, truth: FloatArray, hidden: npt.NDArray[np.bool_]
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Metrics over the hidden entries alone; their number differs by gene, hence the loop. NaN below 3 entries."""
+    rows = []
+    for predicted, true, mask in zip(prediction, truth, hidden, strict=True):
+        if mask.sum() < 3:
+            rows.append({})
+        else:
+            values = gene_metrics(predicted[mask][None], true[mask][None])
+            rows.append({key: float(value[0]) for key, value in values.items()})
+    columns = gene_metrics(truth[:1, :3], truth[:1, :3]).keys()
+    return {key: np.array([row.get(key, np.nan) for row in rows]) for key in columns}
+
+
+@dataclass(frozen=True)
+class HiddenPair:
+    """Result of `hide`: what a method gets, and the two scorers it does not get."""
+
+    visible: VisiblePair
+    val: HiddenGenes
+    test: HiddenGenes
+    spots: npt.NDArray[np.bool_]  # (n_spots of the data set,) True where the spot is kept
+    notes: tuple[str, ...]
+
+
+def hide(prepared: PreparedPair, split: GeneSplit, config: Config) -> HiddenPair:
+    """Remove the ST values of the validation and test genes.
+
+    Totals, the scale N and the spot filter use the training genes alone. The truth is normalised with the totals of
+    every gene the ST measures, so that it is the same in each fold; only the scorers hold it.
+
+    Raises
+    ------
+    DataError
+        No spot, or fewer than two training genes, have counts left.
+    """
+    position = {gene: i for i, gene in enumerate(prepared.panel)}
+    columns = {part: [position[g] for g in getattr(split, part)] for part in ("train", "val", "test")}
+    counts = prepared.st_counts[:, columns["train"]].tocsr()
+    keep = np.diff(counts.indptr) >= config.data.min_genes_per_spot
+    if not keep.any():
+        raise DataError(
+            f"{prepared.name}: no spot has {config.data.min_genes_per_spot} detected training genes; "
+            "lower data.min_genes_per_spot"
+        )
+    counts = counts[keep]
+    detected = np.asarray((counts > 0).sum(axis=0)).ravel() > 0
+    if detected.sum() < 2:
+        raise DataError(f"{prepared.name}: {detected.sum()} of {len(split.train)} training genes have ST counts; need 2")
+    totals = np.asarray(counts.sum(axis=1)).ravel()
+    x_st = log_normalise(counts, totals, float(np.median(totals))).toarray().T[detected]
+    notes = _hide_notes(int((~keep).sum()), int((~detected).sum()))
+    visible = VisiblePair(
+        name=prepared.name,
+        train_genes=tuple(gene for gene, there in zip(split.train, detected, strict=True) if there),
+        x_st=np.ascontiguousarray(x_st, dtype=np.float32),
+        genes=prepared.panel,
+        x_sc=prepared.sc_dense(prepared.panel),
+        coordinates=prepared.coordinates[keep].astype(np.float32),
+    )
+    val, test = (_hidden_genes(prepared, split, columns[part], keep, config, part) for part in ("val", "test"))
+    return HiddenPair(visible=visible, val=val, test=test, spots=keep, notes=notes)
+
+
+def _hide_notes(n_spots: int, n_genes: int) -> tuple[str, ...]:
+    notes = []
+    if n_spots:
+        notes.append(f"{n_spots} spots dropped: too few detected training genes (data.min_genes_per_spot)")
+    if n_genes:
+        notes.append(f"{n_genes} training genes dropped: detected in no spot")
+    return tuple(notes)
+
+
+def _hidden_genes(
+    prepared: PreparedPair, split: GeneSplit, columns: list[int], keep: np.ndarray, config: Config, part: str
+) -> HiddenGenes:
+    totals = prepared.st_totals
+    scale = float(np.median(totals[totals > 0]))
+    truth = log_normalise(prepared.st_counts[:, columns].tocsr()[keep], totals[keep], scale).toarray().T
+    truth = np.ascontiguousarray(truth, dtype=np.float32)
+    hidden = None
+    if config.evaluation.protocol == "published" and part == "test":
+        # one mask per split: the same entries are hidden from every method, level and seed
+        rng = np.random.default_rng([config.split.seed, split.fold])
+        hidden = (truth > 0) & (rng.random(truth.shape) < config.evaluation.hidden_fraction)
+    return HiddenGenes(getattr(split, part), truth, hidden, config.evaluation.min_spot_fraction)

@@ -1,0 +1,1 @@
+"""Forward process, timestep sampling and reverse processes."""

@@ -1,0 +1,40 @@
+"""Errors a user can mend. Each message says what was expected, what was found and how to mend it."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class CGDError(Exception):
+    """Base of every error the platform raises on purpose; a command prints it without a traceback and exits with 2."""
+
+
+class ConfigError(CGDError):
+    """A configuration has an unknown field, a value out of range or fields that contradict each other."""
+
+
+class DataError(CGDError):
+    """A data set is missing, has the wrong layout or cannot be used for what was asked."""
+
+
+class StudyError(CGDError):
+    """A study definition is missing, malformed or changes more than it declares."""
+
+
+class CheckpointError(CGDError):
+    """A saved model or checkpoint is missing, incomplete or belongs to another configuration."""
+
+
+class TrainingDiverged(CGDError):
+    """The training loss stopped being finite."""
+
+
+class TrackingError(CGDError):
+    """The tracking store cannot be reached, written or understood."""
+
+
+def closest(name: str, valid: Iterable[str]) -> str:
+    """`; did you mean 'x'? Valid: ...` for a wrong name, to be appended to an error message."""
+    names = sorted(valid)
+    match = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{match[0]}'? " if match else ""
+    return f"{hint}Valid: {', '.join(names)}"

@@ -1,0 +1,305 @@
+"""The front door: `CausalGeD(config).fit(adata_st, adata_sc)`, `.predict(genes)`, `.save(dir)`, `.load(dir)`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from cgd.config import Config
+from cgd.data.pair import make_pair
+from cgd.data.preprocess import PreparedPair, prepare
+from cgd.data.protocol import FloatArray, HiddenGenes, VisiblePair, hide
+from cgd.data.split import split_train_val
+from cgd.errors import CGDError, CheckpointError, ConfigError, DataError, closest
+from cgd.model.network import Network
+from cgd.model.reference import Reference
+from cgd.model.tokens import GeneTable
+from cgd.random import derive_seed
+from cgd.training.checkpoint import read_folder, write_folder
+from cgd.training.trainer import Checkpoints, EpochReport, Progress, Trainer
+from cgd.version import environment
+
+_CHUNK = 2048  # scRNA-seq genes encoded at once, so that they are never all dense
+
+
+class NotFittedError(CGDError):
+    """`predict` or `save` was called before `fit` or `load`."""
+
+
+@dataclass
+class _Fitted:
+    network: Network
+    context: GeneTable
+    train_genes: tuple[str, ...]
+    genes: tuple[str, ...]
+    code: Tensor
+    features: Tensor
+    order: Tensor | None
+    ridge_lambda: float
+    coordinates: np.ndarray
+    spot_names: list[str]
+    provenance: dict[str, Any]
+
+
+class CausalGeD:
+    """Predicts the spatial expression of genes that were not measured in the ST, from the scRNA-seq.
+
+    Source: Sadia, Ahamed, Cheng, CausalGeD, arXiv:2502.07751. `predict` has no argument, and the fitted state no
+    field, that could carry ST values of the genes asked for.
+
+    Parameters
+    ----------
+    config
+        Hyper-parameters; the defaults when omitted.
+
+    Examples
+    --------
+    >>> model = CausalGeD().fit(adata_st, adata_sc)  # doctest: +SKIP
+    >>> predicted = model.predict(["Gad1", "Slc17a7"])  # doctest: +SKIP
+    """
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.config = config or Config()
+        self.progress: Progress | None = None
+        self._fitted: _Fitted | None = None
+
+    # ---- fitting ----------------------------------------------------------------------------------------------------
+
+    def fit(self, adata_st: ad.AnnData, adata_sc: ad.AnnData, on_epoch: EpochReport | None = None) -> CausalGeD:
+        """Train on the genes measured in both; a `split.val_fraction` of them decides when to stop.
+
+        Parameters
+        ----------
+        adata_st
+            (n_spots, n_genes) raw counts with coordinates in `obsm["spatial"]`.
+        adata_sc
+            (n_cells, n_genes) raw counts. Every gene detected in it can be predicted.
+        on_epoch
+            Called with the metrics of each epoch.
+
+        Raises
+        ------
+        DataError
+            The counts cannot be used, no gene is shared, or too few are.
+        TrainingDiverged
+            The loss stopped being finite.
+        """
+        pair = make_pair(adata_st, adata_sc)
+        prepared = prepare(pair, self.config.data)
+        split = split_train_val(prepared.panel, self.config.split)
+        hidden = hide(prepared, split, self.config)
+        network, reference = self.fit_visible(hidden.visible, hidden.val, on_epoch)
+        code, features = self._encode_all(network, reference, prepared)
+        assert self._fitted is not None
+        self._fitted.genes, self._fitted.code, self._fitted.features = prepared.sc_genes, code, features
+        self._fitted.order = reference.order_of(features)
+        names = np.asarray(pair.adata_st.obs_names)[hidden.spots]
+        self._fitted.spot_names = [str(name) for name in names]
+        self._fitted.provenance |= {"data_sha256": pair.sha256, "notes": [*prepared.notes, *hidden.notes]}
+        return self
+
+    def fit_visible(
+        self,
+        visible: VisiblePair,
+        val: HiddenGenes,
+        on_epoch: EpochReport | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> tuple[Network, Reference]:
+        """Train on a visible pair; `val` scores validation genes after each epoch and is used for nothing else."""
+        config = self.config
+        if config.runtime.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("runtime.device = cuda, but torch sees no CUDA device; set runtime.device = cpu")
+        torch.set_num_threads(config.runtime.n_threads)
+        reference = Reference.build(visible, config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(config.seed, "init"))
+            network = Network(config, visible.x_st.shape[1], visible.x_sc.shape[1])
+        network.to(config.runtime.device)
+        targets = torch.from_numpy(visible.sc_rows(val.genes)).to(config.runtime.device)
+        target_features = reference.features_of(targets)
+        target_order = reference.order_of(target_features)
+
+        def validate() -> float:
+            code = network.encode_code(targets)
+            table = GeneTable(code, code, target_features, code, target_order)
+            predicted = _estimate(network, reference.context_table(network), table, reference.ridge_lambda)
+            scores = val.score_heldout(predicted)["pcc"]
+            return float(scores.mean()) if scores.notna().any() else 0.0
+
+        trainer = Trainer(network, reference, validate, on_epoch, checkpoints)
+        self.progress = trainer.fit()
+        network.eval()
+        self._fitted = self._collect(network, reference, visible)
+        return network, reference
+
+    @torch.no_grad()
+    def _collect(self, network: Network, reference: Reference, visible: VisiblePair) -> _Fitted:
+        x_sc = torch.from_numpy(visible.x_sc).to(self.config.runtime.device)
+        features = reference.features_of(x_sc)
+        return _Fitted(
+            network=network,
+            context=reference.context_table(network),
+            train_genes=visible.train_genes,
+            genes=visible.genes,
+            code=network.encode_code(x_sc),
+            features=features,
+            order=reference.order_of(features),
+            ridge_lambda=reference.ridge_lambda,
+            coordinates=visible.coordinates,
+            spot_names=[str(i) for i in range(len(visible.coordinates))],
+            provenance={"data_set": visible.name, "versions": environment()},
+        )
+
+    @torch.no_grad()
+    def _encode_all(self, network: Network, reference: Reference, prepared: PreparedPair) -> tuple[Tensor, Tensor]:
+        codes, features = [], []
+        for start in range(0, len(prepared.sc_genes), _CHUNK):
+            rows = torch.from_numpy(prepared.sc_dense(prepared.sc_genes[start : start + _CHUNK]))
+            rows = rows.to(self.config.runtime.device)
+            codes.append(network.encode_code(rows))
+            features.append(reference.features_of(rows))
+        return torch.cat(codes), torch.cat(features)
+
+    # ---- predicting -------------------------------------------------------------------------------------------------
+
+    @property
+    def genes(self) -> tuple[str, ...]:
+        """Genes that can be predicted: those of the scRNA-seq."""
+        return self._state().genes
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(p.numel() for p in self._state().network.parameters())
+
+    def predict(self, genes: str | Iterable[str]) -> ad.AnnData:
+        """Predict the spatial expression of genes of the scRNA-seq.
+
+        Parameters
+        ----------
+        genes
+            Names as in the scRNA-seq.
+
+        Returns
+        -------
+        AnnData
+            (n_spots, n_genes): X the estimate `sampling.estimate` names, log-normalised expression as in Eq. 4;
+            `layers["std"]` the spread of `sampling.n_samples` draws where there are at least two;
+            `obsm["spatial"]` the coordinates; `uns["causalged"]` provenance as a JSON string.
+
+        Raises
+        ------
+        DataError
+            A gene is not in the scRNA-seq (the closest name is suggested), or is asked for twice.
+        """
+        state, names = self._state(), [genes] if isinstance(genes, str) else list(genes)
+        draws = self.predict_draws(names) if self.config.sampling.n_samples else None
+        mean = self.predict_mean(names, draws)
+        var = pd.DataFrame({"measured_in_st": [g in set(state.train_genes) for g in names]}, index=pd.Index(names))
+        predicted = ad.AnnData(mean.T.copy(), obs=pd.DataFrame(index=pd.Index(state.spot_names)), var=var)
+        if draws is not None and len(draws) > 1:
+            predicted.layers["std"] = draws.std(axis=0, ddof=1).T.copy()
+        predicted.obsm["spatial"] = state.coordinates
+        provenance = {**state.provenance, "config": self.config.model_dump(mode="json")}
+        predicted.uns["causalged"] = json.dumps(provenance)
+        return predicted
+
+    def predict_mean(self, genes: Sequence[str], draws: FloatArray | None = None) -> FloatArray:
+        """(n_genes, n_spots) estimate that `sampling.estimate` names; given `draws`, nothing is drawn again."""
+        state = self._state()
+        if self.config.sampling.estimate == "draws" and draws is not None:
+            return draws.mean(axis=0)
+        return _estimate(state.network, state.context, self._targets(genes), state.ridge_lambda)
+
+    @torch.no_grad()
+    def predict_draws(self, genes: Sequence[str]) -> FloatArray:
+        """(n_samples, n_genes, n_spots) independent draws of the reverse process."""
+        state, n = self._state(), self.config.sampling.n_samples
+        seed = self.config.seed
+        z = state.network.generate(state.context, self._targets(genes), state.ridge_lambda, seed, n, draw=True)
+        return state.network.decode(z).cpu().numpy()
+
+    def _targets(self, genes: Sequence[str]) -> GeneTable:
+        state = self._state()
+        position = {gene: i for i, gene in enumerate(state.genes)}
+        for gene in genes:
+            if gene not in position:
+                hint = closest(gene, state.genes).split(" Valid:")[0]
+                raise DataError(f"gene '{gene}' is not in the scRNA-seq ({len(position)} genes can be predicted); {hint}")
+        if len(set(genes)) < len(genes) or not genes:
+            raise DataError("expected a list of distinct genes, found " + ("a repeated name" if genes else "none"))
+        index = torch.tensor([position[gene] for gene in genes], device=state.code.device)
+        code = state.code[index]
+        return GeneTable(code, code, state.features[index], code, None if state.order is None else state.order[index])
+
+    def _state(self) -> _Fitted:
+        if self._fitted is None:
+            raise NotFittedError("this CausalGeD is not fitted; call fit(adata_st, adata_sc) or load(folder) first")
+        return self._fitted
+
+    # ---- saving -----------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model as safetensors and JSON; a folder of that name is replaced when the new one is whole."""
+        state = self._state()
+        tensors = {f"network.{name}": tensor for name, tensor in state.network.state_dict().items()}
+        tensors |= {f"context.{key}": getattr(state.context, key) for key in ("z", "code", "features", "center")}
+        tensors |= {"code": state.code, "features": state.features, "coordinates": torch.from_numpy(state.coordinates)}
+        if state.order is not None and state.context.order is not None:
+            tensors |= {"order": state.order, "context.order": state.context.order}
+        values = {
+            "format": 1,
+            "config": self.config.model_dump(mode="json"),
+            "genes": state.genes,
+            "train_genes": state.train_genes,
+            "ridge_lambda": state.ridge_lambda,
+            "spot_names": state.spot_names,
+            "provenance": state.provenance,
+        }
+        write_folder(Path(folder), tensors, values)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> CausalGeD:
+        """Read a saved model. Raises CheckpointError if it is missing, damaged or of another format."""
+        tensors, values = read_folder(Path(folder))
+        if values.get("format") != 1 or "genes" not in values:
+            raise CheckpointError(f"{folder} is not a saved CausalGeD model of format 1; save it again with `save`")
+        model = cls(Config.from_dict(values["config"], source=f"{folder}/state.json"))
+        n_spots, n_cells = (len(tensors[f"network.autoencoder.{key}_mean"]) for key in ("st", "sc"))
+        network = Network(model.config, n_spots, n_cells)
+        network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
+        network.eval()
+        context = {key: tensors[f"context.{key}"] for key in ("z", "code", "features", "center")}
+        model._fitted = _Fitted(
+            network=network,
+            context=GeneTable(**context, order=tensors.get("context.order")),
+            train_genes=tuple(values["train_genes"]),
+            genes=tuple(values["genes"]),
+            code=tensors["code"],
+            features=tensors["features"],
+            order=tensors.get("order"),
+            ridge_lambda=values["ridge_lambda"],
+            coordinates=tensors["coordinates"].numpy(),
+            spot_names=values["spot_names"],
+            provenance=values["provenance"],
+        )
+        return model
+
+
+@torch.no_grad()
+def _estimate(network: Network, context: GeneTable, targets: GeneTable, ridge_lambda: float) -> FloatArray:
+    """(n_genes, n_spots) estimate that `sampling.estimate` names: mean over the ensemble, or over draws."""
+    config = network.config
+    draw = config.sampling.estimate == "draws"
+    n = config.sampling.n_samples if draw else config.sampling.n_ensemble
+    z = network.generate(context, targets, ridge_lambda, config.seed, n, draw=draw)
+    return network.decode(z.mean(0)).cpu().numpy()
+

@@ -1,0 +1,204 @@
+"""One trial's worth of science: hide, fit, predict, score. And the audit that nothing leaked."""
+
+from __future__ import annotations
+
+import resource
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from cgd.config import Config
+from cgd.data.preprocess import PreparedPair
+from cgd.data.protocol import FloatArray, HiddenGenes, HiddenPair, hide
+from cgd.data.split import GeneSplit
+from cgd.estimator import CausalGeD
+from cgd.metrics.floors import ceiling, predict_floors, visible_mean_fill, zero_fill
+from cgd.metrics.gene import coverage
+from cgd.metrics.summary import summarise
+from cgd.training.checkpoint import CheckpointFolder
+from cgd.training.trainer import EpochReport
+from cgd.version import code_version
+
+INTERVAL = 0.9  # nominal coverage of the intervals from the draws
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result of a trial.
+
+    Attributes
+    ----------
+    per_gene
+        A row per test gene; NaN where the gene cannot be scored.
+    summary
+        `test_*` means over scored genes, counts, cost.
+    model
+        The fitted estimator.
+    """
+
+    per_gene: pd.DataFrame
+    summary: dict[str, float]
+    model: CausalGeD
+
+
+def trial_fingerprint(config: Config, prepared: PreparedPair, split: GeneSplit) -> str:
+    """Names a trial for ever: configuration, data, split and code version."""
+    return config.fingerprint(prepared.sha256, split.sha256, code_version())
+
+
+def evaluate(
+    config: Config,
+    prepared: PreparedPair,
+    split: GeneSplit,
+    on_epoch: EpochReport | None = None,
+    checkpoint_root: Path | None = None,
+) -> Evaluation:
+    """Fit on the training genes, predict the test genes, score them.
+
+    Parameters
+    ----------
+    config, prepared, split
+        The trial. `prepared` must have been prepared with `config.data`.
+    on_epoch
+        Called with the metrics of each epoch.
+    checkpoint_root
+        Folder of checkpoints, a folder per fingerprint in it; an interrupted trial continues from there.
+
+    Raises
+    ------
+    CGDError
+        The data cannot be used or training diverged.
+    """
+    start = time.perf_counter()
+    _reset_peak_memory()
+    fingerprint = trial_fingerprint(config, prepared, split)
+    checkpoints = CheckpointFolder(checkpoint_root / fingerprint, fingerprint) if checkpoint_root else None
+    hidden = hide(prepared, split, config)
+    model = CausalGeD(config)
+    model.fit_visible(hidden.visible, hidden.val, on_epoch, checkpoints)
+    trained = time.perf_counter()
+    draws = model.predict_draws(split.test) if config.sampling.n_samples else None
+    prediction = model.predict_mean(split.test, draws)
+    per_gene = hidden.test.score(prediction)
+    summary = _prefix("test_", summarise_table(per_gene))
+    if draws is not None:
+        summary |= _score_draws(draws, hidden.test)
+    assert model.progress is not None
+    summary |= {
+        "val_pcc": model.progress.best_score,
+        "best_epoch": float(model.progress.best_epoch),
+        "epochs": float(model.progress.epoch),
+        "n_parameters": float(model.n_parameters),
+        "train_seconds": trained - start,
+        "wall_seconds": time.perf_counter() - start,
+        "peak_memory_mb": _peak_memory_mb(),
+    }
+    return Evaluation(per_gene, summary, model)
+
+
+def evaluate_floors(prepared: PreparedPair, split: GeneSplit, config: Config) -> pd.DataFrame:
+    """Per-gene metrics of every floor and of the ceiling, with a column `method`: once per data set and split.
+
+    Under `published` the fills that use no model stand beside.
+    """
+    hidden = hide(prepared, split, config)
+    predictions = predict_floors(hidden.visible, split.test, config.split.seed)
+    predictions["ceiling"] = ceiling(hidden.visible, hidden.test.truth, config.model.latent_dim)
+    if hidden.test.hidden is not None:
+        predictions["zero_fill"] = zero_fill(hidden.test.truth, hidden.test.hidden)
+        predictions["visible_mean_fill"] = visible_mean_fill(hidden.test.truth, hidden.test.hidden)
+    tables = [hidden.test.score(prediction).assign(method=name) for name, prediction in predictions.items()]
+    return pd.concat(tables, ignore_index=True)
+
+
+def summarise_table(per_gene: pd.DataFrame) -> dict[str, float]:
+    """Means over scored genes of every metric column, `n_genes` and `n_scored`."""
+    return summarise({key: per_gene[key].to_numpy(dtype=float) for key in per_gene.columns if key not in ("gene", "method")})
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Outcome of the leak audit: `identical` says that noise in place of the truth changed no bit."""
+
+    identical: bool
+    n_values: int
+    largest_difference: float
+
+
+def audit_leakage(config: Config, prepared: PreparedPair, split: GeneSplit, seed: int = 0) -> Audit:
+    """Replace the ST counts of the test genes by noise, fit and predict again, and compare bit for bit.
+
+    The counts of the validation genes are replaced too where what the method may see is concerned: the two visible
+    pairs must be identical. They are left in place for the fit, whose stopping rule may look at their scores.
+    """
+    everything = _with_noise(prepared, (*split.val, *split.test), seed)
+    one, other = hide(prepared, split, config), hide(everything, split, config)
+    same_view = _same_visible(one, other)
+    noisy = _with_noise(prepared, split.test, seed)
+    first, second = (_predict(config, p, split) for p in (prepared, noisy))
+    difference = float(np.abs(first - second).max())
+    return Audit(same_view and first.tobytes() == second.tobytes(), first.size, difference)
+
+
+def _predict(config: Config, prepared: PreparedPair, split: GeneSplit) -> FloatArray:
+    hidden = hide(prepared, split, config)
+    model = CausalGeD(config)
+    model.fit_visible(hidden.visible, hidden.val)
+    mean = model.predict_mean(split.test)
+    if not config.sampling.n_samples:
+        return mean
+    return np.concatenate([mean[None], model.predict_draws(split.test)])
+
+
+def _same_visible(one: HiddenPair, other: HiddenPair) -> bool:
+    a, b = one.visible, other.visible
+    arrays = [(a.x_st, b.x_st), (a.x_sc, b.x_sc), (a.coordinates, b.coordinates)]
+    return a.train_genes == b.train_genes and all(x.tobytes() == y.tobytes() for x, y in arrays)
+
+
+def _with_noise(prepared: PreparedPair, genes: tuple[str, ...], seed: int) -> PreparedPair:
+    counts = prepared.st_counts.tolil(copy=True)
+    position = {gene: i for i, gene in enumerate(prepared.panel)}
+    rng = np.random.default_rng(seed)
+    before = np.asarray(prepared.st_counts.sum(axis=1)).ravel()
+    for gene in genes:
+        counts[:, position[gene]] = rng.poisson(3.0, size=(prepared.n_spots, 1)).astype(np.float32)
+    noisy = sp.csc_matrix(counts)
+    totals = prepared.st_totals + np.asarray(noisy.sum(axis=1)).ravel() - before
+    return replace(prepared, st_counts=noisy, st_totals=totals)
+
+
+def _score_draws(draws: FloatArray, test: HiddenGenes) -> dict[str, float]:
+    """The mean of the draws scored beside the estimate, and how often their interval holds the truth."""
+    scores = {"draws_pcc": float(test.score_heldout(draws.mean(axis=0))["pcc"].mean())}
+    if len(draws) > 1:
+        tail = (1 - INTERVAL) / 2
+        low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
+        scores["coverage_90"] = float(np.nanmean(coverage(low, high, test.truth)))
+    return scores
+
+
+def _prefix(prefix: str, values: dict[str, float]) -> dict[str, float]:
+    return {key if key.startswith("n_") else f"{prefix}{key}": value for key, value in values.items()}
+
+
+def _reset_peak_memory() -> None:
+    """Start the peak anew, where the system allows it: a process may run several trials in turn."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return  # not Linux, or not allowed: the peak is then that of the process so far
+
+
+def _peak_memory_mb() -> float:
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass  # not Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

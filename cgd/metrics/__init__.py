@@ -1,0 +1,32 @@
+"""How a prediction is scored, what it must beat and how high it could come."""
+
+from cgd.metrics.floors import (
+    FLOORS,
+    ceiling,
+    fit_ridge_lambda,
+    predict_floors,
+    ridge_leave_one_out,
+    ridge_predict,
+    visible_mean_fill,
+    zero_fill,
+)
+from cgd.metrics.gene import METRICS, PUBLISHED_METRICS, Metric, coverage, gene_metrics
+from cgd.metrics.summary import bootstrap_interval, summarise
+
+__all__ = [
+    "FLOORS",
+    "METRICS",
+    "PUBLISHED_METRICS",
+    "Metric",
+    "bootstrap_interval",
+    "ceiling",
+    "coverage",
+    "fit_ridge_lambda",
+    "gene_metrics",
+    "predict_floors",
+    "ridge_leave_one_out",
+    "ridge_predict",
+    "summarise",
+    "visible_mean_fill",
+    "zero_fill",
+]

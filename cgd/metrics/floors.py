@@ -1,0 +1,300 @@
+"""Floors every prediction is compared with, the ceiling above it, and the fills of the `published` protocol.
+
+A floor is `floor(visible, genes, seed)` and returns (n_genes, n_spots) float32 in the units of `visible.x_st`. It
+receives a `VisiblePair`, which carries no ST value of a held-out gene: like a method, a floor cannot see the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from cgd.errors import DataError
+
+if TYPE_CHECKING:  # cgd.data.protocol scores with cgd.metrics, so at run time the import goes that way only
+    from cgd.data.protocol import VisiblePair
+
+FloatArray = npt.NDArray[np.float32]
+Matrix = npt.NDArray[np.float64]
+Floor = Callable[["VisiblePair", Sequence[str], int], FloatArray]
+
+N_NEIGHBOURS = 10
+LAMBDA_GRID = np.geomspace(1e-4, 1e2, 25)  # times the largest eigenvalue of the kernel
+
+
+def random(visible: VisiblePair, genes: Sequence[str], seed: int = 0) -> FloatArray:
+    """For each gene a training gene drawn at random, its spots shuffled: plausible values, no information."""
+    _sc_rows(visible, genes)
+    rng = np.random.default_rng(seed)
+    drawn = visible.x_st[rng.integers(len(visible.train_genes), size=len(genes))]
+    return rng.permuted(drawn, axis=1).astype(np.float32)
+
+
+def gene_mean(visible: VisiblePair, genes: Sequence[str], seed: int = 0) -> FloatArray:
+    """Each gene a constant: the level its scRNA-seq mean predicts."""
+    level = _predict_from_sc_mean(visible, genes, visible.x_st.mean(axis=1))
+    return np.repeat(level[:, None], visible.x_st.shape[1], axis=1).astype(np.float32)
+
+
+def mean_pattern(visible: VisiblePair, genes: Sequence[str], seed: int = 0) -> FloatArray:
+    """The mean z-score of the training genes at each spot, at the level and spread predicted for the gene."""
+    weights = np.full((len(genes), len(visible.train_genes)), 1.0 / max(1, len(visible.train_genes)))
+    return _from_z_scores(visible, genes, weights)
+
+
+def knn(visible: VisiblePair, genes: Sequence[str], seed: int = 0) -> FloatArray:
+    """Mean z-score of the 10 training genes most correlated over cells, weighted by positive correlation.
+
+    A gene without a positively correlated neighbour (constant in the scRNA-seq) gets the mean pattern.
+    """
+    weights = np.clip(_sc_correlation(visible, genes), 0.0, None)
+    surplus = weights.shape[1] - N_NEIGHBOURS
+    if surplus > 0:
+        np.put_along_axis(weights, np.argpartition(weights, surplus, axis=1)[:, :surplus], 0.0, axis=1)
+    weights[weights.sum(axis=1) == 0] = 1.0
+    return _from_z_scores(visible, genes, weights / weights.sum(axis=1, keepdims=True))
+
+
+def kernel_ridge(visible: VisiblePair, genes: Sequence[str], seed: int = 0) -> FloatArray:
+    """Ridge regression over genes, from the scRNA-seq row of a gene to its ST row: the floor to beat."""
+    queries = _sc_rows(visible, genes)
+    features = visible.sc_rows(visible.train_genes)
+    ridge_lambda = fit_ridge_lambda(features, visible.x_st)
+    return ridge_predict(features, visible.x_st, queries, ridge_lambda).astype(np.float32)
+
+
+FLOORS: dict[str, Floor] = {
+    "random": random,
+    "gene_mean": gene_mean,
+    "mean_pattern": mean_pattern,
+    "knn": knn,
+    "kernel_ridge": kernel_ridge,
+}
+
+
+def predict_floors(visible: VisiblePair, genes: Sequence[str], seed: int = 0) -> dict[str, FloatArray]:
+    """Every floor's prediction.
+
+    Parameters
+    ----------
+    visible
+        What a method may see.
+    genes
+        Genes to predict; each must be in `visible.genes`.
+    seed
+        Used by `random` alone.
+
+    Returns
+    -------
+    dict
+        Floor name -> (len(genes), n_spots) float32, log-normalised expression.
+
+    Raises
+    ------
+    DataError
+        A gene the scRNA-seq does not have, or no training gene.
+    """
+    return {name: floor(visible, genes, seed) for name, floor in FLOORS.items()}
+
+
+def fit_ridge_lambda(features: npt.ArrayLike, targets: npt.ArrayLike) -> float:
+    """The penalty with the smallest leave-one-gene-out squared error of a linear kernel ridge with intercept.
+
+    Parameters
+    ----------
+    features
+        (n_genes, n_features), centred inside.
+    targets
+        (n_genes, n_targets).
+
+    Returns
+    -------
+    float
+        lambda > 0 in units of the kernel F F^T of the centred features. Of penalties that do equally well the
+        largest; 1 where the features do not vary.
+    """
+    eigenvalues, basis, centred = _ridge_basis(features, targets)
+    if eigenvalues[-1] <= 1e-12 * np.square(features, dtype=np.float64).sum():  # nothing but rounding
+        return 1.0
+    if centred.shape[1] > centred.shape[0]:  # an orthogonal change of targets leaves squared errors as they are
+        centred = np.asarray(np.linalg.qr(centred.T, mode="r")).T
+    grid = LAMBDA_GRID * eigenvalues[-1]
+    errors = np.array([np.square(_loo_residuals(eigenvalues, basis, centred, penalty)).mean() for penalty in grid])
+    return float(grid[errors <= errors.min() * (1 + 1e-9)].max())
+
+
+def ridge_predict(
+    features: npt.ArrayLike, targets: npt.ArrayLike, queries: npt.ArrayLike, ridge_lambda: float
+) -> Matrix:
+    """Kernel ridge with intercept fitted on (`features`, `targets`), evaluated at `queries`.
+
+    Parameters
+    ----------
+    features, targets, queries
+        (n_genes, n_features), (n_genes, n_targets), (n_queries, n_features).
+    ridge_lambda
+        As returned by `fit_ridge_lambda`.
+
+    Returns
+    -------
+    (n_queries, n_targets)
+    """
+    centre = np.asarray(features, dtype=np.float64).mean(axis=0)
+    eigenvalues, basis, centred = _ridge_basis(features, targets)
+    dual = basis @ ((basis.T @ centred) / (eigenvalues + ridge_lambda)[:, None])
+    kernel = (np.asarray(queries, dtype=np.float64) - centre) @ (np.asarray(features, dtype=np.float64) - centre).T
+    return np.asarray(targets, dtype=np.float64).mean(axis=0) + kernel @ dual
+
+
+def ridge_leave_one_out(features: npt.ArrayLike, targets: npt.ArrayLike, ridge_lambda: float) -> Matrix:
+    """(n_genes, n_targets) prediction of each gene by `ridge_predict` fitted on all others, in closed form.
+
+    Needs at least two genes.
+    """
+    residuals = _loo_residuals(*_ridge_basis(features, targets), ridge_lambda)
+    return np.asarray(targets, dtype=np.float64) - residuals
+
+
+def ceiling(visible: VisiblePair, truth: npt.ArrayLike, latent_dim: int) -> FloatArray:
+    """The best a model whose decoder is the SVD of the training genes could do. Takes the truth on purpose.
+
+    Parameters
+    ----------
+    visible
+        What a method may see.
+    truth
+        (n_genes, n_spots) the hidden ST expression.
+    latent_dim
+        K, the width of the latent. Directions in which the training genes do not vary are not used.
+
+    Returns
+    -------
+    (n_genes, n_spots) the truth projected on the mean training gene plus the leading `latent_dim` right-singular
+    vectors of the centred training genes.
+
+    Raises
+    ------
+    ValueError
+        `latent_dim` below 1.
+    """
+    if latent_dim < 1:
+        raise ValueError(f"latent_dim must be at least 1, found {latent_dim}")
+    train = visible.x_st.astype(np.float64)
+    mean = train.mean(axis=0)
+    _, singular, directions = np.linalg.svd(train - mean, full_matrices=False)
+    varies = singular > max(train.shape) * np.finfo(np.float32).eps * singular[0]
+    kept = directions[varies][:latent_dim]
+    return (mean + ((np.asarray(truth, dtype=np.float64) - mean) @ kept.T) @ kept).astype(np.float32)
+
+
+def zero_fill(truth: npt.ArrayLike, hidden: npt.ArrayLike) -> FloatArray:
+    """`published` protocol without a model: hidden entries 0, all others copied from the truth.
+
+    Parameters
+    ----------
+    truth
+        (n_genes, n_spots).
+    hidden
+        (n_genes, n_spots) boolean, True where the entry is hidden.
+
+    Raises
+    ------
+    ValueError
+        Shapes that differ or a mask that is not boolean.
+    """
+    values, mask = _masked(truth, hidden)
+    return np.where(mask, np.float32(0), values)
+
+
+def visible_mean_fill(truth: npt.ArrayLike, hidden: npt.ArrayLike) -> FloatArray:
+    """`published` protocol without a model: hidden entries the mean of the gene's visible non-zeros (0 if none).
+
+    Parameters and errors are those of `zero_fill`.
+    """
+    values, mask = _masked(truth, hidden)
+    shown = ~mask & (values != 0)
+    mean = np.where(shown, values, 0).sum(axis=1, dtype=np.float64) / np.maximum(shown.sum(axis=1), 1)
+    return np.where(mask, mean[:, None].astype(np.float32), values)
+
+
+def _masked(truth: npt.ArrayLike, hidden: npt.ArrayLike) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+    values, mask = np.asarray(truth, dtype=np.float32), np.asarray(hidden)
+    if values.ndim != 2 or mask.shape != values.shape or mask.dtype != np.bool_:
+        raise ValueError(
+            "truth must be (n_genes, n_spots) and hidden a boolean mask of the same shape, "
+            f"found truth {values.shape} and hidden {mask.shape} {mask.dtype}"
+        )
+    return values, mask
+
+
+def _sc_rows(visible: VisiblePair, genes: Sequence[str]) -> FloatArray:
+    missing = sorted(set(genes) - set(visible.genes))
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(genes)} genes to predict are not in the scRNA-seq of {visible.name} "
+            f"({len(visible.genes)} genes), e.g. {', '.join(missing[:3])}; ask for genes of `visible.genes`"
+        )
+    if not visible.train_genes:
+        raise DataError(f"{visible.name} has no training gene; a floor needs at least one")
+    return visible.sc_rows(list(genes))
+
+
+def _predict_from_sc_mean(visible: VisiblePair, genes: Sequence[str], statistic: npt.ArrayLike) -> Matrix:
+    """(len(genes),) a statistic of the ST training genes, carried over by a line on the scRNA-seq mean.
+
+    Kept inside the range of the training genes: a line through few genes must not extrapolate.
+    """
+    query = _sc_rows(visible, genes).mean(axis=1, dtype=np.float64)
+    known = np.asarray(statistic, dtype=np.float64)
+    x = visible.sc_rows(visible.train_genes).mean(axis=1, dtype=np.float64)
+    spread = np.square(x - x.mean()).sum()
+    slope = ((x - x.mean()) @ known) / spread if spread > 0 else 0.0
+    return np.clip(known.mean() + slope * (query - x.mean()), known.min(), known.max())
+
+
+def _from_z_scores(visible: VisiblePair, genes: Sequence[str], weights: Matrix) -> FloatArray:
+    """Weighted z-scores of the training genes, in expression units."""
+    x_st = visible.x_st.astype(np.float64)
+    level = _predict_from_sc_mean(visible, genes, x_st.mean(axis=1))
+    spread = _predict_from_sc_mean(visible, genes, x_st.std(axis=1))
+    return (level[:, None] + spread[:, None] * (weights @ _standardise(x_st))).astype(np.float32)
+
+
+def _standardise(x: npt.ArrayLike) -> Matrix:
+    """Rows to mean 0 and standard deviation 1; a constant row becomes 0."""
+    centred = np.asarray(x, dtype=np.float64)
+    centred = centred - centred.mean(axis=1, keepdims=True)
+    scale = centred.std(axis=1, keepdims=True)
+    varies = scale > 1e-6
+    return np.where(varies, centred / np.where(varies, scale, 1.0), 0.0)
+
+
+def _sc_correlation(visible: VisiblePair, genes: Sequence[str]) -> Matrix:
+    """(len(genes), n_train) Pearson correlation over cells; 0 for a constant gene."""
+    rows, train = _standardise(_sc_rows(visible, genes)), _standardise(visible.sc_rows(visible.train_genes))
+    return rows @ train.T / rows.shape[1]
+
+
+def _ridge_basis(features: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[Matrix, Matrix, Matrix]:
+    """Eigenvalues (ascending) and eigenvectors of the kernel of the centred features, and the centred targets."""
+    x, y = np.asarray(features, dtype=np.float64), np.asarray(targets, dtype=np.float64)
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or not len(x):
+        raise ValueError(f"features and targets must have the same rows, found shapes {x.shape} and {y.shape}")
+    x = x - x.mean(axis=0)
+    eigenvalues, basis = np.linalg.eigh(x @ x.T)
+    return np.maximum(eigenvalues, 0.0), basis, y - y.mean(axis=0)
+
+
+def _loo_residuals(eigenvalues: Matrix, basis: Matrix, centred: Matrix, penalty: float) -> Matrix:
+    """y - y_loo of each row, from one fit: the residual divided by 1 minus its leverage.
+
+    The hat matrix is 11^T/n (the intercept, refitted without the row) plus K (K + lambda)^-1, so 1 minus the leverage
+    is the diagonal of lambda (K + lambda)^-1 less 1/n.
+    """
+    shrink = penalty / (eigenvalues + penalty)
+    residuals = basis @ (shrink[:, None] * (basis.T @ centred))
+    slack = np.square(basis) @ shrink - 1.0 / len(basis)
+    return residuals / np.maximum(slack, 1e-12)[:, None]

@@ -1,0 +1,1 @@
+"""The network: autoencoder, tokens, AR steps and Causality Aware Transformer."""

@@ -1,0 +1,100 @@
+"""Autoregressive steps: how a sequence is split (Algorithm 1), what may attend to what (Algorithm 2), and how much
+each step weighs in the loss.
+
+Source: Sadia, Ahamed, Cheng, CausalGeD, arXiv:2502.07751, Algorithms 1 and 2 and Fig. 10.
+
+Shapes: B batch, L generated tokens, c condition tokens, v clean tokens, Q queries, N keys.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+CONDITION, CLEAN, NOISY = 0, 1, 2
+
+
+def sample_ar_steps(n_tokens: int, decay: float, generator: torch.Generator) -> tuple[list[int], list[int]]:
+    """Split `n_tokens` into a random number of AR steps (Algorithm 1).
+
+    The number of steps N is uniform on 1..n_tokens for decay 1, else P(N = i + 1) is proportional to decay^i. The cut
+    points are N - 1 distinct integers of 1..n_tokens - 1. (Algorithm 1 writes [1, S]; a cut at S would make an empty
+    step. The paper's public code reads no decay here.)
+
+    Returns
+    -------
+    sizes, cumulative
+        N step sizes, and their N + 1 cumulative sums starting at 0.
+    """
+    if n_tokens < 1:
+        raise ValueError(f"n_tokens must be positive, got {n_tokens}")
+    if not 0 < decay <= 1:
+        raise ValueError(f"decay must be in (0, 1], got {decay}")
+    weights = torch.full((n_tokens,), decay, dtype=torch.float64) ** torch.arange(n_tokens)
+    n_steps = int(torch.multinomial(weights, 1, generator=generator)) + 1
+    cuts = torch.randperm(n_tokens - 1, generator=generator)[: n_steps - 1] + 1
+    cumulative = [0, *sorted(cuts.tolist()), n_tokens]
+    sizes = [end - start for start, end in zip(cumulative[:-1], cumulative[1:], strict=True)]
+    return sizes, cumulative
+
+
+def step_of_token(sizes: list[int]) -> Tensor:
+    """(L,) AR step of each token, from 0."""
+    return torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+
+
+def step_weights(step: Tensor, max_weight: float, min_weight: float) -> Tensor:
+    """(B, L) loss weight of each token: linear over positions, a token takes the value of its step's first token.
+
+    The first step weighs `max_weight`; a last step of a single token weighs `min_weight`.
+    """
+    n_tokens = step.shape[-1]
+    position = torch.arange(n_tokens, device=step.device).expand_as(step)
+    is_first = torch.ones_like(step, dtype=torch.bool)
+    is_first[..., 1:] = step[..., 1:] != step[..., :-1]
+    first_position = torch.cummax(torch.where(is_first, position, 0), dim=-1).values
+    return max_weight + (min_weight - max_weight) * first_position / max(n_tokens - 1, 1)
+
+
+def may_attend(query_kind: Tensor, query_step: Tensor, key_kind: Tensor, key_step: Tensor) -> Tensor:
+    """True where a query may attend to a key (torch's convention, the opposite of the paper's 0/1).
+
+    Condition tokens are open to all and see only each other. A clean token sees clean tokens of its own and earlier
+    steps. A noisy token sees clean tokens of earlier steps and noisy tokens of its own step. Works on any broadcastable
+    integer tensors, so it serves as boolean mask and as FlexAttention `mask_mod` alike.
+    """
+    to_condition = key_kind == CONDITION
+    clean_to_clean = (query_kind == CLEAN) & (key_kind == CLEAN) & (key_step <= query_step)
+    noisy_to_clean = (query_kind == NOISY) & (key_kind == CLEAN) & (key_step < query_step)
+    noisy_to_noisy = (query_kind == NOISY) & (key_kind == NOISY) & (key_step == query_step)
+    return to_condition | clean_to_clean | noisy_to_clean | noisy_to_noisy
+
+
+def sequence_layout(step: Tensor, n_condition: int, n_clean: int) -> tuple[Tensor, Tensor]:
+    """Kind and step of every token of [condition | clean | noisy].
+
+    Parameters
+    ----------
+    step
+        (B, L) AR step of the generated tokens.
+    n_condition, n_clean
+        c, and v: how many of the leading tokens stand in the clean part.
+
+    Returns
+    -------
+    kind, steps
+        (B, c + v + L) each; condition tokens have step -1.
+    """
+    batch, n_tokens = step.shape
+    kinds = [(CONDITION, n_condition), (CLEAN, n_clean), (NOISY, n_tokens)]
+    kind = torch.cat([torch.full((batch, n), value, device=step.device) for value, n in kinds], dim=1)
+    before = torch.full((batch, n_condition), -1, device=step.device, dtype=step.dtype)
+    return kind, torch.cat([before, step[:, :n_clean], step], dim=1)
+
+
+def attention_mask(sizes: list[int], n_condition: int) -> Tensor:
+    """(c + v + L, c + v + L) mask of Algorithm 2 in the paper's convention: 0 may attend, 1 is masked."""
+    step = step_of_token(sizes)[None]
+    kind, steps = sequence_layout(step, n_condition, step.shape[1] - sizes[-1])
+    allowed = may_attend(kind[:, :, None], steps[:, :, None], kind[:, None, :], steps[:, None, :])
+    return (~allowed[0]).long()

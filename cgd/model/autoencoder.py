@@ -1,0 +1,126 @@
+"""Two-headed autoencoder (paper III-B a): one head per modality, a shared trunk, one decoder to the spots.
+
+Shapes: G genes, S spots, C cells, H hidden width, K latent width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cgd.config import ModelConfig
+
+
+class TwoHeadedAutoencoder(nn.Module):
+    """Encode genes of either modality to K values; decode K values to the spots.
+
+    `z = 0` decodes to the mean spatial pattern of the training genes, which the ST head subtracts.
+
+    Parameters
+    ----------
+    config
+        Model section of the configuration.
+    n_spots, n_cells
+        S and C.
+    """
+
+    st_mean: Tensor
+    sc_mean: Tensor
+
+    def __init__(self, config: ModelConfig, n_spots: int, n_cells: int) -> None:
+        super().__init__()
+        hidden, latent = config.hidden_dim, config.latent_dim
+        self.variational = config.encoder == "variational"
+        self.head_st = nn.Linear(n_spots, hidden)
+        self.head_sc = nn.Linear(n_cells, hidden)
+        self.mean = nn.Linear(hidden, latent)
+        self.mean_residual = nn.Sequential(nn.GELU(), nn.Linear(hidden, latent))
+        self.log_variance = nn.Linear(hidden, latent)
+        self.decoder = nn.Linear(latent, n_spots)
+        self.register_buffer("st_mean", torch.zeros(n_spots))
+        self.register_buffer("sc_mean", torch.zeros(n_cells))
+
+    @torch.no_grad()
+    def initialise(self, x_st: Tensor, x_sc: Tensor, from_svd: bool) -> None:
+        """Set the mean patterns and start the posterior narrow; with `from_svd`, start as the truncated SVD.
+
+        Parameters
+        ----------
+        x_st, x_sc
+            (G, S) and (G, C) expression of the training genes.
+        """
+        self.st_mean.copy_(x_st.mean(0))
+        self.sc_mean.copy_(x_sc.mean(0))
+        nn.init.zeros_(self.mean_residual[1].weight)
+        nn.init.zeros_(self.mean_residual[1].bias)
+        nn.init.zeros_(self.log_variance.weight)
+        nn.init.constant_(self.log_variance.bias, -4.0)
+        if not from_svd:
+            return
+        for head, x in ((self.head_st, x_st - self.st_mean), (self.head_sc, x_sc - self.sc_mean)):
+            components, scale = principal_components(x, self.mean.in_features)
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+            head.weight[: len(components)] = components / scale
+            if head is self.head_st:
+                latent = self.decoder.in_features
+                nn.init.zeros_(self.decoder.weight)
+                nn.init.zeros_(self.decoder.bias)
+                n = min(latent, len(components))
+                self.decoder.weight[:, :n] = components[:n].T * scale
+        nn.init.zeros_(self.mean.bias)
+        self.mean.weight.copy_(torch.eye(*self.mean.weight.shape))
+
+    def encode_st(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(G, S) -> mean and log-variance, (G, K) each."""
+        return self._trunk(self.head_st(x - self.st_mean))
+
+    def encode_sc(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(G, C) -> mean and log-variance, (G, K) each."""
+        return self._trunk(self.head_sc(x - self.sc_mean))
+
+    def _trunk(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        mean = self.mean(hidden) + self.mean_residual(hidden)
+        return mean, self.log_variance(hidden).clamp(-12.0, 4.0)
+
+    def sample(self, mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
+        """z = mean + exp(log_variance / 2) * eps when variational, else the mean."""
+        if not self.variational:
+            return mean
+        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        return mean + torch.exp(0.5 * log_variance) * noise
+
+    def decode(self, z: Tensor) -> Tensor:
+        """(..., K) -> (..., S) expression."""
+        return self.decoder(z) + self.st_mean
+
+    def loss(self, x_st: Tensor, x_sc: Tensor, kl_weight: float, generator: torch.Generator) -> Tensor:
+        """Reconstruction of the ST from both heads, relative to the variance about the mean pattern, plus KL.
+
+        The reconstruction from the scRNA-seq head is what ties the two heads to one latent space.
+        """
+        variance = (x_st - self.st_mean).square().mean().clamp_min(1e-8)
+        total = x_st.new_zeros(())
+        for mean, log_variance in (self.encode_st(x_st), self.encode_sc(x_sc)):
+            error = (self.decode(self.sample(mean, log_variance, generator)) - x_st).square().mean()
+            total = total + error / variance
+            if self.variational:
+                total = total + kl_weight * gaussian_kl(mean, log_variance)
+        return total
+
+
+def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL divergence from N(0, 1), mean over genes and latent dimensions."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
+
+
+def principal_components(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Leading right-singular vectors (r, dim) of x (G, dim), r <= min(n, rank), and the scale that makes the
+    mean squared projection on the first one 1. Uses the G x G Gram matrix: genes are few, cells are many."""
+    values, vectors = torch.linalg.eigh((x @ x.T).double())
+    order = values.argsort(descending=True)[: min(n, len(values))]
+    order = order[values[order] > 1e-9 * values.max().clamp_min(1e-30)]
+    singular = values[order].sqrt()
+    components = (vectors[:, order].T @ x.double()) / singular[:, None]
+    scale = singular[0] / len(x) ** 0.5 if len(order) else torch.ones((), dtype=torch.float64)
+    return components.to(x.dtype), scale.to(x.dtype)

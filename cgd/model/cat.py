@@ -1,0 +1,137 @@
+"""Causality Aware Transformer (paper III-B c, d): one transformer for autoregression and diffusion.
+
+Source: Sadia, Ahamed, Cheng, CausalGeD, arXiv:2502.07751, III-B and Fig. 2.
+
+Shapes: B batch, L generated tokens, v clean tokens, c condition tokens, D width, K content per token.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cgd.config import ModelConfig
+from cgd.model.ar_steps import CLEAN, CONDITION, NOISY
+from cgd.model.attention import CausalSelfAttention, Layout
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of the condition and clean tokens, per block: computed once, used at every timestep."""
+
+    past: tuple[tuple[Tensor, Tensor], ...]
+    layout: Layout
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, width: int, n_heads: int, dropout: float, backend: str) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(width)
+        self.attention = CausalSelfAttention(width, n_heads, backend)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Tensor, queries: Layout, past: tuple[Tensor, Tensor] | None, keys: Layout
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        mixed, kept = self.attention(self.norm_attention(x), queries, past, keys)
+        x = x + self.dropout(mixed)
+        return x + self.dropout(self.mlp(self.norm_mlp(x))), kept
+
+
+class CAT(nn.Module):
+    """Predicts the diffusion target of noisy tokens from condition, clean and noisy tokens.
+
+    Clean tokens never see noisy ones and the timestep enters through the noisy tokens alone ("time-embedded noisy
+    tokens", III-B d), so everything in front of them is independent of t and can be kept (`Prefix`).
+
+    Parameters
+    ----------
+    config
+        Model section of the configuration.
+    content_dim
+        K: values per token.
+    backend
+        Attention implementation, `sdpa` or `flex`.
+    """
+
+    def __init__(self, config: ModelConfig, content_dim: int, backend: str = "sdpa") -> None:
+        super().__init__()
+        width = config.width
+        self.embed_clean = nn.Linear(content_dim, width)
+        self.embed_noisy = nn.Linear(2 * content_dim, width)
+        self.embed_time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.kind = nn.Embedding(3, width)
+        self.blocks = nn.ModuleList(
+            Block(width, config.n_heads, config.dropout, backend) for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, content_dim)
+        nn.init.zeros_(self.head.weight)  # an untrained model predicts the centre of the diffusion
+        nn.init.zeros_(self.head.bias)
+
+    def start(self, condition: Tensor) -> Prefix:
+        """Prefix of the (B, c, D) condition tokens."""
+        batch, n_condition, _ = condition.shape
+        step = torch.full((batch, n_condition), -1, device=condition.device)
+        layout = Layout(torch.full_like(step, CONDITION), step)
+        return self._extend(condition + self.kind.weight[CONDITION], layout, None)
+
+    def extend(self, prefix: Prefix, content: Tensor, position: Tensor, step: Tensor) -> Prefix:
+        """`prefix` followed by clean tokens: content (B, v, K), position code (B, v, D), AR step (B, v)."""
+        x = self.embed_clean(content) + position + self.kind.weight[CLEAN]
+        return self._extend(x, Layout(torch.full_like(step, CLEAN), step), prefix)
+
+    def _extend(self, x: Tensor, layout: Layout, prefix: Prefix | None) -> Prefix:
+        _, past, joined = self._run(x, layout, prefix)
+        return Prefix(past, joined)
+
+    def denoise(
+        self, prefix: Prefix, x_t: Tensor, center: Tensor, position: Tensor, step: Tensor, t: Tensor
+    ) -> Tensor:
+        """Predicted diffusion target (B, L, K) of noisy tokens.
+
+        Parameters
+        ----------
+        prefix
+            Condition and clean tokens.
+        x_t, center
+            (B, L, K) noisy content, and the centre it is noise around.
+        position
+            (B, L, D) position code.
+        step, t
+            (B, L) AR step, and timestep scaled to (0, 1].
+        """
+        x = self.embed_noisy(torch.cat([x_t, center], -1)) + position + self.kind.weight[NOISY]
+        x = x + self.embed_time(_sinusoid(t, x.shape[-1]))
+        x, _, _ = self._run(x, Layout(torch.full_like(step, NOISY), step), prefix)
+        return self.head(self.norm(x))
+
+    def _run(
+        self, x: Tensor, layout: Layout, prefix: Prefix | None
+    ) -> tuple[Tensor, tuple[tuple[Tensor, Tensor], ...], Layout]:
+        keys = layout if prefix is None else _expand(prefix.layout, x.shape[0]).join(layout)
+        kept = []
+        for i, block in enumerate(self.blocks):
+            x, key_value = block(x, layout, None if prefix is None else prefix.past[i], keys)
+            kept.append(key_value)
+        return x, tuple(kept), keys
+
+
+def _expand(layout: Layout, batch: int) -> Layout:
+    return Layout(layout.kind.expand(batch, -1), layout.step.expand(batch, -1))
+
+
+def _sinusoid(t: Tensor, width: int) -> Tensor:
+    """(..., width) sinusoidal code of t in (0, 1]."""
+    half = width // 2
+    frequency = torch.exp(-math.log(10_000.0) * torch.arange(half, device=t.device) / half)
+    angle = 1000.0 * t[..., None].float() * frequency
+    code = torch.cat([angle.sin(), angle.cos()], -1)
+    return nn.functional.pad(code, (0, width - code.shape[-1]))

@@ -1,0 +1,126 @@
+"""What training and prediction need besides the network: the visible expression, the kernel features of the
+scRNA-seq, the ridge penalty and the order of the genes. Made once per trial from a `VisiblePair`.
+
+Shapes: n training genes, G genes, S spots, C cells, r features, K latent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cgd.analysis.granger import regulator_scores
+from cgd.config import Config
+from cgd.data.protocol import VisiblePair
+from cgd.metrics.floors import fit_ridge_lambda
+from cgd.model.autoencoder import principal_components
+from cgd.model.network import Network
+from cgd.model.ridge import leave_one_out_operator, ridge_predict
+from cgd.model.tokens import GeneTable
+
+_MAX_FEATURES = 512
+
+
+@dataclass
+class Reference:
+    """Training data on the device, and the kernel over genes.
+
+    Attributes
+    ----------
+    x_st, x_sc_train
+        (n, S) and (n, C) expression of the training genes.
+    feature_mean, feature_components
+        (C,) and (r, C): kernel features of a gene are its centred scRNA profile on these components.
+    features
+        (n, r) features of the training genes.
+    ridge_lambda
+        Chosen by leave-one-out error over the training genes.
+    leave_one_out
+        (n, n) operator giving each training gene's ridge prediction from the others; None where no sequence needs it
+        (gene tokens are centred on the genes of their own panel).
+    order
+        (n,) score that orders gene tokens, or None.
+    """
+
+    x_st: Tensor
+    x_sc_train: Tensor
+    feature_mean: Tensor
+    feature_components: Tensor
+    features: Tensor
+    ridge_lambda: float
+    leave_one_out: Tensor | None
+    order: Tensor | None
+    _frozen: tuple[Tensor, Tensor, Tensor] | None = field(default=None, init=False, repr=False)
+
+    @classmethod
+    def build(cls, visible: VisiblePair, config: Config) -> Reference:
+        """Everything from the visible pair alone."""
+        device = torch.device(config.runtime.device)
+        x_st = torch.from_numpy(visible.x_st).to(device)
+        x_sc = torch.from_numpy(visible.sc_rows(visible.train_genes)).to(device)
+        mean = x_sc.mean(0)
+        components, _ = principal_components(x_sc - mean, _MAX_FEATURES)
+        features = (x_sc - mean) @ components.T
+        scale = features.square().sum(1).mean().sqrt().clamp_min(1e-12)  # mean of the kernel's diagonal is 1
+        features = features / scale
+        ridge_lambda = fit_ridge_lambda(features.cpu().numpy(), visible.x_st)
+        centred_latents = config.model.tokens == "latent" and config.model.center == "ridge"
+        return cls(
+            x_st=x_st,
+            x_sc_train=x_sc,
+            feature_mean=mean,
+            feature_components=components / scale,
+            features=features,
+            ridge_lambda=ridge_lambda,
+            leave_one_out=leave_one_out_operator(features, ridge_lambda) if centred_latents else None,
+            order=_order(visible, config),
+        )
+
+    def features_of(self, x_sc: Tensor) -> Tensor:
+        """(G, r) kernel features of scRNA profiles (G, C)."""
+        return (x_sc - self.feature_mean) @ self.feature_components.T
+
+    def order_of(self, features: Tensor) -> Tensor | None:
+        """(G,) scores of any genes, predicted from those of the training genes by the same ridge."""
+        if self.order is None:
+            return None
+        shift = self.order.mean()
+        centred = (self.order - shift)[None, :, None]
+        return ridge_predict(self.features, centred, features, self.ridge_lambda)[0, :, 0] + shift
+
+    def training_table(self, network: Network, generator: torch.Generator, with_gradient: bool) -> GeneTable:
+        """Standardised latents of the training genes, sampled when the encoder is variational."""
+        with torch.set_grad_enabled(with_gradient):
+            if with_gradient:
+                mean, log_variance, code = self._encode(network)
+            else:  # a frozen encoder gives the same latents at every step
+                self._frozen = self._frozen or self._encode(network)
+                mean, log_variance, code = self._frozen
+            return self._table(network.to_standard(network.autoencoder.sample(mean, log_variance, generator)), code)
+
+    @torch.no_grad()
+    def context_table(self, network: Network) -> GeneTable:
+        """Standardised mean latents of the training genes: the clean context of a prediction."""
+        mean, _, code = self._encode(network)
+        return self._table(network.to_standard(mean), code)
+
+    def _encode(self, network: Network) -> tuple[Tensor, Tensor, Tensor]:
+        return *network.encode_st(self.x_st), network.encode_code(self.x_sc_train)
+
+    def _table(self, z: Tensor, code: Tensor) -> GeneTable:
+        center = torch.zeros_like(z) if self.leave_one_out is None else self.leave_one_out @ z
+        return GeneTable(z=z, code=code, features=self.features, center=center, order=self.order)
+
+
+def _order(visible: VisiblePair, config: Config) -> Tensor | None:
+    """Scores of the training genes: spread over the cells, or Granger score over the spots."""
+    if config.ar.token_order == "random" or config.model.tokens == "latent":
+        return None
+    if config.ar.token_order == "variance":
+        scores = visible.sc_rows(visible.train_genes).var(axis=1)
+    else:
+        scores = regulator_scores(visible.x_st)
+    return torch.from_numpy(np.asarray(scores, dtype=np.float32)).to(config.runtime.device)

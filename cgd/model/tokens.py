@@ -1,0 +1,203 @@
+"""The two readings of the paper's "token", both turned into the same sequence for the CAT.
+
+III-B c calls kappa_s "the subset of genes processed as a token" and "the subset of latent tokens". `GeneTokens` is the
+first: a sequence is a panel of genes. `LatentTokens` is the second (that of the paper's public code): a sequence is one
+gene's latent, cut into pieces.
+
+Shapes: B batch, L tokens, D width, K latent width, k content per token, c condition tokens, n training genes,
+m genes mixed into one token, r features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cgd.config import Config
+from cgd.model.ar_steps import sample_ar_steps, step_of_token
+from cgd.model.ridge import causal_ridge
+
+
+@dataclass(frozen=True)
+class GeneTable:
+    """What is known of a list of genes.
+
+    Attributes
+    ----------
+    z
+        (n, K) standardised S-latents.
+    code
+        (n, K) standardised C-latents.
+    features
+        (n, r) scRNA-seq features of the kernel.
+    center
+        (n, K) leave-one-out ridge prediction of `z`, zeros without one.
+    order
+        (n,) score that orders gene tokens, highest first; None for a random order.
+    """
+
+    z: Tensor
+    code: Tensor
+    features: Tensor
+    center: Tensor
+    order: Tensor | None
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """A batch of sequences in AR order, ready for the CAT.
+
+    Attributes
+    ----------
+    content, center
+        (B, L, k) what is generated, and the centre its diffusion starts from.
+    position
+        (B, L, D) position codes.
+    condition
+        (B, c, D) condition tokens.
+    step
+        (B, L) AR step of each token.
+    """
+
+    content: Tensor
+    center: Tensor
+    position: Tensor
+    condition: Tensor
+    step: Tensor
+
+
+def random_rotations(batch: int, dim: int, generator: torch.Generator) -> Tensor:
+    """(batch, dim, dim) orthogonal matrices, uniform (QR of a Gaussian with the signs fixed)."""
+    q, r = torch.linalg.qr(torch.randn(batch, dim, dim, generator=generator))
+    return q * torch.diagonal(r, dim1=1, dim2=2).sign()[:, None, :]
+
+
+def draw_steps(batch: int, n_tokens: int, decay: float, generator: torch.Generator) -> Tensor:
+    """(B, L) AR step of each token, drawn anew for each sample (Algorithm 1)."""
+    return torch.stack([step_of_token(sample_ar_steps(n_tokens, decay, generator)[0]) for _ in range(batch)])
+
+
+def draw_mixtures(
+    batch: int, n_tokens: int, size: int, n_genes: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Disjoint groups of `size` genes and their weights, (B, L, m) each.
+
+    The map from cells to spots is nearly linear, so a mixture of genes is a valid gene, and there are too many of them
+    to memorise. No gene stands in two tokens of a sequence: nothing of a target is in its context. The squares of the
+    weights sum to 1, which keeps the noise level of a mixture that of a gene.
+    """
+    order = torch.rand(batch, n_genes, generator=generator).argsort(1)
+    index = order[:, : n_tokens * size].view(batch, n_tokens, size)
+    if size == 1:
+        return index, torch.ones(batch, n_tokens, 1)
+    weight = torch.randn(batch, n_tokens, size, generator=generator)
+    return index, weight / weight.norm(dim=-1, keepdim=True)
+
+
+class GeneTokens(nn.Module):
+    """A sequence is a panel of genes; a gene's position code is a projection of its scRNA profile.
+
+    The condition is `c` learned summaries of the reference: each attends over the C-latents of the training genes.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        model = config.model
+        self.content_dim = model.latent_dim
+        self.embed_position = nn.Linear(model.latent_dim, model.width)
+        self.summary_query = nn.Parameter(torch.randn(model.n_condition_tokens, model.latent_dim) * 0.02)
+        self.embed_summary = nn.Linear(model.latent_dim, model.width)
+
+    def condition(self, code: Tensor) -> Tensor:
+        """(c, D) condition tokens from the C-latents (n, K) of the training genes."""
+        attention = (self.summary_query @ code.T / code.shape[1] ** 0.5).softmax(-1)
+        return self.embed_summary(attention @ code + self.summary_query)
+
+    def training_sequence(self, table: GeneTable, ridge_lambda: float, generator: torch.Generator) -> Sequence:
+        """A batch of random panels of (mixtures of) training genes."""
+        train, n_genes = self.config.train, len(table.z)
+        largest = max(1, min(train.mixture_size, n_genes // 4))
+        size = int(torch.randint(1, largest + 1, (1,), generator=generator))
+        n_tokens = min(train.panel_size, n_genes // size)
+        index, weight = draw_mixtures(train.batch_size, n_tokens, size, n_genes, generator)
+        index, weight = _arrange(index, weight, table.order)
+        index, weight = index.to(table.z.device), weight.to(table.z.device)
+        content, code, features = (_mix(rows, index, weight) for rows in (table.z, table.code, table.features))
+        if train.rotate:
+            rotation = random_rotations(train.batch_size, self.content_dim, generator).to(content.device)
+            content = content @ rotation
+        step = draw_steps(train.batch_size, n_tokens, self.config.ar.decay, generator).to(content.device)
+        if self.config.model.center == "ridge":
+            center = causal_ridge(features, content, step, ridge_lambda)
+        else:
+            center = torch.zeros_like(content)
+        condition = self.condition(table.code).expand(train.batch_size, -1, -1)
+        return Sequence(content, center, self.embed_position(code), condition, step)
+
+
+def _mix(rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+    """(B, L, dim) weighted sums of rows (n, dim) by index and weight (B, L, m)."""
+    return torch.einsum("blm,blmd->bld", weight, rows[index])
+
+
+def _arrange(index: Tensor, weight: Tensor, order: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Sort the tokens of each sequence by descending score; a mixture's score is weighted by its squared weights."""
+    if order is None:
+        return index, weight
+    rank = (weight.square() * order.cpu()[index]).sum(-1).argsort(dim=1, descending=True)[..., None].expand_as(index)
+    return index.gather(1, rank), weight.gather(1, rank)
+
+
+class LatentTokens(nn.Module):
+    """A sequence is one gene's latent cut into L = K / token_dim tokens; the condition is its C-latent."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        model = config.model
+        self.content_dim = model.token_dim
+        self.n_tokens = model.latent_dim // model.token_dim
+        self.n_condition = model.n_condition_tokens
+        self.embed_index = nn.Embedding(self.n_tokens, model.width)
+        self.embed_condition = nn.Linear(model.latent_dim, model.n_condition_tokens * model.width)
+
+    def condition(self, code: Tensor) -> Tensor:
+        """(B, c, D) condition tokens from C-latents (B, K)."""
+        return self.embed_condition(code).view(len(code), self.n_condition, -1)
+
+    def token_order(self, batch: int, generator: torch.Generator) -> Tensor:
+        """(B, L) order in which the tokens are generated; the leading latent dimensions first under `variance`."""
+        if self.config.ar.token_order == "variance":
+            return torch.arange(self.n_tokens).expand(batch, -1)
+        return torch.rand(batch, self.n_tokens, generator=generator).argsort(1)
+
+    def split(self, latent: Tensor, order: Tensor) -> Tensor:
+        """(B, K) latents -> (B, L, k) tokens in the given order."""
+        tokens = latent.view(len(latent), self.n_tokens, self.content_dim)
+        return tokens.gather(1, order[..., None].expand_as(tokens))
+
+    def join(self, tokens: Tensor, order: Tensor) -> Tensor:
+        """Undo `split`: (B, L, k) -> (B, K)."""
+        natural = torch.empty_like(tokens).scatter(1, order[..., None].expand_as(tokens), tokens)
+        return natural.flatten(1)
+
+    def training_sequence(self, table: GeneTable, ridge_lambda: float, generator: torch.Generator) -> Sequence:
+        """A batch of (mixtures of) training genes.
+
+        The permutation of the tokens needs no undoing before the loss: content, centre and position codes are permuted
+        alike and the loss is a mean over tokens.
+        """
+        train, n_genes = self.config.train, len(table.z)
+        size = int(torch.randint(1, min(train.mixture_size, n_genes) + 1, (1,), generator=generator))
+        index, weight = (
+            t.squeeze(1).to(table.z.device) for t in draw_mixtures(train.batch_size, 1, size, n_genes, generator)
+        )
+        z, code, center = (torch.einsum("bm,bmd->bd", weight, rows[index]) for rows in (table.z, table.code, table.center))
+        order = self.token_order(train.batch_size, generator).to(z.device)
+        step = draw_steps(train.batch_size, self.n_tokens, self.config.ar.decay, generator).to(z.device)
+        return Sequence(
+            self.split(z, order), self.split(center, order), self.embed_index(order), self.condition(code), step
+        )

@@ -1,0 +1,271 @@
+"""One training loop. It knows nothing of Ray: it reports through callbacks and resumes from a folder."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from cgd.config import TrainConfig
+from cgd.errors import TrainingDiverged
+from cgd.model.network import Network
+from cgd.model.reference import Reference
+from cgd.random import derive_seed, make_generator
+from cgd.training.checkpoint import CheckpointFolder, optimizer_tensors, restore_optimizer
+
+EpochReport = Callable[[dict[str, float]], None]
+Validate = Callable[[], float]
+_STREAMS = ("batch", "timestep", "noise", "latent")
+
+
+class Checkpoints(Protocol):
+    """Where the trainer keeps its state; `CheckpointFolder` is the one used."""
+
+    def save(self, epoch: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None: ...
+
+    def load_newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None: ...
+
+
+@dataclass
+class Progress:
+    """Where training stands: everything but tensors that an exact resume needs."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_score: float = -math.inf
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def learning_rate(step: int, n_steps: int, config: TrainConfig) -> float:
+    """Linear warm-up, then a cosine from `learning_rate` to `final_lr_fraction` of it at the very last step."""
+    n_warmup = int(config.warmup_fraction * n_steps)
+    if step < n_warmup:
+        return config.learning_rate * (step + 1) / n_warmup
+    progress = (step - n_warmup) / max(n_steps - 1 - n_warmup, 1)
+    floor = config.final_lr_fraction
+    return config.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+
+
+class Trainer:
+    """Trains a network on the visible genes.
+
+    Parameters
+    ----------
+    network
+        Initialised here, unless a checkpoint is resumed.
+    reference
+        Training data and what was derived from it.
+    validate
+        Called after each epoch with the averaged weights in place; returns the score to maximise.
+    on_epoch
+        Called with the metrics of each epoch, on a resume with those of earlier epochs first.
+    checkpoints
+        Where to save after each epoch and to resume from; None keeps nothing.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        reference: Reference,
+        validate: Validate,
+        on_epoch: EpochReport | None = None,
+        checkpoints: Checkpoints | CheckpointFolder | None = None,
+    ) -> None:
+        self.network = network
+        self.reference = reference
+        self.validate = validate
+        self.on_epoch = on_epoch or (lambda metrics: None)
+        self.checkpoints = checkpoints
+        self.config = network.config.train
+        self.joint = network.config.model.decoder == "joint"
+        self.progress = Progress()
+        seed = network.config.seed
+        self.generators = {name: make_generator(seed, name) for name in _STREAMS}
+
+    def fit(self) -> Progress:
+        """Train to the last epoch or until validation stops improving; leave the best averaged weights in place.
+
+        Raises
+        ------
+        TrainingDiverged
+            The loss or the gradient is not finite.
+        """
+        with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
+            torch.manual_seed(derive_seed(self.network.config.seed, "dropout"))
+            saved = self.checkpoints.load_newest() if self.checkpoints else None
+            if saved is None:
+                self._prepare()
+            else:
+                self.network.load_state_dict(_part(saved[0], "network"))
+            self.optimizer = self._make_optimizer()
+            self.average = {name: p.detach().clone() for name, p in self._trained().items()}
+            self.best = self._copy(self.average)
+            if saved is not None:
+                self._restore(*saved)
+            self._run()
+        self._load(self.best)
+        return self.progress
+
+    # ---- before the loop --------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        network, reference = self.network, self.reference
+        network.autoencoder.initialise(
+            reference.x_st, reference.x_sc_train, from_svd=network.config.model.init == "svd"
+        )
+        optimizer = torch.optim.AdamW(network.autoencoder.parameters(), lr=self.config.pretrain_learning_rate)
+        for _ in range(self.config.pretrain_epochs):
+            loss = self._autoencoder_loss()
+            optimizer.zero_grad()
+            loss.backward()
+            self._check(loss, torch.nn.utils.clip_grad_norm_(network.autoencoder.parameters(), self.config.gradient_clip))
+            optimizer.step()
+        self._standardise()
+        if not self.joint:
+            network.autoencoder.requires_grad_(False)
+
+    def _standardise(self) -> None:
+        with torch.no_grad():
+            z = self.network.encode_st(self.reference.x_st)[0]
+            self.network.standardise(z, self.network.autoencoder.encode_sc(self.reference.x_sc_train)[0])
+
+    def _trained(self) -> dict[str, torch.nn.Parameter]:
+        """The parameters the loop trains: all of them, or all but the frozen autoencoder's."""
+        return {
+            name: p
+            for name, p in self.network.named_parameters()
+            if self.joint or not name.startswith("autoencoder.")
+        }
+
+    def _make_optimizer(self) -> torch.optim.AdamW:
+        parameters = self._trained().values()
+        groups = [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": self.config.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},  # biases and norms
+        ]
+        return torch.optim.AdamW(groups, lr=self.config.learning_rate)
+
+    # ---- the loop ---------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        for metrics in self.progress.history:
+            self.on_epoch(metrics)
+        while self.progress.epoch < self.config.epochs and not self._is_over():
+            metrics = self._run_epoch()
+            self.progress.history.append(metrics)
+            if self.checkpoints:
+                self._save()
+            self.on_epoch(metrics)
+
+    def _is_over(self) -> bool:
+        return self.progress.epoch - self.progress.best_epoch >= self.config.patience
+
+    def _run_epoch(self) -> dict[str, float]:
+        start = time.perf_counter()
+        self.network.train()
+        if self.joint:
+            self._standardise()
+        losses = [self._run_step(i) for i in range(self.config.steps_per_epoch)]
+        self.progress.epoch += 1
+        score = self._score()
+        if score > self.progress.best_score:
+            self.progress.best_score, self.progress.best_epoch = score, self.progress.epoch
+            self.best = self._copy(self.average)
+        totals = {key: sum(loss[key] for loss in losses) / len(losses) for key in losses[0]}
+        return {
+            "epoch": self.progress.epoch,
+            **totals,
+            "val_pcc": score,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "epoch_seconds": time.perf_counter() - start,
+        }
+
+    def _run_step(self, index: int) -> dict[str, float]:
+        config = self.config
+        step = self.progress.epoch * config.steps_per_epoch + index
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, config.epochs * config.steps_per_epoch, config)
+        diffusion = self._diffusion_loss()
+        loss = diffusion
+        if self.joint:
+            loss = loss + config.reconstruction_weight * self._autoencoder_loss()
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self._trained().values(), config.gradient_clip)
+        self._check(loss, norm)
+        self.optimizer.step()
+        with torch.no_grad():
+            for name, p in self._trained().items():
+                self.average[name].lerp_(p, 1 - config.ema_decay)
+        return {"train_loss": loss.item(), "diffusion_loss": diffusion.item(), "gradient_norm": norm.item()}
+
+    def _diffusion_loss(self) -> Tensor:
+        table = self.reference.training_table(self.network, self.generators["latent"], with_gradient=self.joint)
+        return self.network.diffusion_loss(table, self.reference.ridge_lambda, self.generators)
+
+    def _autoencoder_loss(self) -> Tensor:
+        return self.network.autoencoder_loss(
+            self.reference.x_st, self.reference.x_sc_train, self.generators["latent"]
+        )
+
+    def _check(self, loss: Tensor, gradient_norm: Tensor) -> None:
+        if not (torch.isfinite(loss) and torch.isfinite(gradient_norm)):
+            raise TrainingDiverged(
+                f"training diverged in epoch {self.progress.epoch + 1}: loss {loss.item()}, gradient norm "
+                f"{gradient_norm.item()}; lower train.learning_rate or train.gradient_clip"
+            )
+
+    def _score(self) -> float:
+        """Validation score of the averaged weights."""
+        current = {name: p.detach().clone() for name, p in self._trained().items()}
+        self._load(self.average)
+        self.network.eval()
+        score = self.validate()
+        self._load(current)
+        return score
+
+    # ---- state ------------------------------------------------------------------------------------------------------
+
+    def _copy(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor.clone() for name, tensor in weights.items()}
+
+    @torch.no_grad()
+    def _load(self, weights: dict[str, Tensor]) -> None:
+        for name, p in self._trained().items():
+            p.copy_(weights[name])
+
+    def _save(self) -> None:
+        assert self.checkpoints is not None
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        tensors |= {f"generator.{name}": g.get_state() for name, g in self.generators.items()}
+        tensors |= {"generator.global": torch.get_rng_state(), **optimizer_tensors(self.optimizer)}
+        progress = self.progress
+        state = {
+            "epoch": progress.epoch,
+            "best_epoch": progress.best_epoch,
+            "best_score": progress.best_score,
+            "history": progress.history,
+        }
+        self.checkpoints.save(progress.epoch, tensors, state)
+
+    def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        if not self.joint:
+            self.network.autoencoder.requires_grad_(False)
+        self.average, self.best = _part(tensors, "average"), _part(tensors, "best")
+        restore_optimizer(self.optimizer, tensors)
+        streams = _part(tensors, "generator")
+        torch.set_rng_state(streams.pop("global"))
+        for name, stream in streams.items():
+            self.generators[name].set_state(stream)
+        self.progress = Progress(**state)
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}

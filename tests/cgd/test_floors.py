@@ -1,0 +1,226 @@
+"""Floors against brute force, on degenerate inputs, and the fills of the published protocol."""
+
+import inspect
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+
+from cgd.data.protocol import VisiblePair
+from cgd.errors import DataError
+from cgd.metrics import (
+    FLOORS,
+    ceiling,
+    fit_ridge_lambda,
+    gene_metrics,
+    predict_floors,
+    ridge_leave_one_out,
+    ridge_predict,
+    visible_mean_fill,
+    zero_fill,
+)
+from cgd.metrics.floors import LAMBDA_GRID
+
+
+def visible_pair(n_train=20, n_query=6, n_spots=40, n_cells=30, seed=0):
+    """Genes that mix four programmes, the same in both modalities; returns the pair, the queries and their truth."""
+    rng = np.random.default_rng(seed)
+    genes = tuple(f"g{i}" for i in range(n_train + n_query))
+    loadings = rng.gamma(1.0, 1.0, (len(genes), 4))
+    x_st = loadings @ rng.gamma(1.0, 1.0, (4, n_spots)) + rng.normal(0, 0.3, (len(genes), n_spots))
+    x_sc = loadings @ rng.gamma(1.0, 1.0, (4, n_cells)) + rng.normal(0, 0.3, (len(genes), n_cells))
+    visible = VisiblePair(
+        name="toy",
+        train_genes=genes[:n_train],
+        x_st=x_st[:n_train].astype(np.float32),
+        genes=genes,
+        x_sc=x_sc.astype(np.float32),
+        coordinates=rng.random((n_spots, 2)).astype(np.float32),
+    )
+    return visible, genes[n_train:], x_st[n_train:]
+
+
+def replaced(visible, **arrays):
+    return VisiblePair(**{**visible.__dict__, **arrays})
+
+
+def test_floors_are_five_in_order_and_receive_nothing_that_could_hold_the_truth():
+    assert list(FLOORS) == ["random", "gene_mean", "mean_pattern", "knn", "kernel_ridge"]
+    for floor in FLOORS.values():
+        assert list(inspect.signature(floor).parameters) == ["visible", "genes", "seed"]
+
+
+def test_floors_rank_as_they_should_where_genes_share_programmes():
+    visible, genes, truth = visible_pair(n_train=40, n_spots=200, n_cells=100)
+    pcc = {name: gene_metrics(p, truth)["pcc"].mean() for name, p in predict_floors(visible, genes).items()}
+    assert abs(pcc["random"]) < 0.1
+    assert pcc["gene_mean"] == 0
+    assert pcc["kernel_ridge"] > 0.8
+    assert pcc["kernel_ridge"] > pcc["mean_pattern"] + 0.1
+
+
+def test_only_random_depends_on_the_seed_and_repeats_for_the_same_one():
+    visible, genes, _ = visible_pair()
+    first, again, other = (predict_floors(visible, genes, seed=seed) for seed in (0, 0, 1))
+    for name in FLOORS:
+        np.testing.assert_array_equal(first[name], again[name])
+        assert np.array_equal(first[name], other[name]) == (name != "random"), name
+
+
+def test_rows_follow_the_order_asked_for():
+    visible, genes, _ = visible_pair()
+    for name in ("gene_mean", "mean_pattern", "knn", "kernel_ridge"):
+        forward, backward = FLOORS[name](visible, genes, 0), FLOORS[name](visible, genes[::-1], 0)
+        np.testing.assert_allclose(forward, backward[::-1], rtol=1e-5)
+
+
+def test_random_takes_its_values_from_training_genes():
+    visible, genes, _ = visible_pair()
+    known = {tuple(row) for row in np.sort(visible.x_st, axis=1)}
+    assert all(tuple(row) in known for row in np.sort(FLOORS["random"](visible, genes, 0), axis=1))
+
+
+def test_gene_mean_recovers_a_linear_relation_and_does_not_extrapolate():
+    visible, _, _ = visible_pair(n_train=4, n_query=2, n_cells=3)
+    sc_means = np.array([1.0, 2.0, 3.0, 4.0, 2.5, 100.0])
+    x_sc = np.repeat(sc_means[:, None], 3, axis=1).astype(np.float32)
+    x_st = visible.x_st - visible.x_st.mean(axis=1, keepdims=True) + (5 + 2 * sc_means[:4, None])
+    predicted = FLOORS["gene_mean"](replaced(visible, x_sc=x_sc, x_st=x_st.astype(np.float32)), ("g4", "g5"), 0)
+    np.testing.assert_allclose(predicted, np.repeat([[10.0], [13.0]], 40, axis=1), rtol=1e-5)
+
+
+def test_mean_pattern_is_the_mean_z_score_for_every_gene():
+    visible, genes, _ = visible_pair()
+    x = visible.x_st.astype(np.float64)
+    pattern = ((x - x.mean(axis=1, keepdims=True)) / x.std(axis=1, keepdims=True)).mean(axis=0)
+    for row in FLOORS["mean_pattern"](visible, genes, 0):
+        assert np.corrcoef(row, pattern)[0, 1] == pytest.approx(1, abs=1e-6)
+        assert x.min() < row.mean() < x.max()
+
+
+def test_knn_equals_a_plain_loop_over_the_ten_most_correlated_genes():
+    visible, genes, _ = visible_pair()
+    x = visible.x_st.astype(np.float64)
+    z = (x - x.mean(axis=1, keepdims=True)) / x.std(axis=1, keepdims=True)
+    for gene, row in zip(genes, FLOORS["knn"](visible, genes, 0), strict=True):
+        query = visible.sc_rows([gene])[0]
+        r = np.array([np.corrcoef(query, train)[0, 1] for train in visible.sc_rows(visible.train_genes)])
+        nearest = np.argsort(-r)[:10]
+        pattern = (np.maximum(r[nearest], 0)[:, None] * z[nearest]).sum(axis=0)
+        assert np.corrcoef(row, pattern)[0, 1] == pytest.approx(1, abs=1e-6)
+
+
+def test_knn_of_a_gene_without_neighbours_is_the_mean_pattern():
+    visible, genes, _ = visible_pair()
+    x_sc = visible.x_sc.copy()
+    x_sc[-1] = 0.7
+    visible = replaced(visible, x_sc=x_sc)
+    np.testing.assert_allclose(
+        FLOORS["knn"](visible, genes, 0)[-1], FLOORS["mean_pattern"](visible, genes, 0)[-1], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("n_targets", [7, 60])
+def test_leave_one_out_equals_refitting_without_each_gene(n_targets):
+    rng = np.random.default_rng(5)
+    features = rng.normal(1, 2, (15, 9))
+    targets = features @ rng.normal(size=(9, n_targets)) + rng.normal(0, 3, (15, n_targets)) + 4
+
+    def refit(penalty):
+        held_out = []
+        for i in range(15):
+            rest = np.arange(15) != i
+            held_out.append(Ridge(alpha=penalty).fit(features[rest], targets[rest]).predict(features[i : i + 1])[0])
+        return np.array(held_out)
+
+    centred = features - features.mean(axis=0)
+    grid = LAMBDA_GRID * np.linalg.eigvalsh(centred @ centred.T)[-1]
+    brute = [np.square(targets - refit(penalty)).mean() for penalty in grid]
+    best = fit_ridge_lambda(features, targets)
+    assert best == pytest.approx(grid[np.argmin(brute)])
+    assert grid[0] < best < grid[-1]
+    np.testing.assert_allclose(ridge_leave_one_out(features, targets, best), refit(best), atol=1e-8)
+
+
+def test_ridge_prediction_equals_scikit_learn():
+    rng = np.random.default_rng(6)
+    features, targets, queries = rng.normal(2, 1, (12, 30)), rng.normal(size=(12, 5)), rng.normal(size=(4, 30))
+    expected = Ridge(alpha=3.0).fit(features, targets).predict(queries)
+    np.testing.assert_allclose(ridge_predict(features, targets, queries, 3.0), expected, atol=1e-9)
+
+
+def test_ridge_refuses_rows_that_do_not_match():
+    with pytest.raises(ValueError, match=r"\(3, 2\) and \(4, 2\)"):
+        fit_ridge_lambda(np.ones((3, 2)), np.ones((4, 2)))
+
+
+def degenerate_pairs():
+    visible, _, _ = visible_pair()
+    sparse = (np.random.default_rng(0).random(visible.x_sc.shape) < 0.02).astype(np.float32)
+    sparse_st = (np.random.default_rng(1).random(visible.x_st.shape) < 0.02).astype(np.float32)
+    yield "sparse", replaced(visible, x_sc=sparse, x_st=sparse_st)
+    yield "sc all zero", replaced(visible, x_sc=np.zeros_like(visible.x_sc))
+    yield "sc all one value", replaced(visible, x_sc=np.full_like(visible.x_sc, 0.1))
+    yield "st all zero", replaced(visible, x_st=np.zeros_like(visible.x_st))
+    yield "all genes alike in sc", replaced(visible, x_sc=np.repeat(visible.x_sc[:1], len(visible.genes), axis=0))
+    for n in (1, 2, 3):
+        yield f"{n} training genes", replaced(visible, train_genes=visible.train_genes[:n], x_st=visible.x_st[:n])
+
+
+@pytest.mark.parametrize("visible", [pytest.param(pair, id=name) for name, pair in degenerate_pairs()])
+def test_floors_are_finite_and_stay_in_range_on_degenerate_pairs(visible):
+    genes = visible.genes[-6:]
+    widest = 5 * (np.ptp(visible.x_st) + 1)
+    for name, prediction in predict_floors(visible, genes).items():
+        assert prediction.shape == (6, visible.x_st.shape[1]), name
+        assert prediction.dtype == np.float32, name
+        assert np.isfinite(prediction).all(), name
+        assert np.abs(prediction - visible.x_st.mean()).max() < widest, name
+
+
+def test_features_without_variation_predict_the_mean_training_gene():
+    visible, genes, _ = visible_pair()
+    visible = replaced(visible, x_sc=np.full_like(visible.x_sc, 0.1))
+    expected = np.repeat(visible.x_st.mean(axis=0)[None], len(genes), axis=0)
+    np.testing.assert_allclose(FLOORS["kernel_ridge"](visible, genes, 0), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("floor", FLOORS.values(), ids=FLOORS.keys())
+def test_floors_name_what_they_cannot_predict(floor):
+    visible, genes, _ = visible_pair()
+    with pytest.raises(DataError, match=r"1 of 7 genes to predict .* nosuch"):
+        floor(visible, [*genes, "nosuch"], 0)
+    empty = replaced(visible, train_genes=(), x_st=visible.x_st[:0])
+    with pytest.raises(DataError, match="no training gene"):
+        floor(empty, genes, 0)
+
+
+def test_ceiling_rises_with_the_latent_and_reproduces_what_training_genes_span():
+    visible, _, truth = visible_pair()
+    errors = [np.square(ceiling(visible, truth, k) - truth).mean() for k in (1, 2, 4, 12)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > 2 * errors[2]
+    spanned = visible.x_st[:3].mean(axis=0, keepdims=True)
+    np.testing.assert_allclose(ceiling(visible, spanned, 100), spanned, atol=1e-4)
+
+
+def test_ceiling_does_not_use_directions_in_which_training_genes_do_not_vary():
+    visible, _, truth = visible_pair()
+    alike = replaced(visible, x_st=np.repeat(visible.x_st[:1], len(visible.train_genes), axis=0))
+    np.testing.assert_allclose(ceiling(alike, truth, 10), np.repeat(alike.x_st[:1], len(truth), axis=0), atol=1e-5)
+    with pytest.raises(ValueError, match="found 0"):
+        ceiling(visible, truth, 0)
+
+
+def test_fills_change_hidden_entries_only():
+    truth = np.array([[2.0, 4.0, 0.0, 9.0], [5.0, 0.0, 0.0, 0.0]])
+    hidden = np.array([[False, False, False, True], [True, False, False, False]])
+    assert zero_fill(truth, hidden).tolist() == [[2, 4, 0, 0], [0, 0, 0, 0]]
+    assert visible_mean_fill(truth, hidden).tolist() == [[2, 4, 0, 3], [0, 0, 0, 0]]
+
+
+def test_fills_refuse_a_mask_of_another_shape_or_type():
+    with pytest.raises(ValueError, match=r"hidden \(2, 3\)"):
+        zero_fill(np.ones((2, 4)), np.ones((2, 3), dtype=bool))
+    with pytest.raises(ValueError, match="float64"):
+        visible_mean_fill(np.ones((2, 4)), np.ones((2, 4)))
