@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import itertools
 import math
-import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -13,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from scipy.optimize import isotonic_regression
 
 from ablations.tables import DatasetTable, Row
 
@@ -43,16 +42,19 @@ _SHORT |= {"zero_fill": "hidden = 0", "visible_mean_fill": "hidden = visible mea
 def draw(tables: Sequence[DatasetTable], kind: Literal["bars", "lines", "table"], axis_name: str) -> Figure:
     """One panel per data set. `bars` and `lines` have the levels from left to right, `table` from top to bottom."""
     with mpl.rc_context(_STYLE):
-        n_columns = min(3, max(1, len(tables)))
+        n_columns = 2 if len(tables) in (2, 4) else min(3, max(1, len(tables)))
         n_rows = max(1, math.ceil(len(tables) / n_columns))
         figure = Figure(figsize=(1.2 + 4.6 * n_columns, 3.7 * n_rows), layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
         for panel, table in zip(panels, tables, strict=False):
+            panel.set_title(f"{table.name} ({table.paper_name})" if table.paper_name else table.name)
             if kind == "table":
                 _forest(panel, table, axis_name)
             else:
                 _upright(panel, table, kind, axis_name)
+            if not panel.get_subplotspec().is_first_col():
+                panel.set_ylabel("")
         for panel in panels[len(tables) :]:
             panel.remove()
         figure.canvas.draw()
@@ -70,7 +72,7 @@ def to_svg(figure: Figure, inline: bool = False) -> str:
             metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
         )
     svg = stream.getvalue()
-    return re.sub(INK, "currentColor", svg[svg.index("<svg") :]) if inline else svg
+    return svg[svg.index("<svg") :].replace(INK, "currentColor") if inline else svg
 
 
 def _upright(panel: Any, table: DatasetTable, kind: str, axis_name: str) -> None:
@@ -87,26 +89,29 @@ def _upright(panel: Any, table: DatasetTable, kind: str, axis_name: str) -> None
     long = sum(len(row.title) for row in levels) > 32
     panel.set_xticks(x, [_tick(row) for row in levels], rotation=30 if long else 0, ha="right" if long else "center")
     panel.set_xlim(-0.6, len(levels) - 0.4)
-    panel.set(xlabel=axis_name, ylabel="mean PCC over genes", title=_title(table))
+    panel.set(xlabel=axis_name, ylabel="mean PCC over genes")
     _references(panel, table)
 
 
 def _forest(panel: Any, table: DatasetTable, axis_name: str) -> None:
     """A row per floor and level, as in the tables; each floor's line runs down through the levels."""
-    rows = [*table.references, *table.levels]
-    strongest = table.strongest_floor
+    floors = [row for row in table.references if row.kind == "floor"]
+    rows = [*floors, *table.levels]
     for y, row in enumerate(rows):
-        colour = (DEFAULT if row.is_default else LEVEL) if row.kind == "level" else _reference_style(row, strongest)[0]
+        colour, style = _reference_style(row, table.strongest_floor)
+        if row.kind == "level":
+            colour = DEFAULT if row.is_default else LEVEL
+        elif row.primary.is_known:
+            panel.plot([row.primary.mean] * 2, [y, len(rows) - 0.5], color=colour, linestyle=style, linewidth=0.9)
         panel.errorbar(
             [row.primary.mean], [y], xerr=_errors([row]), fmt="o", color=colour, ecolor=INK, capsize=2.5, zorder=4
         )
-        if row.kind != "level" and row.primary.is_known:
-            colour, style = _reference_style(row, strongest)
-            panel.plot([row.primary.mean] * 2, [y, len(rows) - 0.5], color=colour, linestyle=style, linewidth=0.9)
-    panel.axhline(len(table.references) - 0.5, color=INK, linewidth=0.5)
+    panel.axhline(len(floors) - 0.5, color=INK, linewidth=0.5)
     panel.set_yticks(range(len(rows)), [f"{_name_of(row)}   {_number(row.primary.mean)}" for row in rows])
     panel.set_ylim(len(rows) - 0.4, -0.6)
-    panel.set(ylabel=axis_name, xlabel="mean PCC over genes", title=_title(table))
+    panel.set(ylabel=axis_name, xlabel="mean PCC over genes")
+    ceiling = {"transform": panel.transAxes, "ha": "right", "va": "top", "fontsize": 7.5, "color": FLOOR}
+    panel.text(1.0, 1.0, _ceiling(table, "→"), **ceiling)
 
 
 def _name_of(row: Row) -> str:
@@ -114,13 +119,7 @@ def _name_of(row: Row) -> str:
 
 
 def _reference_style(row: Row, strongest: Row | None) -> tuple[str, str]:
-    if row.kind == "ceiling":
-        return FLOOR, ":"
     return (STRONGEST, "-") if strongest is not None and row.name == strongest.name else (FLOOR, "--")
-
-
-def _title(table: DatasetTable) -> str:
-    return f"{table.name} ({table.paper_name})" if table.paper_name else table.name
 
 
 def _tick(row: Row) -> str:
@@ -128,7 +127,7 @@ def _tick(row: Row) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "–"
+    return f"{value:.3f}".replace("-", "−") if math.isfinite(value) else "–"
 
 
 def _errors(levels: Sequence[Row]) -> np.ndarray:
@@ -139,38 +138,49 @@ def _errors(levels: Sequence[Row]) -> np.ndarray:
 
 
 def _references(panel: Any, table: DatasetTable) -> None:
-    """A line per floor and the ceiling, named at its right end; the strongest floor stands out."""
-    rows = [row for row in table.references if row.primary.is_known]
-    values = [row.primary.mean for row in rows]
+    """A line per floor, named at its right end; the strongest stands out."""
+    floors = [row for row in table.references if row.kind == "floor" and row.primary.is_known]
+    values = [row.primary.mean for row in floors]
     low, high = min([panel.get_ylim()[0], *values]), max([panel.get_ylim()[1], *values])
     pad = 0.04 * (high - low or 1.0)
     panel.set_ylim(low - pad, high + pad)
-    places = spread([(value - low + pad) / (high - low + 2 * pad) for value in values], gap=0.062)
-    for row, value, place in zip(rows, values, places, strict=True):
+    wanted = [(value - low + pad) / (high - low + 2 * pad) for value in values]
+    *places, top = spread([*wanted, 1.0], gap=0.062)
+    for row, value, place in zip(floors, values, places, strict=True):
         colour, style = _reference_style(row, table.strongest_floor)
         panel.axhline(value, color=colour, linestyle=style, linewidth=1, zorder=1)
-        panel.annotate(
-            _name_of(row),
-            xy=(1.0, value),
-            xycoords=panel.get_yaxis_transform(),
-            xytext=(1.05, place),
-            textcoords="axes fraction",
-            va="center",
-            fontsize=7.5,
-            color=colour,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0},
-            annotation_clip=False,
-        )
+        _label(panel, _name_of(row), value, place, colour)
+    panel.text(1.05, top, _ceiling(table, "↑"), transform=panel.transAxes, va="center", fontsize=7.5, color=FLOOR)
+
+
+def _label(panel: Any, text: str, value: float, place: float, colour: str) -> None:
+    """`text` right of the panel at height `place` (0..1), with a leader from the line at `value`."""
+    leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
+    panel.annotate(
+        text,
+        xy=(1.0, value),
+        xycoords=panel.get_yaxis_transform(),
+        xytext=(1.05, place),
+        textcoords="axes fraction",
+        va="center",
+        fontsize=7.5,
+        color=colour,
+        arrowprops=leader,
+        annotation_clip=False,
+    )
+
+
+def _ceiling(table: DatasetTable, arrow: str) -> str:
+    """The ceiling in words: drawn to scale, it would squeeze the differences that the figure is about."""
+    known = [row for row in table.references if row.kind == "ceiling" and row.primary.is_known]
+    return f"ceiling {_number(known[0].primary.mean)} {arrow}" if known else ""
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:
-    """Positions at least `gap` apart, in the order of `places` and near them, inside 0..1 as far as they fit."""
+    """Positions at least `gap` apart, in the order of `places` and as near to them as possible (least squares)."""
     order = np.argsort(places, kind="stable")
-    moved = np.array(places, dtype=float)
-    for before, after in itertools.pairwise(order):
-        moved[after] = max(moved[after], moved[before] + gap)
-    ceiling = 1.0
-    for index in order[::-1]:
-        moved[index] = min(moved[index], ceiling)
-        ceiling = moved[index] - gap
+    steps = gap * np.arange(len(places))
+    moved = np.empty(len(places))
+    if len(places):
+        moved[order] = isotonic_regression(np.asarray(places, dtype=float)[order] - steps).x + steps
     return [float(value) for value in moved]

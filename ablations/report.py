@@ -16,13 +16,12 @@ from markupsafe import Markup
 
 from ablations.figure import draw, to_svg
 from ablations.results import HIDDEN_METRICS, METRICS, StudyResults
-from ablations.stats import N_RESAMPLES, Estimate
+from ablations.stats import FEW_GENES, N_RESAMPLES, Estimate
 from ablations.tables import PRIMARY, DatasetTable, Row, build_tables
 from ablations.verdict import PERCENT, signed, troubles, verdict
 from cgd.errors import CGDError
 
 METRIC_NAMES = {"pcc": "PCC ↑", "ssim": "SSIM ↑", "rmse": "RMSE ↓", "js": "JS ↓", "spearman": "Spearman ↑"}
-STAMP = "Published protocol: all zeros and 70 % of the non-zeros of the test genes are copied from the truth."
 _COLUMNS = ["study", "protocol", "dataset", "paper_name", "kind", "name", "is_default", "quantity"]
 _COLUMNS += ["value", "low", "high", "n_genes", "n_unscored"]
 
@@ -85,7 +84,7 @@ def render(results: StudyResults, tables: list[DatasetTable], svg: str) -> str:
         study=results.study,
         tables=[(table, verdict(results, table)) for table in tables],
         troubles=troubles(tables),
-        stamp=STAMP if results.protocol == "published" else "",
+        stamp=stamp(results),
         copied=[(table.name, table.copied_share) for table in tables],
         svg=Markup(svg),
         metrics=METRICS,
@@ -97,7 +96,18 @@ def render(results: StudyResults, tables: list[DatasetTable], svg: str) -> str:
         trials=results.trials.astype(object).where(results.trials.notna(), None).to_dict("records"),
         confidence=PERCENT,
         n_resamples=N_RESAMPLES,
+        few_genes=FEW_GENES,
     )
+
+
+def stamp(results: StudyResults) -> str:
+    """What every table of the published protocol must say; empty under any other."""
+    if results.protocol != "published":
+        return ""
+    shown = 1 - results.config["evaluation.hidden_fraction"]
+    return (
+        f"Published protocol: all zeros and {shown:.0%} of the non-zeros of the test genes are copied from the truth."
+    ).replace("%", " %")
 
 
 def _paper_names(results: StudyResults) -> list[str]:
@@ -131,6 +141,8 @@ def _lines(results: StudyResults, table: DatasetTable, row: Row) -> Iterator[dic
     for quantity, found in estimates.items():
         numbers = {"value": found.mean, "low": found.low, "high": found.high}
         yield known | {"quantity": quantity} | numbers | {"n_genes": found.n_genes, "n_unscored": found.n_unscored}
+    for seed, value in row.by_seed.items():
+        yield known | {"quantity": f"{PRIMARY}_minus_default_seed_{seed}", "value": value}
     if row.trials:
         counts = {f"trials_{name}": count for name, count in vars(row.trials).items()}
         costs = {"wall_seconds": row.wall_seconds, "peak_memory_mb": row.peak_memory_mb}
@@ -144,7 +156,7 @@ def summary_text(results: StudyResults) -> str:
     """The tables in plain text, for a terminal."""
     tables = build_tables(results)
     lines = [f"{results.study.title} ({results.study.name}): {results.study.question}"]
-    lines += [STAMP] * (results.protocol == "published") + troubles(tables)
+    lines += [line for line in (stamp(results), *troubles(tables)) if line]
     for table in tables:
         width = max(len(_row_name(row)) for row in table.rows)
         lines += ["", f"{table.name}: {verdict(results, table)}"]
@@ -166,7 +178,7 @@ def _row_text(row: Row) -> str:
 def _number(value: float | None, digits: int = 3) -> str:
     if value is None or not math.isfinite(value):
         return "–"
-    return f"{value:,.{digits}f}".replace("-", "−").replace(",", " ")
+    return f"{value:,.{digits}f}".replace("-", "−").replace(",", "\u202f")
 
 
 def _interval(found: Estimate) -> str:

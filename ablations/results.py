@@ -42,6 +42,8 @@ class StudyResults:
     trials
         One row per trial: what it is, its `status` (FINISHED, FAILED or anything else for not finished), its error,
         wall_seconds, peak_memory_mb, n_parameters and n_scored (NaN where not recorded).
+    floor_runs
+        run_id, dataset and fold of the runs that hold the floors.
     """
 
     run_id: str
@@ -77,9 +79,9 @@ def load_results(tracking_uri: str, parent_run_id: str) -> StudyResults:
     header = _header(content, parent_run_id)
     columns = METRICS + (PUBLISHED_COLUMNS if header["protocol"] == "published" else ())
     trials, per_gene = _read_trials(store, content["trials"], columns)
-    known = header["study"].labels
-    for level in sorted(set(trials["level"]) - set(known)):
-        raise TrackingError(f"run {parent_run_id}: a trial has level '{level}', unknown to it; {closest(level, known)}")
+    for key, known in (("level", header["study"].labels), ("dataset", header["datasets"])):
+        for name in sorted(set(trials[key]) - set(known)):
+            raise TrackingError(f"run {parent_run_id}: a trial has an unknown {key} '{name}'; {closest(name, known)}")
     floors = _read_floors(store, content["floors"], columns)
     return StudyResults(
         **header, run_id=parent_run_id, per_gene=per_gene, floors=floors, trials=trials, floor_runs=content["floors"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pandas as pd
 
 from ablations.results import StudyResults
-from ablations.stats import Estimate, paired_difference, summarise
+from ablations.stats import Estimate, difference_by_seed, paired_difference, summarise
 from ablations.study import Combination, Paper
 
 PRIMARY = "pcc"
@@ -50,6 +50,8 @@ class Row:
         Metric -> mean and interval over genes.
     differences
         Metric -> level minus default, paired; empty for floors and the default.
+    by_seed
+        Seed -> mean paired PCC difference to the default.
     paper
         What the paper states for this level and data set, else None.
     trials, wall_seconds, peak_memory_mb
@@ -61,6 +63,7 @@ class Row:
     title: str
     estimates: Mapping[str, Estimate]
     differences: Mapping[str, Estimate]
+    by_seed: Mapping[int, float] = field(default_factory=dict)
     is_default: bool = False
     paper: float | None = None
     trials: TrialCounts | None = None
@@ -70,6 +73,12 @@ class Row:
     @property
     def primary(self) -> Estimate:
         return self.estimates[PRIMARY]
+
+    @property
+    def n_agreeing(self) -> int:
+        """Seeds whose own difference has the sign of the mean difference."""
+        mean = self.differences[PRIMARY].mean
+        return sum(value * mean > 0 for value in self.by_seed.values())
 
 
 @dataclass(frozen=True)
@@ -180,6 +189,7 @@ def _level_row(
         title=level.label,
         estimates=summarise(own, scores, **bootstrap),
         differences={} if level.is_default else paired_difference(own, default, scores, **bootstrap),
+        by_seed={} if level.is_default else difference_by_seed(own, default, PRIMARY),
         is_default=level.is_default,
         paper=_paper_value(results.study.paper, level.label, results.datasets[dataset].get("paper_name")),
         trials=_counts(trials, n_expected=len(results.trials[["seed", "fold"]].drop_duplicates())),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from ablations.results import StudyResults
-from ablations.stats import CONFIDENCE, Estimate
+from ablations.stats import CONFIDENCE, FEW_GENES, Estimate
 from ablations.tables import PRIMARY, DatasetTable, Row
-
 
 PERCENT = f"{100 * CONFIDENCE:.0f} %"
 
@@ -39,33 +38,55 @@ def verdict(results: StudyResults, table: DatasetTable) -> str:
         )
     sentences = [_versus_default(best, default, table.levels)]
     if results.protocol == "published" and not best.is_default:
-        sentences.append(f"On the hidden entries alone it is {_gap(best.differences[f'hidden_{PRIMARY}'], 'it')}.")
+        sentences.append(
+            f"On the hidden entries alone it is {_gap(best.differences[f'hidden_{PRIMARY}'], 'the default')}."
+        )
     if table.strongest_floor and table.over_floor and table.over_floor.is_known:
         floor = f"the strongest floor, {table.strongest_floor.title} at {table.strongest_floor.primary.mean:.3f}"
-        sentences.append(f"The best level is {_gap(table.over_floor, floor)}.")
-    return " ".join(sentences)
+        sentences.append(f"{best.title} is {_gap(table.over_floor, floor)}.")
+    return " ".join([*sentences, *_unequal_trials(best, table.levels)])
 
 
 def _versus_default(best: Row, default: Row, levels: list[Row]) -> str:
     if not best.is_default:
-        gap = _gap(best.differences[PRIMARY], f"the default, {default.title}")
-        return f"{best.title} has the best PCC, {best.primary.mean:.3f}: {gap}."
+        gap = _gap(best.differences[PRIMARY], f"the default, {default.title}", _seeds(best))
+        return f"{best.title} is best with a mean PCC of {best.primary.mean:.3f}, {gap}."
     others = [row for row in levels if not row.is_default and row.differences[PRIMARY].is_known]
-    opening = f"The default, {default.title}, has the best PCC, {default.primary.mean:.3f}."
+    opening = f"The default, {default.title}, is best with a mean PCC of {default.primary.mean:.3f}"
     if not others:
-        return f"{opening} No other level has a result."
+        return f"{opening}; no other level has a result."
     closest = max(others, key=lambda row: row.differences[PRIMARY].mean)
-    return f"{opening} The closest level, {closest.title}, is {_gap(closest.differences[PRIMARY], 'it')}."
+    gap = _gap(closest.differences[PRIMARY], "it", _seeds(closest))
+    return f"{opening}; the closest level, {closest.title}, is {gap}."
 
 
-def _gap(difference: Estimate, reference: str) -> str:
-    """`0.021 above X (95 % interval +0.010 to +0.032: excludes zero)`."""
+def _unequal_trials(best: Row, levels: list[Row]) -> list[str]:
+    """Why the level with the highest mean is not called the best, where it is not."""
+    top = max((row for row in levels if row.primary.is_known), key=lambda row: row.primary.mean)
+    if top.primary.mean <= best.primary.mean:
+        return []
+    return [
+        f"{top.title} has a higher mean, {top.primary.mean:.3f}, but from other trials; on the seeds and genes it "
+        f"shares with the default it does not do better than {best.title}."
+    ]
+
+
+def _seeds(row: Row) -> str:
+    if len(row.by_seed) == 1:
+        return "; one seed only"
+    return f"; the same sign in {row.n_agreeing} of {len(row.by_seed)} seeds"
+
+
+def _gap(difference: Estimate, reference: str, seeds: str = "") -> str:
+    """`0.021 above X (95 % interval +0.010 to +0.032: excludes zero; ...)`."""
     text = f"{abs(difference.mean):.3f} {'above' if difference.mean >= 0 else 'below'} {reference}"
     if difference.n_genes < 2:
-        return f"{text} (too few genes for an interval)"
+        return f"{text} (too few genes for an interval{seeds})"
     meaning = "excludes zero" if difference.excludes_zero else "includes zero, so no difference is shown"
+    if difference.n_genes < FEW_GENES:
+        meaning += f"; only {difference.n_genes} genes, so it is likely too narrow"
     bounds = f"{signed(difference.low)} to {signed(difference.high)}"
-    return f"{text} ({PERCENT} interval {bounds}: {meaning})"
+    return f"{text} ({PERCENT} interval {bounds}: {meaning}{seeds})"
 
 
 def signed(value: float) -> str:

@@ -262,8 +262,16 @@ class Config(_Section):
         `runtime` is left out: where a trial runs is not what it computes.
         """
         values = self.model_dump(mode="json", exclude={"runtime"})
-        payload = json.dumps([values, *parts], sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(payload.encode()).hexdigest()[:16]
+        return _digest([values, *parts])
+
+    def fingerprint_of(self, section: str) -> str:
+        """16 hex digits naming one section, e.g. `data`: trials that agree in it share what follows from it alone."""
+        return _digest(getattr(self, section).model_dump(mode="json"))
+
+
+def _digest(values: object) -> str:
+    payload = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(payload.encode()).hexdigest()[:16]
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

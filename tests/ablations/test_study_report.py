@@ -1,0 +1,294 @@
+import dataclasses
+import math
+import os
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ablations import report
+from ablations.figure import draw, spread, to_svg
+from ablations.report import summary_text, tidy, write_report
+from ablations.results import METRICS
+from ablations.study import load_study
+from ablations.tables import build_tables
+from ablations.verdict import troubles, verdict
+from cgd.errors import CGDError
+
+VOID = {"meta", "link", "br", "img", "hr"}
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and collects table rows, scripts and anything fetched from elsewhere."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.rows: list[list[str]] = []
+        self.foreign: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        for name, value in attrs:
+            if tag in ("script", "link", "iframe", "img") or (name in ("src", "href") and not value.startswith("#")):
+                self.foreign.append(f"{tag} {name}={value}")
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if {"td", "th"} & set(self.open[-3:]):
+            self.rows[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def page(heldout, tmp_path_factory):
+    files = write_report(heldout, tmp_path_factory.mktemp("report"))
+    return Page(files.html.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def published_page(published, tmp_path_factory):
+    files = write_report(published, tmp_path_factory.mktemp("report"))
+    return Page(files.html.read_text(encoding="utf-8"))
+
+
+def only(results, keep):
+    """`results` with the trials for which `keep(trials)` is true finished, the others never started."""
+    trials, genes = results.trials.copy(), results.per_gene
+    trials.loc[~keep(trials), "status"] = None
+    return dataclasses.replace(results, trials=trials, per_gene=genes[keep(genes)])
+
+
+def lift(results, level, seed, by):
+    """`results` with `by` added to every metric of a level, for one seed or (None) for all."""
+    genes = results.per_gene.copy()
+    rows = (genes["level"] == level) & ((genes["seed"] == seed) if seed is not None else True)
+    genes.loc[rows, list(METRICS)] += by
+    return dataclasses.replace(results, per_gene=genes)
+
+
+def test_page_is_well_formed_and_fetches_nothing(page):
+    assert page.open == []
+    assert page.foreign == []
+
+
+def test_floors_stand_above_the_levels_in_every_table(page):
+    names = [row[0].split(" default")[0] for row in page.rows]
+    block = [
+        "random", "gene mean", "mean pattern of the training genes", "k nearest genes", "kernel ridge",
+        "ceiling: the truth through the latent", "frozen", "joint",
+    ]  # fmt: skip
+    starts = [i for i, name in enumerate(names) if name == "random"]
+    assert len(starts) == 2
+    assert all(names[i : i + 8] == block for i in starts)
+
+
+def test_rows_carry_means_intervals_differences_and_counts(page, heldout):
+    row = next(row for row in page.rows if row[0] == "joint")
+    genes = heldout.per_gene.query("dataset == 'tissue_a' and level == 'joint'")
+    assert row[1].startswith(f"{genes['pcc'].mean():.3f}[0.")
+    assert row[6].startswith("−0.050[−0.05")
+    assert row[6].endswith("2 of 2 seeds")
+    assert row[7:] == ["0.840", "11of 12", "2 ok", "10.5", "512"]
+
+
+def test_papers_value_stands_only_beside_its_own_data_set(page):
+    joint = [row for row in page.rows if row[0] == "joint"]
+    assert [len(row) for row in joint[:2]] == [12, 11]
+    assert any("published" in cell for row in page.rows for cell in row)
+
+
+def test_failed_trials_are_told_first_and_their_error_is_escaped(page):
+    verdict_at = page.text.index("Verdict")
+    assert page.text[verdict_at:].split("\n", 2)[1] == "Of 8 trials 1 failed: everything below rests on the others."
+    assert "boom <script>alert('x')</script> & $\\frac{1}{0}$" in page.text
+    assert "1 ok1 failed" in [row[-3] for row in page.rows if row[0] == "joint"]
+
+
+def test_page_names_what_was_fixed_and_where_it_came_from(page, heldout):
+    cells = {row[0]: row[-1] for row in page.rows}
+    assert cells["ar.decay"] == "0.8"
+    assert "model.decoder" not in cells
+    assert cells["tissue_a, sha256"] == "ab12" * 16
+    assert cells["torch"] == "2.13.0"
+    assert heldout.run_id in page.text
+    assert all(run_id in page.text for run_id in heldout.trials["run_id"])
+
+
+def test_heldout_page_has_no_stamp(page, heldout):
+    assert "copied from the truth" not in page.text
+    assert "copied from the truth" not in summary_text(heldout)
+
+
+def test_published_page_is_stamped_and_shows_the_hidden_entries(published_page, published):
+    text = " ".join(published_page.text.split())
+    assert "all zeros and 70 % of the non-zeros of the test genes are copied from the truth" in text
+    assert "tissue_a 87.0 %; tissue_b 87.0 %." in text
+    names = [row[0] for row in published_page.rows]
+    assert names.count("hidden entries set to the gene's visible mean") == 2
+    row = next(row for row in published_page.rows if row[0] == "joint")
+    assert float(row[7][:5]) == pytest.approx(float(row[1][:5]) / 10, abs=0.001)
+    assert row[12].startswith("−0.005")
+    assert "copied from the truth" in summary_text(published)
+
+
+def test_the_two_protocols_never_share_a_file(heldout, published, tmp_path):
+    first, second = write_report(heldout, tmp_path), write_report(published, tmp_path)
+    assert len({*dataclasses.astuple(first), *dataclasses.astuple(second)}) == 6
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_the_csv_holds_what_the_page_shows(heldout, tmp_path):
+    table = pd.read_csv(write_report(heldout, tmp_path).csv)
+    known = table.set_index(["dataset", "name", "quantity"])["value"].to_dict()
+    assert known["tissue_a", "joint", "pcc_minus_default"] == pytest.approx(-0.05, abs=0.002)
+    assert known["tissue_a", "kernel_ridge", "ssim"] == pytest.approx(0.19, abs=0.01)
+    assert known["tissue_b", "joint", "trials_failed"] == 1
+    assert known["tissue_a", "joint", "wall_seconds"] == 10.5
+    paper = table[table["kind"] == "paper"].set_index(["name", "paper_name"])
+    assert paper.loc[("joint", "MVC"), "value"] == 0.840
+    assert set(paper["protocol"]) == {"published"}
+    assert not table.duplicated(["dataset", "paper_name", "kind", "name", "quantity"]).any()
+
+
+def test_a_failed_write_leaves_the_old_report_and_no_litter(heldout, tmp_path, monkeypatch):
+    files = write_report(heldout, tmp_path)
+    before = files.html.read_bytes()
+
+    def refuse(source, target):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(CGDError, match=r"cannot write the report .*disk full"):
+        write_report(heldout, tmp_path)
+    assert files.html.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_report_is_reproducible(heldout, tmp_path):
+    first, second = write_report(heldout, tmp_path / "a"), write_report(heldout, tmp_path / "b")
+    for one, other in zip(dataclasses.astuple(first), dataclasses.astuple(second), strict=True):
+        assert Path(one).read_bytes() == Path(other).read_bytes()
+
+
+def test_summary_lists_the_same_rows_in_plain_text(heldout):
+    lines = summary_text(heldout).splitlines()
+    assert "Of 8 trials 1 failed" in lines[1]
+    ridge = next(line for line in lines if line.strip().startswith("kernel ridge"))
+    assert ridge.split()[2] == "0.205"
+    assert sum(line.strip().startswith("frozen (default)") for line in lines) == 2
+
+
+def test_verdict_when_the_default_is_best(heldout):
+    text = verdict(heldout, build_tables(heldout)[0])
+    assert text.startswith(
+        "The default, frozen, is best with a mean PCC of 0.305; the closest level, joint, is 0.050 below"
+    )
+    assert "excludes zero; only 11 genes, so it is likely too narrow; the same sign in 2 of 2 seeds" in text
+    assert "frozen is 0.100 above the strongest floor, kernel ridge at 0.205" in text
+
+
+def test_verdict_when_another_level_is_best(heldout):
+    text = verdict(heldout, build_tables(lift(heldout, "joint", None, 0.1))[0])
+    assert text.startswith("joint is best with a mean PCC of 0.355, 0.050 above the default, frozen")
+
+
+def test_verdict_claims_no_difference_where_the_interval_includes_zero(heldout):
+    genes = heldout.per_gene.copy()
+    joint = genes["level"] == "joint"
+    genes.loc[joint, "pcc"] += 0.05 + 0.1 * np.where(np.arange(joint.sum()) % 2, 1, -1)
+    text = verdict(heldout, build_tables(dataclasses.replace(heldout, per_gene=genes))[0])
+    assert "includes zero, so no difference is shown" in text
+
+
+def test_a_level_is_not_best_because_its_bad_seed_failed(heldout):
+    """Seed 0 is easy for both levels; joint has nothing else, so its mean is higher although it is behind."""
+    easy = lift(lift(heldout, "joint", 0, 0.2), "frozen", 0, 0.2)
+    results = only(easy, lambda t: (t["level"] == "frozen") | (t["seed"] == 0))
+    table = build_tables(results)[0]
+    frozen, joint = table.levels
+    assert joint.primary.mean > frozen.primary.mean
+    assert table.best is frozen
+    assert "joint has a higher mean" in verdict(results, table)
+
+
+def test_verdict_without_the_default_compares_nothing(heldout):
+    results = only(heldout, lambda t: t["level"] == "joint")
+    assert "no level can be compared" in verdict(results, build_tables(results)[0])
+
+
+def test_a_study_without_a_finished_trial_still_reports(heldout, tmp_path):
+    results = only(heldout, lambda t: t["seed"] < 0)
+    tables = build_tables(results)
+    assert "no answer" in verdict(results, tables[0])
+    assert troubles(tables)[0].startswith("Of 8 trials 8 did not finish")
+    assert "kernel ridge" in Page(write_report(results, tmp_path).html.read_text(encoding="utf-8")).text
+
+
+def test_trials_that_were_never_listed_are_missing(heldout):
+    listed = heldout.trials[~((heldout.trials["dataset"] == "tissue_a") & (heldout.trials["level"] == "joint"))]
+    row = build_tables(dataclasses.replace(heldout, trials=listed))[0].levels[1]
+    assert (row.trials.ok, row.trials.failed, row.trials.missing) == (0, 0, 2)
+
+
+def test_a_missing_floor_is_said(heldout, tmp_path):
+    results = dataclasses.replace(heldout, floors=heldout.floors[heldout.floors["method"] != "kernel_ridge"])
+    assert troubles(build_tables(results))[1] == "tissue_a: the tracking store has no record of kernel ridge."
+    assert build_tables(results)[0].strongest_floor.name == "knn"
+
+
+@pytest.mark.parametrize("kind", ["bars", "lines", "table"])
+def test_figure_of_each_kind_has_a_panel_per_data_set_and_names_its_rows(heldout, kind):
+    hostile = {"tissue_a": heldout.datasets["tissue_a"], "tissue_b": {"paper_name": "<b>&$x_$"}}
+    figure = draw(build_tables(dataclasses.replace(heldout, datasets=hostile)), kind, "Decoder $training")
+    inline = to_svg(figure, inline=True)
+    root = ElementTree.fromstring(inline)
+    words = " ".join("".join(node.itertext()) for node in root.iter() if node.tag.endswith("text"))
+    assert len(figure.axes) == 2
+    for expected in ("tissue_a (MVC)", "tissue_b (<b>&$x_$)", "Decoder $training", "frozen", "joint", "kernel ridge"):
+        assert expected in words
+    assert "currentColor" in inline
+    assert "metadata" not in inline
+
+
+def test_figure_draws_means_and_intervals(heldout):
+    table = build_tables(heldout)[0]
+    (panel,) = draw([table], "bars", "Decoder").axes
+    heights = [bar.get_height() for bar in panel.patches]
+    assert heights == pytest.approx([row.primary.mean for row in table.levels])
+    ends = [segment[:, 1] for segment in panel.collections[0].get_segments()]
+    assert np.ravel(ends) == pytest.approx([v for row in table.levels for v in (row.primary.low, row.primary.high)])
+
+
+def test_labels_are_spread_without_changing_their_order():
+    moved = spread([0.5, 0.1, 0.5, 0.9], gap=0.1)
+    assert moved == pytest.approx([0.45, 0.1, 0.55, 0.9])
+    assert spread([], 0.1) == []
+
+
+def test_numbers_have_a_true_minus_and_a_dash_for_nothing():
+    assert report._number(-0.1234) == "−0.123"
+    assert report._number(math.nan) == report._number(None) == "–"
+    assert report._number(12345, 0) == "12\u202f345"
+
+
+def test_tidy_marks_the_default(heldout):
+    frame = tidy(heldout, build_tables(heldout))
+    assert set(frame.loc[frame["is_default"] == True, "name"]) == {load_study("decoder_training").default_label}  # noqa: E712

@@ -1,0 +1,129 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from ablations.results import METRICS, PUBLISHED_COLUMNS, load_results
+from cgd.errors import TrackingError
+
+
+def test_everything_comes_back_from_the_store(heldout, store):
+    assert heldout.run_id == store.heldout
+    assert heldout.study.name == "decoder_training"
+    assert heldout.protocol == "heldout_genes"
+    assert list(heldout.datasets) == ["tissue_a", "tissue_b"]
+    assert heldout.config["ar.decay"] == 0.8
+    assert heldout.versions["torch"] == "2.13.0"
+    assert [run["dataset"] for run in heldout.floor_runs] == ["tissue_a", "tissue_b"]
+
+
+def test_per_gene_table_is_long_and_holds_finished_trials_only(heldout):
+    table = heldout.per_gene
+    assert list(table) == ["dataset", "level", "seed", "fold", "gene", *METRICS]
+    assert len(table) == 7 * 12
+    assert table.groupby(["dataset", "level"])["seed"].nunique().to_dict() == {
+        ("tissue_a", "frozen"): 2, ("tissue_a", "joint"): 2, ("tissue_b", "frozen"): 2, ("tissue_b", "joint"): 1,
+    }  # fmt: skip
+
+
+def test_an_unscorable_gene_is_nan(heldout):
+    unscored = heldout.per_gene[heldout.per_gene["pcc"].isna()]
+    assert set(unscored["gene"]) == {"Gene0"}
+    assert len(unscored) == 7
+
+
+def test_trials_carry_status_error_and_costs(heldout):
+    trials = heldout.trials.set_index(["dataset", "level", "seed"])
+    assert len(trials) == 8
+    failed = trials.loc[("tissue_b", "joint", 1)]
+    assert failed["status"] == "FAILED"
+    assert failed["error"].startswith("boom")
+    assert trials.loc[("tissue_a", "frozen", 1), "wall_seconds"] == 11.0
+    assert trials.loc[("tissue_a", "frozen", 1), "peak_memory_mb"] == 512.0
+
+
+def test_floors_have_no_level_and_no_seed(heldout):
+    assert list(heldout.floors) == ["dataset", "fold", "method", "gene", *METRICS]
+    assert set(heldout.floors["method"]) == {"random", "gene_mean", "mean_pattern", "knn", "kernel_ridge", "ceiling"}
+
+
+def test_published_protocol_adds_the_hidden_entries(published):
+    assert set(PUBLISHED_COLUMNS) <= set(published.per_gene)
+    assert {"zero_fill", "visible_mean_fill"} <= set(published.floors["method"])
+    assert published.per_gene["copied_share"].eq(0.87).all()
+
+
+def test_a_missing_store_is_an_error_and_is_not_created(tmp_path):
+    with pytest.raises(TrackingError, match="no tracking store at"):
+        load_results(f"sqlite:///{tmp_path}/none.db", "abc")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_run_is_named(store):
+    with pytest.raises(TrackingError, match="cannot read run nosuchrun"):
+        load_results(store.uri, "nosuchrun")
+
+
+def test_a_trial_is_not_a_study(store):
+    with pytest.raises(TrackingError, match=r"is not a study \(cgd.kind is 'trial'\)"):
+        load_results(store.uri, store.trial)
+
+
+@pytest.fixture
+def rewrite(store, tmp_path):
+    """A new parent run whose study.json is the real one after `change`."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(store.uri)
+    experiment = client.get_run(store.heldout).info.experiment_id
+
+    def build(change):
+        content = json.loads(Path(client.download_artifacts(store.heldout, "study.json", str(tmp_path))).read_text())
+        content = change(content) or content
+        run_id = client.create_run(experiment, tags={"cgd.kind": "study"}).info.run_id
+        client.log_dict(run_id, content, "study.json")
+        return lambda: load_results(store.uri, run_id)
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("floors") and None, "study.json lacks floors"),
+        (lambda c: ["not", "a", "study"], "study.json lacks study, protocol"),
+        (lambda c: c["study"].update(levels=[]), "at least two 'levels'"),
+        (lambda c: c["trials"][0].update(run_id="gone"), "cannot read run gone"),
+        (lambda c: c["trials"][0].update(level="frosen"), "unknown level 'frosen'; did you mean 'frozen'"),
+        (lambda c: c["trials"][0].update(dataset="tissue"), "unknown dataset 'tissue'"),
+        (lambda c: c["trials"][0].update(run_id=c["floors"][0]["run_id"]), "lists gene 'Gene0' twice"),
+        (lambda c: c["floors"][0].update(run_id=c["trials"][0]["run_id"]), "not the expected table.*method"),
+        (lambda c: c.update(protocol="published"), "not the expected table.*hidden_pcc"),
+        (lambda c: c["floors"].append({"run_id": c["trials"][-1]["run_id"], "dataset": "tissue_a", "fold": 1}),
+         "no readable artifact 'per_gene.json'"),
+    ],
+)  # fmt: skip
+def test_a_store_that_does_not_fit_is_refused(rewrite, change, message):
+    with pytest.raises(TrackingError, match=message):
+        rewrite(change)()
+
+
+def test_a_parent_without_its_artifact_is_refused(store):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(store.uri)
+    experiment = client.get_run(store.heldout).info.experiment_id
+    run_id = client.create_run(experiment, tags={"cgd.kind": "study"}).info.run_id
+    with pytest.raises(TrackingError, match=r"no readable artifact 'study\.json'"):
+        load_results(store.uri, run_id)
+
+
+def test_the_run_is_believed_where_the_study_list_is_older(rewrite):
+    found = rewrite(lambda c: c["trials"][0].update(status="RUNNING"))()
+    assert found.trials.loc[0, "status"] == "FINISHED"
+
+
+def test_a_trial_that_never_started_is_kept_without_a_run(rewrite):
+    found = rewrite(lambda c: c["trials"][0].update(run_id=None, status=None))()
+    assert found.trials.loc[0, "status"] is None
+    assert len(found.per_gene) == 6 * 12

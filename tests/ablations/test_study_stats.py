@@ -1,0 +1,112 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ablations import stats
+from ablations.stats import bootstrap_means, difference_by_seed, estimate, paired_difference, summarise
+
+
+def long(values, seeds=1, start=0):
+    """(n_genes,) or (seeds, n_genes) values as a table with columns seed, fold, gene, pcc."""
+    values = np.broadcast_to(values, (seeds, np.shape(values)[-1]))
+    rows = [(s + start, 0, f"g{g}", values[s, g]) for s in range(len(values)) for g in range(values.shape[1])]
+    return pd.DataFrame(rows, columns=["seed", "fold", "gene", "pcc"])
+
+
+def test_resampling_two_values_gives_the_three_possible_means_at_their_frequencies():
+    means = bootstrap_means(np.array([[0.0], [1.0]]), n_resamples=8000, seed=1)[:, 0]
+    shares = [np.mean(means == value) for value in (0.0, 0.5, 1.0)]
+    assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.02)
+
+
+def test_interval_of_a_proportion_is_the_binomial_one():
+    (found,) = estimate(np.repeat([0.0, 1.0], 50)[:, None], n_resamples=5000)
+    assert found.mean == 0.5
+    assert (found.low, found.high) == pytest.approx((0.40, 0.60), abs=0.011)
+    assert found.n_genes == 100
+
+
+def test_draws_depend_on_the_seed_and_not_on_the_block_size(monkeypatch):
+    values = np.random.default_rng(0).normal(size=(7, 2))
+    whole = bootstrap_means(values, 50, seed=3)
+    assert not np.array_equal(whole, bootstrap_means(values, 50, seed=4))
+    monkeypatch.setattr(stats, "_MAX_CELLS", 20)
+    assert np.array_equal(whole, bootstrap_means(values, 50, seed=3))
+
+
+def test_columns_share_their_draws():
+    values = np.random.default_rng(0).normal(size=(9, 1))
+    means = bootstrap_means(np.hstack([values, 2 * values]), 20)
+    np.testing.assert_allclose(means[:, 1], 2 * means[:, 0])
+
+
+def test_unscorable_genes_are_left_out_and_counted_per_metric():
+    first, second = estimate(np.array([[1.0, 1.0], [3.0, np.nan], [np.nan, np.nan]]))
+    assert (first.mean, first.n_genes, first.n_unscored) == (2.0, 2, 1)
+    assert (second.mean, second.n_genes, second.n_unscored) == (1.0, 1, 2)
+    assert math.isnan(second.low)
+    assert not second.excludes_zero
+
+
+def test_nothing_to_average_is_nan_and_not_zero():
+    found = summarise(long(np.full(3, np.nan)), ["pcc"])["pcc"]
+    assert math.isnan(found.mean)
+    assert (found.n_genes, found.n_unscored) == (0, 3)
+    assert math.isnan(summarise(long(np.empty(0)), ["pcc"])["pcc"].mean)
+
+
+def test_more_seeds_of_the_same_values_do_not_narrow_the_interval():
+    values = np.random.default_rng(0).normal(size=40)
+    one, five = summarise(long(values), ["pcc"])["pcc"], summarise(long(values, seeds=5), ["pcc"])["pcc"]
+    assert (five.low, five.high) == pytest.approx((one.low, one.high))
+    assert five.n_genes == one.n_genes == 40
+
+
+def test_the_same_gene_in_two_folds_counts_twice():
+    both = pd.concat([long([0.1, 0.2]), long([0.3, 0.4]).assign(fold=1)])
+    assert summarise(both, ["pcc"])["pcc"].n_genes == 4
+
+
+def test_difference_pairs_seed_fold_and_gene():
+    default = long(np.array([[0.0, 1.0, 5.0], [10.0, 11.0, 12.0]]), seeds=2)
+    level = long(np.array([[1.0, 2.0, np.nan], [10.0, 11.0, 15.0]]), seeds=2)
+    found = paired_difference(level.sample(frac=1, random_state=0), default, ["pcc"])["pcc"]
+    assert found.mean == pytest.approx(np.mean([0.5, 0.5, 3.0]))
+    assert difference_by_seed(level, default, "pcc") == {0: 1.0, 1: 1.0}
+
+
+def test_a_seed_that_one_side_lacks_does_not_enter():
+    default, level = long(np.zeros((2, 3)), seeds=2), long(np.array([1.0, 2.0, 3.0]), start=1)
+    found = paired_difference(level, default, ["pcc"])["pcc"]
+    assert (found.mean, found.n_genes) == (2.0, 3)
+    assert difference_by_seed(level, default, "pcc") == {1: 2.0}
+
+
+def test_a_floor_without_seeds_is_paired_with_every_seed():
+    floor = long(np.array([1.0, 2.0])).drop(columns="seed")
+    level = long(np.array([[2.0, 3.0], [4.0, 5.0]]), seeds=2)
+    assert paired_difference(level, floor, ["pcc"])["pcc"].mean == pytest.approx(2.0)
+
+
+def test_pairing_sees_a_small_difference_between_genes_that_vary_widely():
+    generator = np.random.default_rng(0)
+    genes = generator.normal(0.3, 0.2, size=50)
+    default, level = long(genes), long(genes + 0.02 + generator.normal(0, 0.01, size=50))
+    difference = paired_difference(level, default, ["pcc"])["pcc"]
+    assert difference.low > 0
+    assert difference.excludes_zero
+    assert difference.high < summarise(level, ["pcc"])["pcc"].high - summarise(default, ["pcc"])["pcc"].low
+
+
+def test_interval_of_a_paired_difference_covers_the_truth():
+    """Genes differ in level (shared by both sides) and in their own difference; three seeds add training noise."""
+    generator, truth, n_genes, hits = np.random.default_rng(7), 0.03, 60, []
+    for repeat in range(250):
+        genes, own = generator.normal(0.3, 0.2, n_genes), generator.normal(truth, 0.05, n_genes)
+        default = long(genes + generator.normal(0, 0.02, (3, n_genes)), seeds=3)
+        level = long(genes + own + generator.normal(0, 0.02, (3, n_genes)), seeds=3)
+        found = paired_difference(level, default, ["pcc"], n_resamples=400, seed=repeat)["pcc"]
+        hits.append(found.low <= truth <= found.high)
+    assert 0.90 <= np.mean(hits) <= 0.98

@@ -1,0 +1,134 @@
+"""The driver's side of a running study: trial events become MLflow runs and lines on the terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from ray import tune as ray_tune
+
+from cgd.data.preprocess import PreparedPair
+from tune.progress import Progress
+from tune.tracking import FAILED, FINISHED, RunRecord, Tracking
+from tune.trial import EPOCH, ERROR, RESULT, TrialSpec
+
+_FLUSH_SECONDS = 5.0
+
+
+@dataclass
+class _Open:
+    """A run in progress and the epochs it has that the store does not."""
+
+    run_id: str
+    last_epoch: int
+    pending: list[Mapping[str, float]] = field(default_factory=list)
+    flushed: float = field(default_factory=time.monotonic)
+
+
+class TrackingCallback(ray_tune.Callback):
+    """Writes what trials report; keeps the outcome of each fingerprint.
+
+    Parameters
+    ----------
+    tracking
+        The store.
+    progress
+        The terminal.
+    specs
+        Trials by fingerprint.
+    known
+        Runs the store already has, by fingerprint.
+    parents
+        Parent run of each fingerprint.
+    tags
+        Extra tags of each fingerprint's run.
+    datasets
+        Prepared pairs, to log as inputs.
+    """
+
+    def __init__(
+        self,
+        tracking: Tracking,
+        progress: Progress,
+        specs: dict[str, TrialSpec],
+        known: dict[str, RunRecord],
+        parents: dict[str, str],
+        tags: dict[str, dict[str, str]],
+        datasets: dict[str, PreparedPair],
+    ) -> None:
+        self.tracking, self.progress, self.specs = tracking, progress, specs
+        self.known, self.parents, self.tags, self.datasets = known, parents, tags, datasets
+        self.outcomes: dict[str, RunRecord] = {}
+        self._open: dict[str, _Open] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks into a snapshot that is never read
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        spec = self.specs[trial.config["trial"]]
+        if spec.fingerprint in self._open:
+            return  # a restart after its worker died
+        record = self.known.get(spec.fingerprint)
+        tags = {
+            "mlflow.parentRunId": self.parents[spec.fingerprint],
+            "cgd.dataset": spec.dataset,
+            "cgd.seed": str(spec.seed),
+            "cgd.fold": str(spec.fold),
+            "cgd.protocol": spec.config.evaluation.protocol,
+            **self.tags[spec.fingerprint],
+        }
+        run_id = self.tracking.open_run(
+            "trial", spec.fingerprint, spec.name, tags, record.run_id if record else None
+        )
+        last = self.tracking.last_epoch(run_id) if record else 0
+        if record is None or not last:
+            self.tracking.log_params(run_id, spec.config.flatten(), spec.config.to_yaml())
+            self.tracking.log_dataset(run_id, self.datasets[spec.prepared])
+        self._open[spec.fingerprint] = _Open(run_id, last)
+        self.progress.start(spec.name, spec.config.train.epochs)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        spec = self.specs[trial.config["trial"]]
+        run = self._open[spec.fingerprint]
+        if EPOCH in result:
+            metrics = result[EPOCH]
+            if metrics["epoch"] > run.last_epoch:  # a resumed trial reports its earlier epochs again
+                run.pending.append(metrics)
+                run.last_epoch = int(metrics["epoch"])
+            if time.monotonic() - run.flushed > _FLUSH_SECONDS:
+                self._flush(run)
+            self.progress.epoch(spec.name, int(metrics["epoch"]))
+        elif RESULT in result:
+            self._finish(spec, run, result[RESULT])
+        elif ERROR in result:
+            self._fail(spec, run, result[ERROR]["message"], result[ERROR]["traceback"], result[ERROR]["type"])
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        spec = self.specs[trial.config["trial"]]
+        run = self._open.get(spec.fingerprint)
+        if run is not None and spec.fingerprint not in self.outcomes:
+            detail = str(trial.get_pickled_error() or "the worker process ended without a message")
+            self._fail(spec, run, f"the worker process died: {detail.splitlines()[-1][:500]}", detail, "WorkerDied")
+
+    def _flush(self, run: _Open) -> None:
+        self.tracking.log_epochs(run.run_id, run.pending)
+        run.pending, run.flushed = [], time.monotonic()
+
+    def _finish(self, spec: TrialSpec, run: _Open, result: dict[str, Any]) -> None:
+        self._flush(run)
+        summary = result["summary"]
+        self.tracking.finish(run.run_id, summary, pd.DataFrame(result["per_gene"]))
+        self.outcomes[spec.fingerprint] = RunRecord(run.run_id, FINISHED)
+        text = f"PCC {summary.get('test_pcc', float('nan')):.3f} in {summary['wall_seconds']:.0f} s"
+        self.progress.finish(spec.name, text)
+
+    def _fail(self, spec: TrialSpec, run: _Open, message: str, detail: str, kind: str) -> None:
+        self._flush(run)
+        self.tracking.fail(run.run_id, f"{kind}: {message}", detail)
+        self.outcomes[spec.fingerprint] = RunRecord(run.run_id, FAILED, f"{kind}: {message}")
+        self.progress.finish(spec.name, f"FAILED: {message}")

@@ -1,0 +1,201 @@
+"""Command line of `tune/run_ablation.py`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ablations.study import Study, list_studies, load_study
+from cgd.config import Config
+from cgd.errors import CGDError, ConfigError
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="run_ablation.py",
+        description="Run ablation studies of CausalGeD on Ray, log every trial to MLflow and write a report.",
+        epilog="Trials the tracking store already has are not run again. Exit codes: 0 all trials finished, "
+        "1 some failed, 2 wrong arguments or data, 130 stopped with Ctrl-C.",
+    )
+    add = parser.add_argument
+    add("--study", metavar="NAME", action="append", help="a study by name or YAML path; repeatable; 'all' for all built in")
+    add("--dataset", metavar="NAME|PATH", action="append", help="a name, a folder, or ST.h5ad,SC.h5ad; repeatable (default: simulated)")
+    add("--seeds", metavar="N", type=_positive, default=1, help="replicates: training seeds 0..N-1 (default: 1)")
+    add("--folds", metavar="K", type=_positive, help="gene folds; 1 is one 70/20/10 split (default: split.n_folds)")
+    add("--set", metavar="PATH=VALUE", action="append", default=[], dest="values", help="set a configuration field, e.g. train.epochs=5; repeatable")
+    add("--config", metavar="FILE", type=Path, help="base configuration (YAML); --set comes on top")
+    add("--protocol", choices=["heldout_genes", "published"], help="what is hidden at test time (default: heldout_genes)")
+    add("--output", metavar="DIR", type=Path, default=Path("outputs"), help="checkpoints, reports and the MLflow store (default: outputs)")
+    add("--tracking-uri", metavar="URI", help="MLflow store (default: MLFLOW_TRACKING_URI, or sqlite in --output)")
+    add("--max-concurrent", metavar="N", type=_positive, help="trials at a time (default: one per CPU)")
+    add("--address", metavar="ADDR", default="local", help="Ray cluster to join: auto or HOST:PORT (default: local)")
+    add("--resume", action="store_true", help="continue the study an interrupted command left, in the same parent run")
+    add("--dry-run", action="store_true", help="print the trials and what the store already has, and stop")
+    add("--audit", action="store_true", help="leak audit: replace the hidden truth by noise and compare predictions bit for bit")
+    add("--list", action="store_true", help="list studies and data sets, and stop")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text}")
+    return value
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        return _run(arguments)
+    except CGDError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        print("\nstopped; the same command with --resume continues", file=sys.stderr)
+        return EXIT_STOPPED
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.list:
+        return _list()
+    base = _base_config(arguments)
+    studies = _studies(arguments.study)
+    if not studies and not arguments.audit:
+        raise CGDError(f"name a study with --study: {', '.join(list_studies())}, or all")
+    from tune.runner import Planner  # imports torch and ray, which --help and --list do without
+
+    planner = Planner(base, arguments.dataset or ["simulated"], list(range(base.seed, base.seed + arguments.seeds)))
+    for name, key in planner.plan.dataset_keys.items():
+        for note in planner.plan.datasets[key].notes:
+            print(f"{name}: {note}")
+    if arguments.audit:
+        return _audit(planner)
+    for study in studies:
+        planner.add(study)
+    return _run_studies(arguments, planner)
+
+
+def _list() -> int:
+    from cgd.data.catalog import available
+
+    print("Studies:")
+    for name in list_studies():
+        study = load_study(name)
+        print(f"  {name:<20} {study.question}\n  {'':<20} levels: {', '.join(study.labels)} (default {study.default_label})")
+    print("Data sets:")
+    for name in available():
+        print(f"  {name}")
+    return EXIT_OK
+
+
+def _base_config(arguments: argparse.Namespace) -> Config:
+    config = Config.from_yaml(arguments.config) if arguments.config else Config()
+    values = dict(_parse_assignment(text) for text in arguments.values)
+    if arguments.folds:
+        values["split.n_folds"] = arguments.folds
+    if arguments.protocol:
+        values["evaluation.protocol"] = arguments.protocol
+    return config.with_values(values)
+
+
+def _parse_assignment(text: str) -> tuple[str, Any]:
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--set {text}: expected PATH=VALUE, e.g. --set train.epochs=5")
+    try:
+        return path.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {text}: '{value}' is not a YAML value") from None
+
+
+def _studies(names: list[str] | None) -> list[Study]:
+    wanted = [name for given in names or [] for name in (list_studies() if given == "all" else [given])]
+    return [load_study(name) for name in dict.fromkeys(wanted)]
+
+
+def _audit(planner: Any) -> int:
+    from cgd.data.split import make_splits
+    from cgd.evaluation import audit_leakage
+
+    passed = True
+    for name, key in planner.plan.dataset_keys.items():
+        prepared, config = planner.plan.datasets[key], planner.plan.base
+        for split in make_splits(prepared.panel, config.split):
+            audit = audit_leakage(config, prepared, split)
+            passed &= audit.identical
+            verdict = "bit-identical" if audit.identical else f"DIFFERS by up to {audit.largest_difference:.3g}"
+            print(f"{name}, fold {split.fold}: {audit.n_values} predicted values, {verdict} with the truth replaced by noise")
+    return EXIT_OK if passed else EXIT_FAILED
+
+
+def _run_studies(arguments: argparse.Namespace, planner: Any) -> int:
+    from tune.cluster import connected
+    from tune.runner import Runner, locked
+    from tune.tracking import Tracking
+
+    output = arguments.output.expanduser().resolve()
+    uri = arguments.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{output / 'mlflow.db'}"
+    own_store = uri == f"sqlite:///{output / 'mlflow.db'}"
+    if arguments.dry_run:
+        return _dry_run(planner.plan, uri, output, own_store)
+    with locked(output):
+        tracking = Tracking(uri, output / "artifacts")
+        if own_store:
+            tracking.mark_killed()
+        runner = Runner(planner.plan, tracking, output, _recorded(arguments))
+        n_missing, n_trials = len(runner.missing()), len(planner.plan.trials)
+        print(f"{n_trials} trials: {n_trials - n_missing} in the store already, {n_missing} to run")
+        parents = runner.open_parents(arguments.resume)
+        with connected(arguments.address) as n_cpus:
+            complete = runner.run(parents, n_cpus, arguments.max_concurrent)
+        outcomes = [runner.conclude(plan, parents[plan.study.name], complete) for plan in planner.plan.studies]
+    return _print_outcomes(outcomes, uri, output)
+
+
+def _recorded(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
+
+
+def _dry_run(plan: Any, uri: str, output: Path, own_store: bool) -> int:
+    from tune.tracking import Tracking
+
+    exists = not own_store or (output / "mlflow.db").exists()
+    known = Tracking(uri, output / "artifacts").runs("trial") if exists else {}
+    states = {}
+    for study in plan.studies:
+        print(f"\n{study.study.name}: {study.study.question}")
+        for level, spec in study.trials:
+            record = known.get(spec.fingerprint)
+            states[spec.fingerprint] = record.status if record else "to run"
+            print(f"  {spec.fingerprint}  {level:<14} {spec.dataset}  seed {spec.seed}  fold {spec.fold}  {states[spec.fingerprint]}")
+    done = sum(state == "FINISHED" for state in states.values())
+    print(f"\n{len(states)} distinct trials: {done} finished in {uri}, {len(states) - done} to run")
+    return EXIT_OK
+
+
+def _print_outcomes(outcomes: list[Any], uri: str, output: Path) -> int:
+    for outcome in outcomes:
+        print(f"\n{outcome.summary}")
+    print()
+    for outcome in outcomes:
+        print(f"Report:       {outcome.report}")
+    print(f"MLflow store: {uri}")
+    print(f"Open the UI:  make ui{'' if output == Path('outputs').resolve() else f' OUTPUT={output}'}  (http://127.0.0.1:5000)")
+    failed = list(dict.fromkeys(pair for outcome in outcomes for pair in outcome.failed))
+    missing = list(dict.fromkeys(name for outcome in outcomes for name in outcome.missing))
+    for name, error in failed:
+        print(f"FAILED  {name}: {error}", file=sys.stderr)
+    if missing:
+        print(f"stopped: {len(missing)} trials did not run; the same command with --resume continues", file=sys.stderr)
+        return EXIT_STOPPED
+    if failed:
+        print(f"{len(failed)} trial(s) failed; the same command runs them again", file=sys.stderr)
+    return EXIT_FAILED if failed else EXIT_OK

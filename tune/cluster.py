@@ -1,0 +1,50 @@
+"""Connecting to Ray: a private local instance unless a cluster is asked for."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from cgd.errors import CGDError
+from tune.environment import ROOT
+
+
+class ClusterError(CGDError):
+    """The Ray cluster cannot be reached."""
+
+
+@contextmanager
+def connected(address: str, n_cpus: int | None = None) -> Iterator[int]:
+    """Connect, yield the number of CPUs, disconnect.
+
+    Parameters
+    ----------
+    address
+        `local` starts Ray on this machine for this command alone, whatever RAY_ADDRESS says; `auto` or HOST:PORT
+        joins a running cluster, to which this checkout is shipped.
+    n_cpus
+        CPUs of a local instance; all of them when omitted.
+
+    Raises
+    ------
+    ClusterError
+        No cluster at `address`.
+    """
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address == "local":
+            # trials of one worker need no dashboard; it would listen on a port for nothing
+            ray.init(address="local", num_cpus=n_cpus or os.cpu_count(), include_dashboard=False, **quiet)
+        else:
+            runtime_env = {"working_dir": str(ROOT), "excludes": [".git", ".venv", "outputs", "tests"]}
+            ray.init(address=address, runtime_env=runtime_env, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ClusterError(f"no Ray cluster at '{address}': {error}. Omit --address to run on this machine") from None
+    try:
+        yield int(ray.cluster_resources().get("CPU", 1))
+    finally:
+        ray.shutdown()

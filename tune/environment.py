@@ -1,0 +1,36 @@
+"""Process environment that has to be in place before ray and mlflow are imported."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+DEFAULTS = {
+    # secure: a local Ray answers only to its own token; no telemetry of any dependency
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    # quiet: the terminal shows our own progress
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # trials are resumed from their own checkpoints, found by fingerprint: Tune's snapshots are never read
+    "TUNE_GLOBAL_CHECKPOINT_S": "100000",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # one thread per trial unless its configuration says otherwise
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def prepare_environment() -> None:
+    """Set the defaults, and let Ray's workers import this checkout from whatever folder the command was given."""
+    for key, value in DEFAULTS.items():
+        os.environ.setdefault(key, value)
+    paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))

@@ -1,0 +1,181 @@
+"""The only writer of MLflow: one run per fingerprint, for ever.
+
+All writing happens on the driver. A run is found again by its tag `cgd.fingerprint`, so a study run twice, killed or
+resumed neither loses nor duplicates one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from cgd.data.preprocess import PreparedPair
+from cgd.errors import TrackingError
+
+EXPERIMENT = "causalged"
+FINISHED, FAILED, RUNNING, KILLED = "FINISHED", "FAILED", "RUNNING", "KILLED"
+_NOT_METRICS = {"epoch"}
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as found in the store."""
+
+    run_id: str
+    status: str
+    error: str | None = None
+
+
+@contextmanager
+def _readable_errors(uri: str, doing: str) -> Iterator[None]:
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TrackingError(
+            f"cannot {doing} in the tracking store {uri}: {reason}. Give a database such as sqlite:///PATH/mlflow.db or "
+            "the address of an MLflow server with --tracking-uri or MLFLOW_TRACKING_URI"
+        ) from None
+
+
+class Tracking:
+    """Runs of one tracking store.
+
+    Parameters
+    ----------
+    uri
+        Tracking URI.
+    artifact_root
+        Folder of the artifacts of a local database; a server decides for itself.
+
+    Raises
+    ------
+    TrackingError
+        The store cannot be opened.
+    """
+
+    def __init__(self, uri: str, artifact_root: Path) -> None:
+        self.uri = uri
+        with _readable_errors(uri, "open the experiment"):
+            self.client = MlflowClient(uri)
+            experiment = self.client.get_experiment_by_name(EXPERIMENT)
+            if experiment is None:
+                location = artifact_root.resolve().as_uri() if uri.startswith("sqlite") else None
+                tags = {"mlflow.experimentKind": "custom_model_development"}
+                self.experiment_id = self.client.create_experiment(EXPERIMENT, artifact_location=location, tags=tags)
+            else:
+                self.experiment_id = experiment.experiment_id
+
+    # ---- finding ----------------------------------------------------------------------------------------------------
+
+    def runs(self, kind: str, key: str = "cgd.fingerprint") -> dict[str, RunRecord]:
+        """Every run of a kind (`trial`, `floors`, `study`) by its `key` tag; the newest of a key first found."""
+        found: dict[str, RunRecord] = {}
+        for run in self._search(f"tags.`cgd.kind` = '{kind}'"):
+            tags = run.data.tags
+            if key in tags:
+                found.setdefault(tags[key], RunRecord(run.info.run_id, run.info.status, tags.get("cgd.error")))
+        return found
+
+    def _search(self, query: str) -> Iterator[Run]:
+        token = None
+        while True:
+            with _readable_errors(self.uri, "look for runs"):
+                page = self.client.search_runs([self.experiment_id], query, max_results=1000, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def mark_killed(self) -> int:
+        """End runs that a killed driver left running; returns how many. Only the sole user of a store may call it."""
+        stale = [run.info.run_id for run in self._search("attributes.status = 'RUNNING'")]
+        for run_id in stale:
+            self.client.set_terminated(run_id, KILLED)
+        return len(stale)
+
+    # ---- writing ----------------------------------------------------------------------------------------------------
+
+    def open_run(self, kind: str, key: str, name: str, tags: Mapping[str, str], run_id: str | None = None) -> str:
+        """Create a run, or re-open the one given; either way it is RUNNING afterwards."""
+        with _readable_errors(self.uri, "start a run"):
+            all_tags = {"cgd.kind": kind, "cgd.fingerprint": key, **tags}
+            if run_id is None:
+                return self.client.create_run(self.experiment_id, run_name=name, tags=all_tags).info.run_id
+            self.client.update_run(run_id, status=RUNNING)
+            known = self.client.get_run(run_id).data.tags
+            if "cgd.error" in known:
+                self.client.delete_tag(run_id, "cgd.error")
+            new = [RunTag(k, v) for k, v in all_tags.items() if k not in known]
+            self.client.log_batch(run_id, tags=new)
+            return run_id
+
+    def log_params(self, run_id: str, params: Mapping[str, Any], config_yaml: str) -> None:
+        with _readable_errors(self.uri, "log parameters"):
+            self.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
+            self.client.log_text(run_id, config_yaml, "config.yaml")
+
+    def log_dataset(self, run_id: str, prepared: PreparedPair) -> None:
+        """Log the data set as input of a run, by its own hash rather than one over a copy of the matrix."""
+        shape = {"n_spots": prepared.n_spots, "n_cells": prepared.n_cells, "n_genes": len(prepared.panel)}
+        source = json.dumps({"name": prepared.name, "sha256": prepared.sha256})
+        dataset = Dataset(prepared.name, prepared.sha256[:16], "local", source, profile=json.dumps(shape))
+        with _readable_errors(self.uri, "log the data set"):
+            self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+    def last_epoch(self, run_id: str) -> int:
+        """Last epoch a run has metrics of; 0 for none."""
+        with _readable_errors(self.uri, "read metrics"):
+            return max((m.step for m in self.client.get_metric_history(run_id, "train_loss")), default=0)
+
+    def log_epochs(self, run_id: str, epochs: list[Mapping[str, float]]) -> None:
+        """Metrics of several epochs in one write; the step is the epoch."""
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(key, float(value), now, int(epoch["epoch"]))
+            for epoch in epochs
+            for key, value in epoch.items()
+            if key not in _NOT_METRICS and math.isfinite(value)
+        ]
+        with _readable_errors(self.uri, "log metrics"):
+            for start in range(0, len(metrics), 1000):
+                self.client.log_batch(run_id, metrics=metrics[start : start + 1000])
+
+    def finish(self, run_id: str, summary: Mapping[str, float], per_gene: pd.DataFrame) -> None:
+        """Write final metrics and the per-gene table, then end the run: a FINISHED run is a whole one."""
+        now = int(time.time() * 1000)
+        final = [Metric(key, float(value), now, 0) for key, value in summary.items() if math.isfinite(value)]
+        with _readable_errors(self.uri, "log results"):
+            self.client.log_batch(run_id, metrics=final)
+            self.client.log_text(run_id, per_gene.to_json(orient="split", index=False), "per_gene.json")
+            self.client.set_terminated(run_id, FINISHED)
+
+    def fail(self, run_id: str, message: str, detail: str) -> None:
+        with _readable_errors(self.uri, "log a failure"):
+            self.client.set_tag(run_id, "cgd.error", message[:5000])
+            self.client.log_text(run_id, detail, "error.txt")
+            self.client.set_terminated(run_id, FAILED)
+
+    def log_json(self, run_id: str, values: Mapping[str, Any], name: str) -> None:
+        with _readable_errors(self.uri, f"write {name}"):
+            self.client.log_text(run_id, json.dumps(values, indent=1), name)
+
+    def log_folder(self, run_id: str, folder: Path, name: str) -> None:
+        with _readable_errors(self.uri, f"attach {folder}"):
+            self.client.log_artifacts(run_id, str(folder), name)
+
+    def end(self, run_id: str, status: str) -> None:
+        with _readable_errors(self.uri, "end a run"):
+            self.client.set_terminated(run_id, status)

@@ -1,0 +1,75 @@
+"""One trial, as it runs on a Ray worker: configuration and data reference in, metrics out.
+
+Trials of one worker run here, inside the Tune trial. A nested Ray Train group costs more than ten seconds each; trials
+of several workers would branch off in `run_trial`, around the same `cgd.evaluation.evaluate`.
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cgd.config import Config
+from cgd.data.preprocess import PreparedPair
+from cgd.data.split import GeneSplit
+
+EPOCH, RESULT, ERROR = "epoch_metrics", "result", "error"
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """What one trial is, before it runs.
+
+    Attributes
+    ----------
+    fingerprint
+        Name of the trial for ever.
+    name
+        Readable name, e.g. `ar_decay=0.8 · mouse_v1_starmap · seed 1 · fold 2`.
+    dataset, seed, fold
+        Coordinates of the replicate.
+    config
+        The full configuration.
+    split
+        Genes of the fold.
+    prepared
+        Key of the prepared pair in the shared data.
+    """
+
+    fingerprint: str
+    name: str
+    dataset: str
+    seed: int
+    fold: int
+    config: Config
+    split: GeneSplit
+    prepared: str
+
+
+def run_trial(
+    params: dict[str, str], specs: dict[str, TrialSpec], datasets: dict[str, PreparedPair], checkpoints: str
+) -> None:
+    """Ray Tune function trainable; `params["trial"]` is the fingerprint of one of `specs`.
+
+    Reports `epoch_metrics` after each epoch and one `result` (summary and per-gene table) or `error` at the end. An
+    exception is reported, not raised: it is the trial's outcome and repeating it would change nothing, while a worker
+    that dies without a word is Tune's to restart, and continues from its checkpoint.
+    """
+    from ray import tune as ray_tune
+
+    from cgd.evaluation import evaluate
+
+    spec = specs[params["trial"]]
+
+    def on_epoch(metrics: dict[str, float]) -> None:
+        ray_tune.report({EPOCH: metrics})
+
+    try:
+        outcome = evaluate(spec.config, datasets[spec.prepared], spec.split, on_epoch, Path(checkpoints))
+        result: dict[str, Any] = {RESULT: {"summary": outcome.summary, "per_gene": outcome.per_gene.to_dict("list")}}
+    except Exception as error:  # the boundary between one trial and the study: whatever it was, the others go on
+        message = str(error) or type(error).__name__
+        result = {ERROR: {"type": type(error).__name__, "message": message, "traceback": traceback.format_exc()}}
+    ray_tune.report(result)
