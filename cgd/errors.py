@@ -33,8 +33,13 @@ class TrackingError(CGDError):
 
 
 def closest(name: str, valid: Iterable[str]) -> str:
-    """`; did you mean 'x'? Valid: ...` for a wrong name, to be appended to an error message."""
+    """`did you mean 'x'? Valid: ...` for a wrong name, to be appended to an error message.
+
+    A long list is not printed: then the closest few names stand for it.
+    """
     names = sorted(valid)
-    match = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean '{match[0]}'? " if match else ""
-    return f"{hint}Valid: {', '.join(names)}"
+    matches = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean '{matches[0]}'? " if matches else ""
+    if len(names) <= 12:
+        return f"{hint}Valid: {', '.join(names)}"
+    return hint + (f"Close: {', '.join(matches)}" if len(matches) > 1 else f"There are {len(names)} valid names")

@@ -232,8 +232,7 @@ class CausalGeD:
         position = {gene: i for i, gene in enumerate(state.genes)}
         for gene in genes:
             if gene not in position:
-                hint = closest(gene, state.genes).split(" Valid:")[0]
-                raise DataError(f"gene '{gene}' is not in the scRNA-seq ({len(position)} genes can be predicted); {hint}")
+                raise DataError(f"gene '{gene}' is not in the scRNA-seq; {closest(gene, state.genes)}")
         if len(set(genes)) < len(genes) or not genes:
             raise DataError("expected a list of distinct genes, found " + ("a repeated name" if genes else "none"))
         index = torch.tensor([position[gene] for gene in genes], device=state.code.device)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from ray import tune as ray_tune
 
 from cgd.data.preprocess import PreparedPair
+from cgd.training.checkpoint import CheckpointFolder
 from tune.progress import Progress
 from tune.tracking import FAILED, FINISHED, RunRecord, Tracking
 from tune.trial import EPOCH, ERROR, RESULT, TrialSpec
@@ -47,6 +49,8 @@ class TrackingCallback(ray_tune.Callback):
         Extra tags of each fingerprint's run.
     datasets
         Prepared pairs, to log as inputs.
+    checkpoints
+        Where trials keep their checkpoints; those of a finished trial are removed.
     """
 
     def __init__(
@@ -58,9 +62,11 @@ class TrackingCallback(ray_tune.Callback):
         parents: dict[str, str],
         tags: dict[str, dict[str, str]],
         datasets: dict[str, PreparedPair],
+        checkpoints: Path,
     ) -> None:
         self.tracking, self.progress, self.specs = tracking, progress, specs
         self.known, self.parents, self.tags, self.datasets = known, parents, tags, datasets
+        self.checkpoints = checkpoints
         self.outcomes: dict[str, RunRecord] = {}
         self._open: dict[str, _Open] = {}
 
@@ -124,6 +130,7 @@ class TrackingCallback(ray_tune.Callback):
         summary = result["summary"]
         self.tracking.finish(run.run_id, summary, pd.DataFrame(result["per_gene"]))
         self.outcomes[spec.fingerprint] = RunRecord(run.run_id, FINISHED)
+        CheckpointFolder(self.checkpoints / spec.fingerprint, spec.fingerprint).clear()  # the store has it all now
         text = f"PCC {summary.get('test_pcc', float('nan')):.3f} in {summary['wall_seconds']:.0f} s"
         self.progress.finish(spec.name, text)
 

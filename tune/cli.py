@@ -137,7 +137,6 @@ def _audit(planner: Any) -> int:
 
 
 def _run_studies(arguments: argparse.Namespace, planner: Any) -> int:
-    from tune.cluster import connected
     from tune.runner import Runner, locked
     from tune.tracking import Tracking
 
@@ -154,8 +153,7 @@ def _run_studies(arguments: argparse.Namespace, planner: Any) -> int:
         n_missing, n_trials = len(runner.missing()), len(planner.plan.trials)
         print(f"{n_trials} trials: {n_trials - n_missing} in the store already, {n_missing} to run")
         parents = runner.open_parents(arguments.resume)
-        with connected(arguments.address) as n_cpus:
-            complete = runner.run(parents, n_cpus, arguments.max_concurrent)
+        complete = runner.run(parents, arguments.address, arguments.max_concurrent)
         outcomes = [runner.conclude(plan, parents[plan.study.name], complete) for plan in planner.plan.studies]
     return _print_outcomes(outcomes, uri, output)
 

@@ -28,6 +28,7 @@ from cgd.errors import CGDError
 from cgd.evaluation import evaluate_floors, summarise_table, trial_fingerprint
 from cgd.version import code_version, environment
 from tune.callback import TrackingCallback
+from tune.cluster import connected
 from tune.progress import Progress
 from tune.tracking import FAILED, FINISHED, KILLED, RunRecord, Tracking
 from tune.trial import TrialSpec, run_trial
@@ -218,20 +219,21 @@ class Runner:
             parents[plan.study.name] = self.tracking.open_run("study", key, name, tags, run_id)
         return parents
 
-    def run(self, parents: dict[str, str], n_cpus: int, max_concurrent: int | None) -> bool:
+    def run(self, parents: dict[str, str], address: str, max_concurrent: int | None) -> bool:
         """Compute missing floors, then run missing trials; False if the user stopped it."""
-        self._run_floors()
-        missing = self.missing()
-        if not missing:
+        floors, trials = self.missing_floors(), self.missing()
+        if not floors and not trials:
             return True
-        return self._run_trials(missing, parents, min(max_concurrent or n_cpus, n_cpus))
+        with connected(address) as n_cpus:
+            self._run_floors(floors)
+            return not trials or self._run_trials(trials, parents, min(max_concurrent or n_cpus, n_cpus))
 
-    def _run_floors(self) -> None:
-        missing = [
-            spec
-            for key, spec in self.plan.floors.items()
-            if key not in self.known_floors or self.known_floors[key].status != FINISHED
-        ]
+    def missing_floors(self) -> list[FloorSpec]:
+        """Floors the store has no finished run of."""
+        finished = {key for key, record in self.known_floors.items() if record.status == FINISHED}
+        return [spec for key, spec in self.plan.floors.items() if key not in finished]
+
+    def _run_floors(self, missing: list[FloorSpec]) -> None:
         remote = ray.remote(num_cpus=1)(evaluate_floors)
         shared = {spec.prepared: ray.put(self.plan.datasets[spec.prepared]) for spec in missing}
         pending = [(spec, remote.remote(shared[spec.prepared], spec.split, spec.config)) for spec in missing]
@@ -252,7 +254,7 @@ class Runner:
         n_epochs = sum(spec.config.train.epochs for spec in missing.values())
         with Progress(len(missing), n_epochs) as progress:
             callback = TrackingCallback(
-                self.tracking, progress, missing, self.known, self._parents_of(parents), self._tags(), used
+                self.tracking, progress, missing, self.known, self._parents_of(parents), self._tags(), used, Path(checkpoints)
             )
             tuner = ray_tune.Tuner(
                 ray_tune.with_resources(trainable, {"CPU": 1}),

@@ -77,6 +77,13 @@ def test_difference_pairs_seed_fold_and_gene():
     assert difference_by_seed(level, default, "pcc") == {0: 1.0, 1: 1.0}
 
 
+def test_a_gene_is_compared_within_its_fold():
+    default = pd.concat([long([0.0, 0.0]), long([5.0, 5.0]).assign(fold=1)])
+    level = pd.concat([long([1.0, 1.0]), long([6.0, 6.0]).assign(fold=1)])
+    found = paired_difference(level, default, ["pcc"])["pcc"]
+    assert (found.mean, found.low, found.high, found.n_genes) == (1.0, 1.0, 1.0, 4)
+
+
 def test_a_seed_that_one_side_lacks_does_not_enter():
     default, level = long(np.zeros((2, 3)), seeds=2), long(np.array([1.0, 2.0, 3.0]), start=1)
     found = paired_difference(level, default, ["pcc"])["pcc"]

@@ -1,0 +1,48 @@
+# make ablation   install everything and run the AR-decay study on the embedded data set
+# make test       install everything and run the tests
+# make ui         browse the results on http://127.0.0.1:5000
+
+PYTHON ?= python3
+VENV   ?= .venv
+OUTPUT ?= outputs
+PORT   ?= 5000
+PIP     = $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.PHONY: ablation test lint ui clean
+
+ablation: $(VENV)/.installed
+	$(VENV)/bin/python tune/run_ablation.py --study ar_decay --output $(OUTPUT)
+
+test: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+# loopback only, one worker, no job runner: 2 processes in place of 15
+ui: $(VENV)/.installed
+	@test -f $(OUTPUT)/mlflow.db || { echo "no MLflow store at $(OUTPUT)/mlflow.db: run 'make ablation' first, or give OUTPUT=DIR"; exit 2; }
+	@echo "MLflow UI: http://127.0.0.1:$(PORT)  (Ctrl-C stops it)"
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true \
+	$(VENV)/bin/mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
+	  --backend-store-uri sqlite:///$(abspath $(OUTPUT))/mlflow.db \
+	  --allowed-hosts "localhost,localhost:*,127.0.0.1,127.0.0.1:*"
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; '$(PYTHON)' is older. Give another with PYTHON=..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing the packages (a few minutes the first time) ..."
+	$(PIP) torch
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info
