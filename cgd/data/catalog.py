@@ -11,7 +11,7 @@ from cgd.errors import DataError, closest
 
 # simulated tissues that need no download: name -> arguments of `simulate_pair`
 SIMULATED: dict[str, dict[str, int | str]] = {
-    "simulated": {"technology": "visium"},
+    "simulated": {"technology": "visium", "n_genes": 240},
     "simulated_starmap": {"technology": "starmap"},
     "simulated_seqfish": {"technology": "seqfish"},
 }

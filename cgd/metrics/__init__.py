@@ -1,16 +1,8 @@
 """How a prediction is scored, what it must beat and how high it could come."""
 
-from cgd.metrics.floors import (
-    FLOORS,
-    ceiling,
-    fit_ridge_lambda,
-    predict_floors,
-    ridge_leave_one_out,
-    ridge_predict,
-    visible_mean_fill,
-    zero_fill,
-)
+from cgd.metrics.floors import FLOORS, ceiling, predict_floors, visible_mean_fill, zero_fill
 from cgd.metrics.gene import METRICS, PUBLISHED_METRICS, Metric, coverage, gene_metrics
+from cgd.metrics.ridge import fit_ridge_lambda, ridge_leave_one_out, ridge_predict
 from cgd.metrics.summary import bootstrap_interval, summarise
 
 __all__ = [

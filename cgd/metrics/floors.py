@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cgd.errors import DataError
+from cgd.metrics.ridge import fit_ridge_lambda, ridge_predict
 
 if TYPE_CHECKING:  # cgd.data.protocol scores with cgd.metrics, so at run time the import goes that way only
     from cgd.data.protocol import VisiblePair
@@ -22,7 +23,6 @@ Matrix = npt.NDArray[np.float64]
 Floor = Callable[["VisiblePair", Sequence[str], int], FloatArray]
 
 N_NEIGHBOURS = 10
-LAMBDA_GRID = np.geomspace(1e-4, 1e2, 25)  # times the largest eigenvalue of the kernel
 
 
 def random(visible: VisiblePair, genes: Sequence[str], seed: int = 0) -> FloatArray:
@@ -98,64 +98,6 @@ def predict_floors(visible: VisiblePair, genes: Sequence[str], seed: int = 0) ->
         A gene the scRNA-seq does not have, or no training gene.
     """
     return {name: floor(visible, genes, seed) for name, floor in FLOORS.items()}
-
-
-def fit_ridge_lambda(features: npt.ArrayLike, targets: npt.ArrayLike) -> float:
-    """The penalty with the smallest leave-one-gene-out squared error of a linear kernel ridge with intercept.
-
-    Parameters
-    ----------
-    features
-        (n_genes, n_features), centred inside.
-    targets
-        (n_genes, n_targets).
-
-    Returns
-    -------
-    float
-        lambda > 0 in units of the kernel F F^T of the centred features. Of penalties that do equally well the
-        largest; 1 where the features do not vary.
-    """
-    eigenvalues, basis, centred = _ridge_basis(features, targets)
-    if eigenvalues[-1] <= 1e-12 * np.square(features, dtype=np.float64).sum():  # nothing but rounding
-        return 1.0
-    if centred.shape[1] > centred.shape[0]:  # an orthogonal change of targets leaves squared errors as they are
-        centred = np.asarray(np.linalg.qr(centred.T, mode="r")).T
-    grid = LAMBDA_GRID * eigenvalues[-1]
-    errors = np.array([np.square(_loo_residuals(eigenvalues, basis, centred, penalty)).mean() for penalty in grid])
-    return float(grid[errors <= errors.min() * (1 + 1e-9)].max())
-
-
-def ridge_predict(
-    features: npt.ArrayLike, targets: npt.ArrayLike, queries: npt.ArrayLike, ridge_lambda: float
-) -> Matrix:
-    """Kernel ridge with intercept fitted on (`features`, `targets`), evaluated at `queries`.
-
-    Parameters
-    ----------
-    features, targets, queries
-        (n_genes, n_features), (n_genes, n_targets), (n_queries, n_features).
-    ridge_lambda
-        As returned by `fit_ridge_lambda`.
-
-    Returns
-    -------
-    (n_queries, n_targets)
-    """
-    centre = np.asarray(features, dtype=np.float64).mean(axis=0)
-    eigenvalues, basis, centred = _ridge_basis(features, targets)
-    dual = basis @ ((basis.T @ centred) / (eigenvalues + ridge_lambda)[:, None])
-    kernel = (np.asarray(queries, dtype=np.float64) - centre) @ (np.asarray(features, dtype=np.float64) - centre).T
-    return np.asarray(targets, dtype=np.float64).mean(axis=0) + kernel @ dual
-
-
-def ridge_leave_one_out(features: npt.ArrayLike, targets: npt.ArrayLike, ridge_lambda: float) -> Matrix:
-    """(n_genes, n_targets) prediction of each gene by `ridge_predict` fitted on all others, in closed form.
-
-    Needs at least two genes.
-    """
-    residuals = _loo_residuals(*_ridge_basis(features, targets), ridge_lambda)
-    return np.asarray(targets, dtype=np.float64) - residuals
 
 
 def ceiling(visible: VisiblePair, truth: npt.ArrayLike, latent_dim: int) -> FloatArray:
@@ -276,25 +218,3 @@ def _sc_correlation(visible: VisiblePair, genes: Sequence[str]) -> Matrix:
     """(len(genes), n_train) Pearson correlation over cells; 0 for a constant gene."""
     rows, train = _standardise(_sc_rows(visible, genes)), _standardise(visible.sc_rows(visible.train_genes))
     return rows @ train.T / rows.shape[1]
-
-
-def _ridge_basis(features: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[Matrix, Matrix, Matrix]:
-    """Eigenvalues (ascending) and eigenvectors of the kernel of the centred features, and the centred targets."""
-    x, y = np.asarray(features, dtype=np.float64), np.asarray(targets, dtype=np.float64)
-    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or not len(x):
-        raise ValueError(f"features and targets must have the same rows, found shapes {x.shape} and {y.shape}")
-    x = x - x.mean(axis=0)
-    eigenvalues, basis = np.linalg.eigh(x @ x.T)
-    return np.maximum(eigenvalues, 0.0), basis, y - y.mean(axis=0)
-
-
-def _loo_residuals(eigenvalues: Matrix, basis: Matrix, centred: Matrix, penalty: float) -> Matrix:
-    """y - y_loo of each row, from one fit: the residual divided by 1 minus its leverage.
-
-    The hat matrix is 11^T/n (the intercept, refitted without the row) plus K (K + lambda)^-1, so 1 minus the leverage
-    is the diagonal of lambda (K + lambda)^-1 less 1/n.
-    """
-    shrink = penalty / (eigenvalues + penalty)
-    residuals = basis @ (shrink[:, None] * (basis.T @ centred))
-    slack = np.square(basis) @ shrink - 1.0 / len(basis)
-    return residuals / np.maximum(slack, 1e-12)[:, None]

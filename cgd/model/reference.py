@@ -15,7 +15,7 @@ from torch import Tensor
 from cgd.analysis.granger import regulator_scores
 from cgd.config import Config
 from cgd.data.protocol import VisiblePair
-from cgd.metrics.floors import fit_ridge_lambda
+from cgd.metrics.ridge import fit_ridge_lambda
 from cgd.model.autoencoder import principal_components
 from cgd.model.network import Network
 from cgd.model.ridge import leave_one_out_operator, ridge_predict

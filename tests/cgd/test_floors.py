@@ -19,7 +19,7 @@ from cgd.metrics import (
     visible_mean_fill,
     zero_fill,
 )
-from cgd.metrics.floors import LAMBDA_GRID
+from cgd.metrics.ridge import LAMBDA_GRID
 
 
 def visible_pair(n_train=20, n_query=6, n_spots=40, n_cells=30, seed=0):
