@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = ("cgd", "ablations", "tune")
 FILES = [path.relative_to(ROOT) for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+LIBRARIES = set(metadata.packages_distributions()) - set(ROOMS)
 MODULES = {path.with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__") for path in FILES}
 
 
@@ -41,7 +42,8 @@ def in_room(*rooms):
 
 
 def test_the_reader_sees_every_form_of_import():
-    source = "import a.b\nfrom c import d\ndef f():\n    from cgd import config\n    from . import x\n    import_module('e.f')"
+    inside = "    from cgd import config\n    from . import x\n    import_module('e.f')"
+    source = f"import a.b\nfrom c import d\ndef f():\n{inside}"
     assert imports_of(source, "cgd.model") == {"a.b", "c", "cgd.config", "cgd.model", "e.f"}
     assert {path.parts[0] for path in FILES} == set(ROOMS)
     assert len(FILES) > 30
@@ -80,6 +82,5 @@ def test_ray_is_used_where_it_belongs():
 @pytest.mark.parametrize("path", in_room("tune"))
 def test_no_file_beside_a_command_shadows_a_library(path):
     """`python tune/run_ablation.py` puts tune/ first on the import path."""
-    libraries = set(metadata.packages_distributions()) - set(ROOMS)
-    assert {"ray", "optuna", "mlflow", "yaml"} <= libraries
-    assert path.stem == "__init__" or path.stem not in libraries | set(sys.stdlib_module_names)
+    assert {"ray", "optuna", "mlflow", "yaml"} <= LIBRARIES
+    assert path.stem == "__init__" or path.stem not in LIBRARIES | set(sys.stdlib_module_names)

@@ -14,7 +14,7 @@ from ray import tune as ray_tune
 from cgd.data.preprocess import PreparedPair
 from cgd.training.checkpoint import CheckpointFolder
 from tune.progress import Progress
-from tune.tracking import FAILED, FINISHED, RunRecord, Tracking
+from tune.tracking import FAILED, FINISHED, KILLED, RunRecord, Tracking
 from tune.trial import EPOCH, ERROR, RESULT, TrialSpec
 
 _FLUSH_SECONDS = 5.0
@@ -120,6 +120,13 @@ class TrackingCallback(ray_tune.Callback):
         if run is not None and spec.fingerprint not in self.outcomes:
             detail = str(trial.get_pickled_error() or "the worker process ended without a message")
             self._fail(spec, run, f"the worker process died: {detail.splitlines()[-1][:500]}", detail, "WorkerDied")
+
+    def close(self) -> None:
+        """After a stop: keep what unfinished trials reported, and end their runs as KILLED."""
+        for fingerprint, run in self._open.items():
+            if fingerprint not in self.outcomes:
+                self._flush(run)
+                self.tracking.end(run.run_id, KILLED)
 
     def _flush(self, run: _Open) -> None:
         self.tracking.log_epochs(run.run_id, run.pending)

@@ -70,8 +70,10 @@ def _run(arguments: argparse.Namespace) -> int:
     studies = _studies(arguments.study)
     if not studies and not arguments.audit:
         raise CGDError(f"name a study with --study: {', '.join(list_studies())}, or all")
-    from tune.runner import Planner  # imports torch and ray, which --help and --list do without
+    from tune.cluster import check_reachable  # these import torch and ray, which --help and --list do without
+    from tune.runner import Planner
 
+    check_reachable(arguments.address)
     planner = Planner(base, arguments.dataset or ["simulated"], list(range(base.seed, base.seed + arguments.seeds)))
     for name, key in planner.plan.dataset_keys.items():
         for note in planner.plan.datasets[key].notes:
@@ -153,6 +155,8 @@ def _run_studies(arguments: argparse.Namespace, planner: Any) -> int:
         n_missing, n_trials = len(runner.missing()), len(planner.plan.trials)
         print(f"{n_trials} trials: {n_trials - n_missing} in the store already, {n_missing} to run")
         parents = runner.open_parents(arguments.resume)
+        if arguments.resume and not runner.resumed:
+            print("nothing to resume: no interrupted command ran exactly these trials; starting a new study run")
         complete = runner.run(parents, arguments.address, arguments.max_concurrent)
         outcomes = [runner.conclude(plan, parents[plan.study.name], complete) for plan in planner.plan.studies]
     return _print_outcomes(outcomes, uri, output)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,9 @@ import ray
 
 from cgd.errors import CGDError
 from tune.environment import ROOT
+
+
+_MEND = "Give the address of a running cluster's head, or omit --address to run on this machine"
 
 
 class ClusterError(CGDError):
@@ -43,8 +47,21 @@ def connected(address: str, n_cpus: int | None = None) -> Iterator[int]:
             runtime_env = {"working_dir": str(ROOT), "excludes": [".git", ".venv", "outputs", "tests"]}
             ray.init(address=address, runtime_env=runtime_env, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ClusterError(f"no Ray cluster at '{address}': {error}. Omit --address to run on this machine") from None
+        raise ClusterError(f"no Ray cluster at '{address}': {error}. {_MEND}") from None
     try:
         yield int(ray.cluster_resources().get("CPU", 1))
     finally:
         ray.shutdown()
+
+
+def check_reachable(address: str) -> None:
+    """Raise ClusterError if nothing answers at `address`; Ray itself takes minutes to give up."""
+    if address in ("local", "auto"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterError(f"--address {address}: expected local, auto or HOST:PORT. {_MEND}")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise ClusterError(f"nothing answers at '{address}': {error}. {_MEND}") from None

@@ -30,7 +30,7 @@ from cgd.version import code_version, environment
 from tune.callback import TrackingCallback
 from tune.cluster import connected
 from tune.progress import Progress
-from tune.tracking import FAILED, FINISHED, KILLED, RunRecord, Tracking
+from tune.tracking import FAILED, FINISHED, KILLED, RUNNING, RunRecord, Tracking
 from tune.trial import TrialSpec, run_trial
 
 
@@ -193,6 +193,7 @@ class Runner:
         self.plan, self.tracking, self.output, self.arguments = plan, tracking, output, arguments
         self.known = tracking.runs("trial")
         self.known_floors = tracking.runs("floors")
+        self.resumed: list[str] = []  # studies whose parent run was re-opened
 
     def missing(self) -> dict[str, TrialSpec]:
         """Trials the store has no finished run of."""
@@ -207,7 +208,9 @@ class Runner:
         interrupted = self.tracking.runs("study", "cgd.study_key")
         for plan in self.plan.studies:
             record = interrupted.get(plan.key) if resume else None
-            run_id = record.run_id if record and record.status == KILLED else None
+            run_id = record.run_id if record and record.status in (KILLED, RUNNING) else None
+            if run_id:
+                self.resumed.append(plan.study.name)
             tags = {
                 "cgd.study": plan.study.name,
                 "cgd.study_key": plan.key,
@@ -224,9 +227,14 @@ class Runner:
         floors, trials = self.missing_floors(), self.missing()
         if not floors and not trials:
             return True
-        with connected(address) as n_cpus:
-            self._run_floors(floors)
-            return not trials or self._run_trials(trials, parents, min(max_concurrent or n_cpus, n_cpus))
+        try:
+            with connected(address) as n_cpus:
+                self._run_floors(floors)
+                return not trials or self._run_trials(trials, parents, min(max_concurrent or n_cpus, n_cpus))
+        except BaseException:  # whatever ends the command, its runs must not stay RUNNING
+            for run_id in parents.values():
+                self.tracking.end(run_id, KILLED)
+            raise
 
     def missing_floors(self) -> list[FloorSpec]:
         """Floors the store has no finished run of."""
@@ -269,6 +277,7 @@ class Runner:
                 ),
             )
             tuner.fit()
+            callback.close()
         self.known |= callback.outcomes
         return set(callback.outcomes) == set(missing)
 

@@ -1,0 +1,142 @@
+"""The two-headed autoencoder: its start at the truncated SVD, its two encoders, its loss."""
+
+import numpy as np
+import pytest
+import torch
+
+from cgd.config import ModelConfig
+from cgd.model.autoencoder import TwoHeadedAutoencoder, gaussian_kl, principal_components
+
+G, S, C, K = 12, 30, 50, 4
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def data():
+    g = generator()
+    loadings = torch.randn(G, 6, generator=g)
+    x_st = loadings @ torch.randn(6, S, generator=g) + 0.1 * torch.randn(G, S, generator=g) + 3
+    return x_st, loadings @ torch.randn(6, C, generator=g) + 1
+
+
+def build(encoder="deterministic", from_svd=True, latent_dim=K, hidden_dim=8):
+    torch.manual_seed(0)
+    config = ModelConfig(encoder=encoder, latent_dim=latent_dim, hidden_dim=hidden_dim)
+    model = TwoHeadedAutoencoder(config, S, C)
+    model.initialise(*data(), from_svd=from_svd)
+    return model
+
+
+@pytest.mark.parametrize("latent_dim", [1, 4, 8])
+def test_it_starts_as_the_truncated_svd_of_the_training_genes(latent_dim):
+    x_st, _ = data()
+    model = build(latent_dim=latent_dim)
+    centred = (x_st - x_st.mean(0)).double().numpy()
+    u, s, vt = np.linalg.svd(centred, full_matrices=False)
+    expected = (u[:, :latent_dim] * s[:latent_dim]) @ vt[:latent_dim] + x_st.mean(0).double().numpy()
+    with torch.no_grad():
+        decoded = model.decode(model.encode_st(x_st)[0])
+    np.testing.assert_allclose(decoded, expected, atol=1e-3)
+
+
+def test_more_dimensions_than_the_data_have_decode_it_whole():
+    x_st, _ = data()
+    with torch.no_grad():
+        model = build(latent_dim=20, hidden_dim=32)
+        torch.testing.assert_close(model.decode(model.encode_st(x_st)[0]), x_st, rtol=1e-3, atol=1e-3)
+
+
+def test_zero_decodes_to_the_mean_pattern():
+    x_st, _ = data()
+    torch.testing.assert_close(build().decode(torch.zeros(2, K)), x_st.mean(0).expand(2, -1))
+
+
+def test_without_the_svd_the_heads_are_random_and_the_means_still_taken():
+    model, other = build(from_svd=False), build()
+    x_st, x_sc = data()
+    torch.testing.assert_close(model.st_mean, x_st.mean(0))
+    torch.testing.assert_close(model.sc_mean, x_sc.mean(0))
+    assert not torch.equal(model.head_st.weight, other.head_st.weight)
+    with torch.no_grad():
+        error = (model.decode(model.encode_st(x_st)[0]) - x_st).square().mean()
+        assert error > 10 * (other.decode(other.encode_st(x_st)[0]) - x_st).square().mean()
+
+
+def test_variational_samples_have_the_mean_and_spread_it_says():
+    model = build("variational")
+    mean, log_variance = torch.full((20_000, 2), 3.0), torch.tensor([-2.0, 0.5]).expand(20_000, -1)
+    z = model.sample(mean, log_variance, generator())
+    np.testing.assert_allclose(z.mean(0), [3, 3], atol=0.03)
+    np.testing.assert_allclose(z.std(0), np.exp([-1.0, 0.25]), rtol=0.03)
+    assert torch.equal(z, model.sample(mean, log_variance, generator()))
+
+
+def test_a_deterministic_encoder_gives_its_mean_and_draws_nothing():
+    g = generator()
+    before = g.get_state()
+    mean = torch.randn(5, K)
+    assert build("deterministic").sample(mean, torch.zeros(5, K), g) is mean
+    assert torch.equal(g.get_state(), before)
+
+
+def test_kl_is_that_of_torch_distributions():
+    mean, log_variance = torch.randn(2, 6, 3, generator=generator())
+    normal = torch.distributions.Normal
+    expected = torch.distributions.kl_divergence(
+        normal(mean, torch.exp(0.5 * log_variance)), normal(torch.zeros(()), torch.ones(()))
+    )
+    torch.testing.assert_close(gaussian_kl(mean, log_variance), expected.mean())
+
+
+def test_the_loss_is_the_error_of_both_heads_relative_to_the_variance_plus_kl():
+    model, (x_st, x_sc) = build("deterministic"), data()
+    variance = (x_st - x_st.mean(0)).square().mean()
+    expected = sum(
+        (model.decode(mean) - x_st).square().mean() / variance
+        for mean in (model.encode_st(x_st)[0], model.encode_sc(x_sc)[0])
+    )
+    torch.testing.assert_close(model.loss(x_st, x_sc, 0.5, generator()), expected)
+    variational = build("variational")
+    low, high = (variational.loss(x_st, x_sc, weight, generator()) for weight in (0.0, 2.0))
+    kl = gaussian_kl(*variational.encode_st(x_st)) + gaussian_kl(*variational.encode_sc(x_sc))
+    torch.testing.assert_close(high - low, 2.0 * kl)
+
+
+def test_training_lowers_the_loss_through_both_heads():
+    model, (x_st, x_sc) = build("deterministic", from_svd=False), data()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    losses = []
+    for _ in range(60):
+        loss = model.loss(x_st, x_sc, 0.0, generator())
+        optimizer.zero_grad()
+        loss.backward()
+        assert model.head_st.weight.grad.any()
+        assert model.head_sc.weight.grad.any()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_principal_components_are_the_right_singular_vectors():
+    x = data()[0] - data()[0].mean(0)
+    components, scale = principal_components(x, 5)
+    _, s, vt = np.linalg.svd(x.double().numpy(), full_matrices=False)
+    for component, expected in zip(components.numpy(), vt[:5], strict=True):
+        assert abs(component @ expected) == pytest.approx(1, abs=1e-4)
+    assert scale.item() == pytest.approx(s[0] / np.sqrt(G), rel=1e-5)
+    torch.testing.assert_close((x @ components[0] / scale).square().mean(), torch.ones(()), rtol=1e-4, atol=0)
+
+
+def test_directions_without_variation_are_left_out():
+    rank_2 = torch.randn(G, 2, generator=generator()) @ torch.randn(2, S, generator=generator(1))
+    components, _ = principal_components(rank_2, 10)
+    assert components.shape == (2, S)
+    torch.testing.assert_close(components @ components.T, torch.eye(2), rtol=0, atol=1e-4)
+
+
+def test_data_without_variation_have_no_components():
+    components, scale = principal_components(torch.zeros(G, S), 10)
+    assert components.shape == (0, S)
+    assert scale.item() == 1

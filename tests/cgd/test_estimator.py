@@ -1,0 +1,289 @@
+"""The front door: AnnData in, AnnData out, saved and read again bit for bit."""
+
+import inspect
+import json
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from anndata import AnnData
+
+import cgd
+from cgd.data.protocol import VisiblePair
+from cgd.errors import CheckpointError, ConfigError, DataError
+from cgd.estimator import CausalGeD, NotFittedError
+from cgd.metrics import gene_metrics
+
+EXTRA = 3  # genes of the scRNA-seq that the ST does not measure
+
+
+@pytest.fixture(scope="module")
+def pair(tiny):
+    """ST without the last three genes, and with one spot in which nothing is detected."""
+    st = tiny.simulation.adata_st[:, :-EXTRA].copy()
+    counts = st.X.toarray()
+    counts[7] = 0
+    st.X = sp.csr_matrix(counts)
+    return st, tiny.simulation.adata_sc.copy()
+
+
+@pytest.fixture(scope="module")
+def model(tiny, pair):
+    return CausalGeD(tiny.config()).fit(*pair)
+
+
+@pytest.fixture
+def only_sc(pair):
+    return list(pair[1].var_names[-EXTRA:])
+
+
+# ---- predicting ---------------------------------------------------------------------------------------------------
+
+
+def test_every_gene_of_the_scrna_can_be_predicted_measured_or_not(model, pair, only_sc):
+    _, sc = pair
+    assert set(model.genes) == set(sc.var_names)
+    predicted = model.predict([*only_sc, "Reg000"])
+    assert predicted.shape == (59, 4)
+    assert list(predicted.var_names) == [*only_sc, "Reg000"]
+    assert predicted.X.dtype == np.float32
+    assert np.isfinite(predicted.X).all()
+    assert (predicted.X.std(axis=0) > 0).all()
+    assert not predicted.var["measured_in_st"][:EXTRA].any()
+
+
+def test_whether_a_gene_was_measured_is_told_for_validation_genes_too(model, pair):
+    """A gene held out to decide when to stop was measured all the same."""
+    st, sc = pair
+    predicted = model.predict(list(sc.var_names))
+    np.testing.assert_array_equal(predicted.var["measured_in_st"], sc.var_names.isin(st.var_names))
+
+
+def test_spots_keep_their_names_and_coordinates_without_those_dropped(model, pair, only_sc):
+    st, _ = pair
+    predicted = model.predict(only_sc)
+    kept = np.arange(60) != 7
+    assert list(predicted.obs_names) == list(st.obs_names[kept])
+    np.testing.assert_allclose(predicted.obsm["spatial"], st.obsm["spatial"][kept], rtol=1e-6)
+
+
+def test_the_spread_is_that_of_the_draws(model, only_sc):
+    draws = model.predict_draws(only_sc)
+    assert draws.shape == (2, EXTRA, 59)
+    predicted = model.predict(only_sc)
+    np.testing.assert_array_equal(predicted.layers["std"], draws.std(axis=0, ddof=1).T)
+    assert (predicted.layers["std"] > 0).all()
+
+
+@pytest.mark.parametrize(("n_samples", "has_spread"), [(0, False), (1, False), (2, True)])
+def test_without_two_draws_there_is_no_spread(tiny, pair, only_sc, n_samples, has_spread):
+    predicted = CausalGeD(tiny.config({"sampling.n_samples": n_samples})).fit(*pair).predict(only_sc)
+    assert ("std" in predicted.layers) == has_spread
+
+
+def test_the_estimate_is_the_one_named(tiny, pair, only_sc):
+    model = CausalGeD(tiny.config({"sampling.estimate": "draws"})).fit(*pair)
+    draws = model.predict_draws(only_sc)
+    np.testing.assert_array_equal(model.predict(only_sc).X, draws.mean(axis=0).T)
+    np.testing.assert_allclose(model.predict_mean(only_sc), draws.mean(axis=0), atol=1e-5)
+
+
+def test_one_name_is_a_list_of_one_and_the_order_is_that_asked_for(model, only_sc):
+    one = model.predict(only_sc[0])
+    assert one.shape == (59, 1)
+    both = model.predict(np.array(only_sc[:2]))
+    swapped = model.predict(only_sc[1::-1])
+    assert list(swapped.var_names) == only_sc[1::-1]
+    assert gene_metrics(both.X.T, swapped[:, only_sc[:2]].X.T)["pcc"].min() > 0.9
+
+
+def test_provenance_is_json_with_the_configuration_data_and_versions(model, only_sc):
+    provenance = json.loads(model.predict(only_sc).uns["causalged"])
+    assert provenance["config"] == model.config.model_dump(mode="json")
+    assert len(provenance["data_sha256"]) == 64
+    assert provenance["versions"]["torch"]
+    assert provenance["versions"]["code"]
+    assert any("1 spots dropped" in note for note in provenance["notes"])
+
+
+def test_a_prediction_can_be_written_as_h5ad(model, only_sc, tmp_path):
+    from anndata import read_h5ad
+
+    predicted = model.predict(only_sc)
+    predicted.write_h5ad(tmp_path / "p.h5ad")
+    again = read_h5ad(tmp_path / "p.h5ad")
+    np.testing.assert_array_equal(again.X, predicted.X)
+    assert again.uns["causalged"] == predicted.uns["causalged"]
+
+
+def test_a_prediction_has_no_argument_that_could_carry_the_truth():
+    assert list(inspect.signature(CausalGeD.predict).parameters) == ["self", "genes"]
+    assert list(inspect.signature(CausalGeD.predict_draws).parameters) == ["self", "genes"]
+    assert {field.name for field in fields(VisiblePair)} == {
+        "name", "train_genes", "x_st", "genes", "x_sc", "coordinates"
+    }  # fmt: skip
+
+
+# ---- asking for the wrong thing -----------------------------------------------------------------------------------
+
+
+def test_an_unknown_gene_gets_the_closest_one(model):
+    with pytest.raises(DataError, match=r"gene 'Reg00' is not in the scRNA-seq; did you mean 'Reg00\d'\?"):
+        model.predict(["Reg000", "Reg00"])
+
+
+@pytest.mark.parametrize(("genes", "found"), [([], "none"), (["Reg000", "Reg000"], "a repeated name")])
+def test_no_gene_or_one_twice(model, genes, found):
+    with pytest.raises(DataError, match=f"expected a list of distinct genes, found {found}"):
+        model.predict(genes)
+
+
+def test_nothing_works_before_fit(tmp_path):
+    model = CausalGeD()
+    for use in (lambda: model.predict("Gad1"), lambda: model.genes, lambda: model.save(tmp_path / "m")):
+        with pytest.raises(NotFittedError, match=r"not fitted; call fit\(adata_st, adata_sc\) or load\(folder\) first"):
+            use()
+
+
+def test_too_few_shared_genes(tiny):
+    st = tiny.simulation.adata_st[:, :5].copy()
+    with pytest.raises(DataError, match="5 shared genes are too few"):
+        CausalGeD(tiny.config()).fit(st, tiny.simulation.adata_sc)
+
+
+def test_a_missing_device_is_named(tiny, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    hidden = tiny.hidden()
+    with pytest.raises(ConfigError, match=r"runtime\.device = cuda, but torch sees no CUDA device; set .* = cpu"):
+        CausalGeD(tiny.config({"runtime.device": "cuda"})).fit_visible(hidden.visible, hidden.val)
+
+
+# ---- fitting ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_given_is_left_as_it_was(tiny, pair):
+    st, sc = (adata.copy() for adata in pair)
+    CausalGeD(tiny.config()).fit(st, sc)
+    for after, before in zip((st, sc), pair, strict=True):
+        assert set(after.uns) == set(before.uns)
+        assert list(after.obs_names) == list(before.obs_names)
+        np.testing.assert_array_equal(after.X.toarray(), before.X.toarray())
+
+
+def test_fitting_again_with_the_same_seed_gives_the_same_bits(tiny, pair, model, only_sc):
+    again = CausalGeD(tiny.config()).fit(*pair).predict(only_sc)
+    other = CausalGeD(tiny.config({"seed": 1})).fit(*pair).predict(only_sc)
+    first = model.predict(only_sc)
+    assert again.X.tobytes() == first.X.tobytes()
+    assert again.layers["std"].tobytes() == first.layers["std"].tobytes()
+    assert other.X.tobytes() != first.X.tobytes()
+
+
+def test_epochs_are_reported(tiny, pair):
+    reported = []
+    model = CausalGeD(tiny.config()).fit(*pair, on_epoch=reported.append)
+    assert [metrics["epoch"] for metrics in reported] == [1, 2]
+    assert model.progress.history == reported
+
+
+def test_names_of_spots_and_genes_need_not_be_text(tiny, pair, only_sc):
+    st = AnnData(pair[0].X, var=pair[0].var.copy(), obsm={"spatial": pair[0].obsm["spatial"]})
+    assert CausalGeD(tiny.config()).fit(st, pair[1]).predict(only_sc).obs_names[0] == "0"
+
+
+# ---- saving -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"model.tokens": "latent", "model.decoder": "joint"},
+        {"ar.token_order": "granger", "sampling.n_ar_steps": 2},
+        {"sampling.estimate": "draws", "sampling.sampler": "ddpm", "model.center": "none"},
+    ],
+    ids=["gene", "latent", "granger", "draws"],
+)
+def test_a_saved_model_predicts_the_same_bits(tiny, pair, only_sc, tmp_path, values):
+    model = CausalGeD(tiny.config(values)).fit(*pair)
+    model.save(tmp_path / "model")
+    loaded = CausalGeD.load(tmp_path / "model")
+    assert loaded.config == model.config
+    assert loaded.genes == model.genes
+    assert loaded.n_parameters == model.n_parameters
+    genes = [*only_sc, "Reg003"]
+    one, two = model.predict(genes), loaded.predict(genes)
+    assert one.X.tobytes() == two.X.tobytes()
+    assert one.layers["std"].tobytes() == two.layers["std"].tobytes()
+    assert list(one.obs_names) == list(two.obs_names)
+    assert one.obsm["spatial"].tobytes() == two.obsm["spatial"].tobytes()
+    assert one.uns["causalged"] == two.uns["causalged"]
+    assert one.var.equals(two.var)
+
+
+def test_saving_over_a_model_replaces_it_and_a_loaded_one_can_be_saved(model, tmp_path):
+    model.save(tmp_path / "model")
+    CausalGeD.load(tmp_path / "model").save(tmp_path / "model")
+    assert CausalGeD.load(tmp_path / "model").genes == model.genes
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_saved_model_holds_no_expression_of_the_st(model, tmp_path, pair):
+    """Latents of the training genes and the mean pattern are kept; the counts are not."""
+    from cgd.training.checkpoint import read_folder
+
+    model.save(tmp_path / "model")
+    tensors, _ = read_folder(tmp_path / "model")
+    spots = [name for name, tensor in tensors.items() if 59 in tensor.shape]
+    assert set(spots) == {
+        "coordinates", "network.autoencoder.head_st.weight", "network.autoencoder.decoder.weight",
+        "network.autoencoder.decoder.bias", "network.autoencoder.st_mean",
+    }  # fmt: skip
+
+
+def test_a_missing_or_damaged_model_is_named(model, tmp_path):
+    with pytest.raises(CheckpointError, match=r"nosuch is not a whole checkpoint"):
+        CausalGeD.load(tmp_path / "nosuch")
+    model.save(tmp_path / "model")
+    path = tmp_path / "model" / "tensors.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"tensors\.safetensors is damaged"):
+        CausalGeD.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("change", [{"format": 2}, {"format": None}])
+def test_a_model_of_another_format_is_refused(model, tmp_path, change):
+    model.save(tmp_path / "model")
+    path = tmp_path / "model" / "state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(CheckpointError, match="is not a saved CausalGeD model of format 1"):
+        CausalGeD.load(tmp_path / "model")
+
+
+def test_a_checkpoint_is_no_model(tiny, tmp_path):
+    from cgd.training.checkpoint import CheckpointFolder
+
+    hidden = tiny.hidden()
+    CausalGeD(tiny.config()).fit_visible(hidden.visible, hidden.val, None, CheckpointFolder(tmp_path, "x"))
+    with pytest.raises(CheckpointError, match="is not a saved CausalGeD model"):
+        CausalGeD.load(tmp_path / "epoch-00002")
+
+
+# ---- the package --------------------------------------------------------------------------------------------------
+
+
+def test_the_package_offers_its_five_names():
+    assert cgd.CausalGeD is CausalGeD
+    for name in cgd.__all__:
+        assert getattr(cgd, name) is not None
+    with pytest.raises(AttributeError, match="module 'cgd' has no attribute 'nosuch'"):
+        _ = cgd.nosuch
+
+
+def test_a_visible_pair_with_fewer_scrna_genes_is_enough(tiny):
+    """`fit_visible` asks for nothing but what is visible."""
+    hidden = tiny.hidden()
+    model = CausalGeD(tiny.config())
+    model.fit_visible(replace(hidden.visible, coordinates=hidden.visible.coordinates[:, :2]), hidden.val)
+    assert model.genes == hidden.visible.genes

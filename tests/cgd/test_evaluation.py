@@ -1,0 +1,122 @@
+"""One trial from end to end: the same numbers for the same seed, what the summary holds, and floors beside it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cgd.data.split import make_splits
+from cgd.evaluation import evaluate, evaluate_floors, summarise_table, trial_fingerprint
+from cgd.metrics import FLOORS, METRICS
+
+COSTS = {"train_seconds", "wall_seconds", "peak_memory_mb"}
+KINDS = {
+    "gene": {},
+    "latent": {"model.tokens": "latent"},
+    "joint": {"model.decoder": "joint", "model.dropout": 0.2},
+    "draws of noise": {"sampling.estimate": "draws", "diffusion.prediction_type": "noise", "sampling.sampler": "ddpm"},
+    "published": {"evaluation.protocol": "published", "ar.token_order": "granger", "sampling.n_ar_steps": 2},
+}
+
+
+def numbers(evaluation):
+    return {key: value for key, value in evaluation.summary.items() if key not in COSTS}
+
+
+@pytest.mark.parametrize("values", KINDS.values(), ids=KINDS.keys())
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(tiny, values):
+    one, same = tiny.evaluate(values), tiny.evaluate(values)
+    other = tiny.evaluate({**values, "seed": 1})
+    assert numbers(one) == numbers(same)
+    pd.testing.assert_frame_equal(one.per_gene, same.per_gene, check_exact=True)
+    assert not one.per_gene.equals(other.per_gene)
+    assert numbers(one) != numbers(other)
+
+
+def test_the_summary_is_of_the_table(tiny):
+    evaluation = tiny.evaluate()
+    assert tuple(evaluation.per_gene["gene"]) == tiny.split.test
+    for key in METRICS:
+        assert evaluation.summary[f"test_{key}"] == pytest.approx(evaluation.per_gene[key].mean())
+    assert (evaluation.summary["n_genes"], evaluation.summary["n_scored"]) == (4, 4)
+    assert (evaluation.summary["epochs"], evaluation.summary["n_parameters"]) == (2, evaluation.model.n_parameters)
+    assert evaluation.summary["best_epoch"] in (1, 2)
+    assert 0 <= evaluation.summary["coverage_90"] <= 1
+    assert all(evaluation.summary[key] > 0 for key in COSTS)
+    assert all(isinstance(value, float) for value in evaluation.summary.values())
+
+
+def test_the_table_scores_the_models_own_prediction(tiny):
+    evaluation = tiny.evaluate()
+    prediction = evaluation.model.predict_mean(tiny.split.test)
+    pd.testing.assert_frame_equal(tiny.hidden().test.score(prediction), evaluation.per_gene)
+
+
+@pytest.mark.parametrize(("n_samples", "keys"), [(0, set()), (1, {"draws_pcc"}), (3, {"draws_pcc", "coverage_90"})])
+def test_draws_are_scored_where_there_are_some(tiny, n_samples, keys):
+    summary = tiny.evaluate({"sampling.n_samples": n_samples}).summary
+    assert {"draws_pcc", "coverage_90"} & set(summary) == keys
+
+
+def test_every_protocol_column_is_summarised(tiny):
+    summary = tiny.evaluate({"evaluation.protocol": "published"}).summary
+    wanted = {f"test_{key}" for key in METRICS} | {f"test_hidden_{key}" for key in METRICS} | {"test_copied_share"}
+    assert wanted <= set(summary)
+    assert summary["test_pcc"] > summary["test_hidden_pcc"]
+
+
+def test_an_interrupted_trial_continues_to_the_same_numbers(tiny, tmp_path):
+    def stop(metrics):
+        raise KeyboardInterrupt
+
+    config = tiny.config()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(config, tiny.prepared, tiny.split, stop, tmp_path)
+    fingerprint = trial_fingerprint(config, tiny.prepared, tiny.split)
+    assert [path.name for path in tmp_path.iterdir()] == [fingerprint]
+    epochs = []
+    resumed = evaluate(config, tiny.prepared, tiny.split, lambda metrics: epochs.append(metrics["epoch"]), tmp_path)
+    assert epochs == [1, 2]
+    assert numbers(resumed) == numbers(tiny.evaluate())
+
+
+def test_the_fingerprint_names_configuration_data_split_and_code(tiny, monkeypatch):
+    config, other_split = tiny.config(), make_splits(tiny.prepared.panel, tiny.config({"split.seed": 1}).split)[0]
+    base = trial_fingerprint(config, tiny.prepared, tiny.split)
+    assert base == trial_fingerprint(config.with_values({"runtime.n_threads": 2}), tiny.prepared, tiny.split)
+    assert base != trial_fingerprint(config.with_values({"seed": 1}), tiny.prepared, tiny.split)
+    assert base != trial_fingerprint(config, tiny.prepared, other_split)
+    monkeypatch.setattr("cgd.evaluation.code_version", lambda: "another")
+    assert base != trial_fingerprint(config, tiny.prepared, tiny.split)
+
+
+@pytest.mark.parametrize("protocol", ["heldout_genes", "published"])
+def test_floors_and_the_ceiling_are_scored_like_a_model(tiny, protocol):
+    config = tiny.config({"evaluation.protocol": protocol})
+    table = evaluate_floors(tiny.prepared, tiny.split, config)
+    fills = ["zero_fill", "visible_mean_fill"] if protocol == "published" else []
+    assert list(table["method"].unique()) == [*FLOORS, "ceiling", *fills]
+    for _, rows in table.groupby("method"):
+        assert tuple(rows["gene"]) == tiny.split.test
+    assert list(table.drop(columns="method").columns) == list(tiny.evaluate({"evaluation.protocol": protocol}).per_gene)
+    pcc = table.groupby("method")["pcc"].mean()
+    assert pcc["ceiling"] == pcc.drop(fills).max()
+    assert pcc["ceiling"] > pcc["random"] + 0.1
+
+
+def test_filling_in_the_mean_beats_every_model_under_published(tiny):
+    """Why that protocol is not the default."""
+    config = tiny.config({"evaluation.protocol": "published"})
+    pcc = evaluate_floors(tiny.prepared, tiny.split, config).groupby("method")["pcc"].mean()
+    assert pcc["visible_mean_fill"] > 0.9
+    hidden = evaluate_floors(tiny.prepared, tiny.split, config).groupby("method")["hidden_pcc"].mean()
+    assert hidden["visible_mean_fill"] == 0
+
+
+def test_a_summary_of_a_table_ignores_its_labels():
+    table = pd.DataFrame({"gene": ["a", "b", "c"], "pcc": [0.2, 0.4, np.nan], "ssim": [0.1, 0.3, 0.9], "method": "x"})
+    assert summarise_table(table) == {
+        "pcc": pytest.approx(0.3),
+        "ssim": pytest.approx(0.2),
+        "n_genes": 3,
+        "n_scored": 2,
+    }

@@ -1,0 +1,181 @@
+"""The network as a whole: what it predicts untrained, and what may reach a prediction and a loss."""
+
+import pytest
+import torch
+
+from cgd.model.ar_steps import step_of_token
+from cgd.model.network import Network
+from cgd.model.reference import Reference
+from cgd.model.ridge import causal_ridge, ridge_predict
+from cgd.model.tokens import GeneTable
+from cgd.random import make_generator
+
+GENE, LATENT = {"model.tokens": "gene"}, {"model.tokens": "latent"}
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}  # float32, and a rotation forth and back
+
+
+def build(tiny, values, trained_head=False):
+    """Network and reference after initialisation, and the table of the test genes."""
+    config, visible = tiny.config(values), tiny.hidden().visible
+    reference = Reference.build(visible, config)
+    torch.manual_seed(0)
+    network = Network(config, visible.x_st.shape[1], visible.x_sc.shape[1]).eval()
+    network.autoencoder.initialise(reference.x_st, reference.x_sc_train, from_svd=True)
+    with torch.no_grad():
+        network.standardise(
+            network.encode_st(reference.x_st)[0], network.autoencoder.encode_sc(reference.x_sc_train)[0]
+        )
+        if trained_head:
+            torch.nn.init.normal_(network.cat.head.weight)
+        x_sc = torch.from_numpy(visible.sc_rows(tiny.split.test))
+        code, features = network.encode_code(x_sc), reference.features_of(x_sc)
+    return network, reference, GeneTable(code, code, features, code, reference.order_of(features))
+
+
+def generate(network, reference, targets, n=2, draw=False, seed=0):
+    return network.generate(reference.context_table(network), targets, reference.ridge_lambda, seed, n, draw)
+
+
+# ---- prediction ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", [GENE, LATENT, {"train.rotate": False}], ids=["gene", "latent", "gene unrotated"])
+@pytest.mark.parametrize("n_steps", [1, 2])
+def test_untrained_the_posterior_mean_is_the_ridge_centre(tiny, values, n_steps):
+    network, reference, targets = build(tiny, {**values, "sampling.n_ar_steps": n_steps})
+    context = reference.context_table(network)
+    centre = ridge_predict(context.features, context.z[None], targets.features, reference.ridge_lambda)[0]
+    assert centre.std() > 0.05
+    for member in generate(network, reference, targets):
+        # genes predicted in the first step are context of the second, which a ridge on them leaves as it was only
+        # where the first are all there is
+        rows = slice(None) if n_steps == 1 or values is LATENT else slice(0, 2)
+        torch.testing.assert_close(member[rows], centre[rows], **CLOSE)
+
+
+def test_without_a_centre_it_is_zero(tiny):
+    assert not generate(*build(tiny, {"model.center": "none"})).any()
+
+
+def test_what_the_targets_table_holds_of_the_st_is_never_read(tiny):
+    """`z` and `center` of the targets are placeholders: NaN in them reaches nothing."""
+    for values in (GENE, LATENT):
+        network, reference, targets = build(tiny, values, trained_head=True)
+        nan = torch.full_like(targets.z, torch.nan)
+        blank = GeneTable(nan, targets.code, targets.features, nan, targets.order)
+        for draw in (True, False):
+            assert torch.equal(*(generate(network, reference, t, draw=draw) for t in (targets, blank)))
+
+
+def test_members_do_not_depend_on_how_many_are_asked_for(tiny):
+    network, reference, targets = build(tiny, GENE, trained_head=True)
+    for draw in (True, False):
+        few, many = (generate(network, reference, targets, n=n, draw=draw) for n in (2, 4))
+        assert torch.equal(few, many[:2])
+        assert not torch.equal(many[0], many[1])
+    assert not torch.equal(generate(network, reference, targets), generate(network, reference, targets, seed=1))
+
+
+@pytest.mark.parametrize("values", [GENE, LATENT], ids=["gene", "latent"])
+@pytest.mark.parametrize("n_ar_steps", [1, 2, 3, 100])
+def test_any_number_of_ar_steps_predicts_every_gene(tiny, values, n_ar_steps):
+    network, reference, targets = build(tiny, {**values, "sampling.n_ar_steps": n_ar_steps}, trained_head=True)
+    z = generate(network, reference, targets, draw=True)
+    assert z.shape == (2, 4, 8)
+    assert torch.isfinite(z).all()
+    assert (z.std(0) > 0).all()
+
+
+def test_groups_of_a_large_request_do_not_see_each_other(tiny):
+    """Groups of `panel_size`: each is predicted from the measured genes alone."""
+    network, reference, targets = build(tiny, {"train.panel_size": 2}, trained_head=True)
+    both = generate(network, reference, targets, n=1)[0]
+    altered = GeneTable(targets.z, targets.code.clone(), targets.features, targets.center, None)
+    altered.code[2:] += 5
+    changed = generate(network, reference, altered, n=1)[0]
+    assert torch.equal(both[:2], changed[:2])
+    assert not torch.equal(both[2:], changed[2:])
+
+
+def test_ordered_genes_are_returned_in_the_order_asked_for(tiny):
+    values = {"ar.token_order": "variance", "model.center": "ridge", "train.rotate": False}
+    network, reference, targets = build(tiny, values)
+    assert (targets.order.diff() < 0).all()
+    targets = GeneTable(**{name: rows.flip(0) for name, rows in vars(targets).items()})
+    context = reference.context_table(network)
+    centre = ridge_predict(context.features, context.z[None], targets.features, reference.ridge_lambda)[0]
+    torch.testing.assert_close(generate(network, reference, targets)[0], centre, **CLOSE)
+
+
+# ---- training -----------------------------------------------------------------------------------------------------
+
+
+def test_latents_have_the_variance_of_the_noise(tiny):
+    for scaling in ("global", "per_dim"):
+        network, reference, _ = build(tiny, {"model.latent_scaling": scaling})
+        z = reference.context_table(network).z
+        torch.testing.assert_close(z.mean(0), torch.zeros(8), rtol=0, atol=1e-4)
+        variance = z.var(0, correction=0)
+        assert variance.mean().item() == pytest.approx(1, abs=1e-3)
+        if scaling == "per_dim":
+            torch.testing.assert_close(variance, torch.ones(8), rtol=1e-3, atol=1e-3)
+        else:
+            assert variance[0] > 1.5 * variance[-1]
+        raw = network.autoencoder.decode(network.encode_st(reference.x_st)[0])
+        torch.testing.assert_close(network.decode(z), raw, rtol=1e-4, atol=1e-4)
+
+
+def test_no_token_of_a_later_step_reaches_a_prediction_in_training(tiny):
+    """The whole way from the latents: centre, clean tokens and mask together."""
+    network, reference, _ = build(tiny, {"train.rotate": False}, trained_head=True)
+    table, step = reference.context_table(network), step_of_token([2, 2, 3])[None]
+
+    def predict(content):
+        position = network.tokens.embed_position(table.code[:7])[None]
+        prefix = network._clean_prefix(content, position, network.tokens.condition(table.code)[None], step)
+        center = causal_ridge(table.features[None, :7], content, step, 0.5)
+        x_t = torch.randn(1, 7, 8, generator=make_generator(0))
+        with torch.no_grad():
+            return network.cat.denoise(prefix, x_t, center, position, step, torch.full((1, 7), 0.5))
+
+    before = predict(table.z[None, :7])
+    for token in range(7):
+        altered = table.z[None, :7].clone()
+        altered[:, token] += 3.0
+        after = predict(altered)
+        for query in range(7):
+            same = torch.equal(before[:, query], after[:, query])
+            assert same == bool(step[0, query] <= step[0, token]), (token, query)
+
+
+def loss(network, reference, seed=0):
+    table = reference.context_table(network)
+    generators = {name: make_generator(seed, name) for name in ("batch", "timestep", "noise")}
+    return network.diffusion_loss(table, reference.ridge_lambda, generators)
+
+
+def test_an_untrained_loss_is_the_variance_left_by_the_centre(tiny):
+    """Predicting zero costs the mean square of the target: nearly 1 for noise, less for what the ridge leaves."""
+    values = {"sampling.estimate": "draws", "train.batch_size": 64}
+    losses = {
+        kind: loss(*build(tiny, {**values, "diffusion.prediction_type": kind})[:2]).item()
+        for kind in ("noise", "x_start", "v")
+    }
+    assert losses["noise"] == pytest.approx(1, abs=0.05)
+    assert 0.1 < losses["x_start"] < 1.2
+    assert loss(*build(tiny, {**values, "model.center": "none"})[:2]).item() > losses["x_start"]
+
+
+@pytest.mark.parametrize("values", [GENE, LATENT], ids=["gene", "latent"])
+def test_the_loss_follows_its_generators_and_reaches_every_weight(tiny, values):
+    network, reference, _ = build(tiny, values, trained_head=True)
+    first = loss(network, reference)
+    assert torch.equal(first, loss(network, reference))
+    assert not torch.equal(first, loss(network, reference, seed=1))
+    first.backward()
+    without = [
+        name
+        for name, p in network.named_parameters()
+        if not name.startswith("autoencoder.") and (p.grad is None or not p.grad.any())
+    ]
+    assert without == []

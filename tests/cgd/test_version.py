@@ -1,0 +1,82 @@
+"""What names the code and the environment a number was computed with."""
+
+import shutil
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from cgd import version
+
+SOURCE = '"""Module."""\n\n\ndef f(x):\n    """Doc."""\n    # why\n    return x + 1\n'
+
+
+@pytest.fixture
+def code_of(tmp_path, monkeypatch):
+    """The code version of a package of one file."""
+    monkeypatch.setattr(version, "__file__", str(tmp_path / "version.py"))
+
+    def compute(source, name="a.py"):
+        for path in tmp_path.rglob("*.py"):
+            path.unlink()
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(source)
+        return version.code_version.__wrapped__()
+
+    return compute
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        SOURCE.replace("# why", "# another reason"),
+        SOURCE.replace("Doc.", "Says more.\n\n    A lot more."),
+        SOURCE.replace('    """Doc."""\n', ""),
+        SOURCE.replace("x + 1", "(x\n            + 1)"),
+        SOURCE.replace('"""Module."""', '"""Another."""\n'),
+    ],
+)
+def test_comments_docstrings_and_layout_do_not_count(code_of, same):
+    assert code_of(same) == code_of(SOURCE)
+
+
+@pytest.mark.parametrize("other", [SOURCE.replace("1", "2"), SOURCE.replace("x + 1", "x - 1"), SOURCE + "y = 'text'\n"])
+def test_whatever_can_change_a_number_counts(code_of, other):
+    assert code_of(other) != code_of(SOURCE)
+
+
+def test_where_code_stands_counts_and_where_the_package_stands_does_not(code_of, tmp_path, monkeypatch):
+    base = code_of(SOURCE)
+    assert code_of(SOURCE, "b.py") != base
+    assert code_of(SOURCE, "sub/a.py") != base
+    code_of(SOURCE)
+    shutil.copytree(tmp_path, tmp_path / "elsewhere")
+    monkeypatch.setattr(version, "__file__", str(tmp_path / "elsewhere" / "version.py"))
+    assert version.code_version.__wrapped__() == base
+
+
+def test_the_version_of_this_code_is_twelve_hex_digits():
+    assert len(version.code_version()) == 12
+    assert int(version.code_version(), 16) >= 0
+    assert version.code_version() == version.code_version.__wrapped__()
+
+
+def test_the_environment_names_what_numbers_depend_on():
+    found = version.environment()
+    assert found["torch"] == metadata.version("torch")
+    assert found["code"] == version.code_version()
+    assert {"python", "causalged-ray", "numpy", "scipy", "anndata", "diffusers"} <= set(found)
+
+
+def test_packages_that_are_not_installed_are_said_to_be(monkeypatch):
+    def nothing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(version.metadata, "version", nothing)
+    assert version.package_version() == "0+uninstalled"
+    assert version.environment()["ray"] == "not installed"
+
+
+def test_an_empty_file_of_docstrings_parses(code_of):
+    assert Path(version.__file__).name == "version.py"
+    assert code_of('class A:\n    """Only a docstring."""\n') != code_of("")

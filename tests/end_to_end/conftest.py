@@ -1,0 +1,78 @@
+"""Running the command as a user does: a process of its own, from a folder that is not the checkout."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tune" / "run_ablation.py"
+
+# small enough for seconds, large enough that levels differ
+TINY = """
+data: {min_genes_per_spot: 1}
+model: {width: 16, depth: 1, latent_dim: 8, hidden_dim: 16, n_heads: 2}
+diffusion: {n_timesteps: 50}
+sampling: {n_samples: 2, n_steps: 3, n_ensemble: 1}
+train: {epochs: 4, steps_per_epoch: 2, batch_size: 4, panel_size: 16, pretrain_epochs: 2, patience: 10}
+"""
+
+
+@dataclass
+class Store:
+    """The MLflow store of an output folder."""
+
+    output: Path
+
+    def __post_init__(self):
+        self.client = MlflowClient(f"sqlite:///{self.output / 'mlflow.db'}")
+        self.experiment_id = self.client.get_experiment_by_name("causalged").experiment_id
+
+    def runs(self, kind):
+        return list(self.client.search_runs([self.experiment_id], f"tags.`cgd.kind` = '{kind}'"))
+
+    def history(self, run, key):
+        return sorted((m.step, m.value) for m in self.client.get_metric_history(run.info.run_id, key))
+
+    def text(self, run, artifact):
+        return Path(self.client.download_artifacts(run.info.run_id, artifact)).read_text()
+
+    def contents(self):
+        """Fingerprint -> everything of a trial that must not depend on how it was run."""
+        found = {}
+        for run in self.runs("trial"):
+            metrics = {k: v for k, v in run.data.metrics.items() if "seconds" not in k and "memory" not in k}
+            content = (run.info.status, self.history(run, "train_loss"), metrics, self.text(run, "per_gene.json"))
+            found.setdefault(run.data.tags["cgd.fingerprint"], []).append(content)
+        return found
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="session")
+def command(tiny_config, tmp_path_factory):
+    """Command line with the tiny configuration and the given arguments."""
+
+    def build(*arguments):
+        return [sys.executable, str(SCRIPT), "--config", str(tiny_config), *map(str, arguments)]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def run(command, tmp_path_factory):
+    """Run the command to its end."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+
+    def call(*arguments):
+        return subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, timeout=300)
+
+    return call
