@@ -80,13 +80,17 @@ class ModelConfig(_Section):
     latent_dim: PositiveInt = Field(48, description="K: width of the latent")
     token_dim: PositiveInt = Field(4, description="latent values per token (tokens: latent)")
     n_condition_tokens: PositiveInt = Field(4, description="c: condition tokens in front of the sequence")
-    latent_scaling: Literal["global", "per_dim"] = Field(
-        "global", description="unit variance overall, which keeps distances, or in each latent dimension"
+    latent_scaling: Literal["residual", "global", "per_dim"] = Field(
+        "residual",
+        description="what has unit variance: a dimension's error about the centre, the whole latent, a dimension",
     )
     width: PositiveInt = 128
     n_heads: PositiveInt = 4
     depth: PositiveInt = Field(3, description="transformer blocks")
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    kernel_sharpness: NonNegative = Field(
+        2.0, description="s: the kernel over genes is linear + exp(-s (1 - r)), r their correlation; 0: linear alone"
+    )
     center: Literal["ridge", "none"] = Field(
         "ridge", description="what the diffusion is centred on: the kernel-ridge prediction from the clean context, or 0"
     )
@@ -144,7 +148,7 @@ class SamplingConfig(_Section):
 class TrainConfig(_Section):
     """Optimisation. An epoch is `steps_per_epoch` batches."""
 
-    epochs: PositiveInt = 30
+    epochs: PositiveInt = 20
     steps_per_epoch: PositiveInt = 10
     batch_size: PositiveInt = Field(16, description="panels (tokens: gene) or genes (tokens: latent) per batch")
     panel_size: Annotated[int, Field(ge=2)] = Field(96, description="genes per panel (tokens: gene)")
@@ -154,7 +158,10 @@ class TrainConfig(_Section):
     final_lr_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.05, description="never 0: alive to the end")
     gradient_clip: Positive = 1.0
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
-    patience: PositiveInt = Field(10, description="epochs without a better validation PCC before stopping")
+    patience: PositiveInt = Field(8, description="epochs that validate worse than the best, less tolerance, before stopping")
+    tolerance: NonNegative = Field(
+        0.002, description="an epoch this little worse in validation PCC than the best is kept: it is trained longer"
+    )
     rotate: bool = Field(True, description="random orthogonal rotation of the ST latent per panel (tokens: gene)")
     mixture_size: PositiveInt = Field(3, description="at most this many genes mixed into one token; 1: no mixing")
     pretrain_epochs: Annotated[int, Field(ge=0)] = Field(30, description="full-batch epochs of the autoencoder alone")
@@ -179,6 +186,12 @@ class RuntimeConfig(_Section):
     device: Literal["cpu", "cuda"] = "cpu"
     attention: Literal["sdpa", "flex"] = Field("sdpa", description="mask as a boolean tensor, or FlexAttention blocks")
     n_threads: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _flex_can_train(self) -> RuntimeConfig:
+        if self.attention == "flex" and self.device != "cuda":
+            raise ValueError("attention = flex needs device = cuda: FlexAttention has no gradients on a CPU; use sdpa")
+        return self
 
 
 class Config(_Section):
@@ -206,9 +219,9 @@ class Config(_Section):
             )
         if self.sampling.estimate == "draws" and self.sampling.n_samples < 1:
             raise ValueError("sampling.estimate = draws needs sampling.n_samples >= 1")
-        if self.sampling.n_steps > self.diffusion.n_timesteps:
+        if self.sampling.n_steps >= self.diffusion.n_timesteps:
             raise ValueError(
-                f"sampling.n_steps ({self.sampling.n_steps}) must not exceed "
+                f"sampling.n_steps ({self.sampling.n_steps}) must be below "
                 f"diffusion.n_timesteps ({self.diffusion.n_timesteps})"
             )
         return self

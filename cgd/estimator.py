@@ -20,6 +20,7 @@ from cgd.data.preprocess import PreparedPair, prepare
 from cgd.data.protocol import FloatArray, HiddenGenes, VisiblePair, hide
 from cgd.data.split import split_train_val
 from cgd.errors import CGDError, CheckpointError, ConfigError, DataError, closest
+from cgd.model.generation import generate
 from cgd.model.network import Network
 from cgd.model.reference import Reference
 from cgd.model.tokens import GeneTable
@@ -40,6 +41,7 @@ class _Fitted:
     network: Network
     context: GeneTable
     train_genes: tuple[str, ...]
+    measured_genes: tuple[str, ...]
     genes: tuple[str, ...]
     code: Tensor
     features: Tensor
@@ -101,6 +103,7 @@ class CausalGeD:
         code, features = self._encode_all(network, reference, prepared)
         assert self._fitted is not None
         self._fitted.genes, self._fitted.code, self._fitted.features = prepared.sc_genes, code, features
+        self._fitted.measured_genes = pair.genes
         self._fitted.order = reference.order_of(features)
         names = np.asarray(pair.adata_st.obs_names)[hidden.spots]
         self._fitted.spot_names = [str(name) for name in names]
@@ -149,6 +152,7 @@ class CausalGeD:
             network=network,
             context=reference.context_table(network),
             train_genes=visible.train_genes,
+            measured_genes=visible.train_genes,
             genes=visible.genes,
             code=network.encode_code(x_sc),
             features=features,
@@ -203,7 +207,7 @@ class CausalGeD:
         state, names = self._state(), [genes] if isinstance(genes, str) else list(genes)
         draws = self.predict_draws(names) if self.config.sampling.n_samples else None
         mean = self.predict_mean(names, draws)
-        var = pd.DataFrame({"measured_in_st": [g in set(state.train_genes) for g in names]}, index=pd.Index(names))
+        var = pd.DataFrame({"measured_in_st": pd.Index(names).isin(state.measured_genes)}, index=pd.Index(names))
         predicted = ad.AnnData(mean.T.copy(), obs=pd.DataFrame(index=pd.Index(state.spot_names)), var=var)
         if draws is not None and len(draws) > 1:
             predicted.layers["std"] = draws.std(axis=0, ddof=1).T.copy()
@@ -224,7 +228,7 @@ class CausalGeD:
         """(n_samples, n_genes, n_spots) independent draws of the reverse process."""
         state, n = self._state(), self.config.sampling.n_samples
         seed = self.config.seed
-        z = state.network.generate(state.context, self._targets(genes), state.ridge_lambda, seed, n, draw=True)
+        z = generate(state.network, state.context, self._targets(genes), state.ridge_lambda, seed, n, draw=True)
         return state.network.decode(z).cpu().numpy()
 
     def _targets(self, genes: Sequence[str]) -> GeneTable:
@@ -259,6 +263,7 @@ class CausalGeD:
             "config": self.config.model_dump(mode="json"),
             "genes": state.genes,
             "train_genes": state.train_genes,
+            "measured_genes": state.measured_genes,
             "ridge_lambda": state.ridge_lambda,
             "spot_names": state.spot_names,
             "provenance": state.provenance,
@@ -281,6 +286,7 @@ class CausalGeD:
             network=network,
             context=GeneTable(**context, order=tensors.get("context.order")),
             train_genes=tuple(values["train_genes"]),
+            measured_genes=tuple(values["measured_genes"]),
             genes=tuple(values["genes"]),
             code=tensors["code"],
             features=tensors["features"],
@@ -299,6 +305,6 @@ def _estimate(network: Network, context: GeneTable, targets: GeneTable, ridge_la
     config = network.config
     draw = config.sampling.estimate == "draws"
     n = config.sampling.n_samples if draw else config.sampling.n_ensemble
-    z = network.generate(context, targets, ridge_lambda, config.seed, n, draw=draw)
+    z = generate(network, context, targets, ridge_lambda, config.seed, n, draw=draw)
     return network.decode(z.mean(0)).cpu().numpy()
 

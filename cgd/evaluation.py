@@ -89,8 +89,8 @@ def evaluate(
         summary |= _score_draws(draws, hidden.test)
     assert model.progress is not None
     summary |= {
-        "val_pcc": model.progress.best_score,
-        "best_epoch": float(model.progress.best_epoch),
+        "val_pcc": model.progress.kept_score,
+        "kept_epoch": float(model.progress.kept_epoch),
         "epochs": float(model.progress.epoch),
         "n_parameters": float(model.n_parameters),
         "train_seconds": trained - start,

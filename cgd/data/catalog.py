@@ -46,12 +46,13 @@ def load_dataset(name: str) -> Pair:
         return make_pair(simulation.adata_st, simulation.adata_sc, name)
     if "," in name:
         st, _, sc = name.partition(",")
-        return read_pair(st.strip(), sc.strip())
+        return read_pair(*(Path(part.strip()).expanduser() for part in (st, sc)))
     folder = data_dir()
     if os.sep not in name and folder is not None and (folder / name).is_dir():
         return read_pair(folder / name)
-    if Path(name).exists():
-        return read_pair(Path(name).expanduser())
+    path = Path(name).expanduser()
+    if path.exists():
+        return read_pair(path)
     if os.sep in name:
         raise DataError(f"no folder at {name}; give a folder with a data set, or one of: {', '.join(available())}")
     where = f"in CGD_DATA_DIR ({folder})" if folder else "(CGD_DATA_DIR is not set)"

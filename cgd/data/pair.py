@@ -186,22 +186,21 @@ def _read_table(path: Path, index_col: int | bool) -> pd.DataFrame:
         table = pd.read_csv(path, sep="\t", index_col=index_col)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a tab-separated table: {error}") from None
+    if table.empty:
+        raise DataError(f"{path} holds no values; expected a table of counts")
     text = [str(column) for column, kind in table.dtypes.items() if kind.kind not in "iufb"]
     if text:
         raise DataError(f"{path}: expected numbers, found text in column(s) {_some(text)}")
-    if table.empty:
-        raise DataError(f"{path} holds no values; expected a table of counts")
     return table
 
 
 def _read_text_st(folder: Path) -> ad.AnnData:
     path = folder / "Spatial_count.txt"
-    with path.open(encoding="utf-8") as file:
-        header, first = (file.readline().rstrip("\n").count("\t") + 1 for _ in range(2))
-    if first != header:
+    genes, n_first = _header(path)
+    if "" in genes or n_first != len(genes):
         raise DataError(
-            f"{path}: the header has {header} columns and the first row {first}; expected spots x genes with a header "
-            "of gene names and no index column"
+            f"{path}: the header names {len([g for g in genes if g])} genes and the first row has {n_first} values; "
+            "expected spots x genes with a header of gene names and no index column"
         )
     counts = _read_table(path, index_col=False)
     locations = _read_table(folder / "Locations.txt", index_col=False)
@@ -210,17 +209,24 @@ def _read_text_st(folder: Path) -> ad.AnnData:
             f"{folder / 'Locations.txt'} is {len(locations)} x {locations.shape[1]}; expected {len(counts)} x 2, a row "
             "X Y for each spot of Spatial_count.txt"
         )
-    columns = _undo_mangling(path, list(counts.columns))
-    st = ad.AnnData(sp.csr_matrix(counts.to_numpy(dtype=np.float32)), var=pd.DataFrame(index=pd.Index(columns)))
+    # names from the header itself: pandas renames duplicated columns
+    st = ad.AnnData(sp.csr_matrix(counts.to_numpy(dtype=np.float32)), var=pd.DataFrame(index=pd.Index(genes)))
     st.obsm["spatial"] = locations.to_numpy(dtype=np.float64)
     return st
 
 
-def _undo_mangling(path: Path, columns: list[str]) -> list[str]:
-    """The header as written: pandas renames duplicated columns."""
-    with path.open(encoding="utf-8") as file:
-        header = [name.strip().strip('"') for name in file.readline().rstrip("\n").split("\t")]
-    return header if len(header) == len(columns) else columns
+def _header(path: Path) -> tuple[list[str], int]:
+    """Names in the first line of a tab-separated file, and the number of fields in the second."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            lines = [file.readline().rstrip("\r\n") for _ in range(2)]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not a tab-separated table: {error}") from None
+    if not lines[0]:
+        raise DataError(f"{path} is not a tab-separated table: its first line is empty")
+    if not lines[1]:
+        raise DataError(f"{path} holds no values; expected a table of counts")
+    return [name.strip().strip('"') for name in lines[0].split("\t")], lines[1].count("\t") + 1
 
 
 def _read_text_sc(folder: Path) -> ad.AnnData:
@@ -235,7 +241,7 @@ def _clean(adata: ad.AnnData, what: str) -> tuple[ad.AnnData, tuple[str, ...]]:
     """A copy with CSR float32 counts and unique gene names, and the names that were duplicated."""
     if adata.X is None or 0 in adata.shape:
         raise DataError(f"{what}: expected a matrix of counts in X, found shape {adata.shape}")
-    counts = sp.csr_matrix(adata.X, dtype=np.float32)
+    counts = sp.csr_matrix(adata.X, dtype=np.float32, copy=True)
     counts.sum_duplicates()
     counts.eliminate_zeros()
     _check_counts(counts, adata, what)
@@ -278,9 +284,10 @@ def _coordinates(adata: ad.AnnData, what: str) -> np.ndarray:
     if "spatial" not in adata.obsm:
         keys = ", ".join(adata.obsm) or "none"
         raise DataError(f"{what}: expected coordinates in obsm['spatial'], found obsm keys: {keys}")
-    coordinates = np.asarray(adata.obsm["spatial"], dtype=np.float64)
-    if coordinates.ndim != 2 or coordinates.shape[1] not in (2, 3) or not np.isfinite(coordinates).all():
+    found = np.asarray(adata.obsm["spatial"])
+    numeric = found.dtype.kind in "iuf"
+    if not numeric or found.ndim != 2 or found.shape[1] not in (2, 3) or not np.isfinite(found).all():
         raise DataError(
-            f"{what}: expected finite coordinates (n_spots, 2 or 3) in obsm['spatial'], found {coordinates.shape}"
+            f"{what}: expected finite coordinates (n_spots, 2 or 3) in obsm['spatial'], found {found.dtype} {found.shape}"
         )
-    return coordinates
+    return found.astype(np.float64)

@@ -64,6 +64,15 @@ class ForwardProcess:
         a, b = self.coefficients(t, x_start)
         return a * noise - b * x_start
 
+    def precondition(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The prediction when `output`, in units of v, corrects the best linear one of a unit normal x_start."""
+        a, b = self.coefficients(t, x_t)
+        if self.prediction_type == "x_start":
+            return a * x_t - b * output
+        if self.prediction_type == "noise":
+            return b * x_t + a * output
+        return output
+
     def to_x_start(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """x_start implied by the network's prediction at x_t."""
         if self.prediction_type == "x_start":

@@ -54,7 +54,7 @@ class TwoHeadedAutoencoder(nn.Module):
         nn.init.zeros_(self.mean_residual[1].weight)
         nn.init.zeros_(self.mean_residual[1].bias)
         nn.init.zeros_(self.log_variance.weight)
-        nn.init.constant_(self.log_variance.bias, -4.0)
+        nn.init.constant_(self.log_variance.bias, -8.0)
         if not from_svd:
             return
         for head, x in ((self.head_st, x_st - self.st_mean), (self.head_sc, x_sc - self.sc_mean)):
@@ -119,7 +119,7 @@ def principal_components(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
     mean squared projection on the first one 1. Uses the G x G Gram matrix: genes are few, cells are many."""
     values, vectors = torch.linalg.eigh((x @ x.T).double())
     order = values.argsort(descending=True)[: min(n, len(values))]
-    order = order[values[order] > 1e-9 * values.max().clamp_min(1e-30)]
+    order = order[values[order] > 1e-6 * values.max().clamp_min(1e-30)]  # below it is float32 rounding
     singular = values[order].sqrt()
     components = (vectors[:, order].T @ x.double()) / singular[:, None]
     scale = singular[0] / len(x) ** 0.5 if len(order) else torch.ones((), dtype=torch.float64)

@@ -16,12 +16,10 @@ from cgd.analysis.granger import regulator_scores
 from cgd.config import Config
 from cgd.data.protocol import VisiblePair
 from cgd.metrics.ridge import fit_ridge_lambda
-from cgd.model.autoencoder import principal_components
+from cgd.model.kernel import GeneKernel
 from cgd.model.network import Network
-from cgd.model.ridge import leave_one_out_operator, ridge_predict
+from cgd.model.ridge import leave_one_out_operator, ridge_predict, standardised_residual
 from cgd.model.tokens import GeneTable
-
-_MAX_FEATURES = 512
 
 
 @dataclass
@@ -32,8 +30,8 @@ class Reference:
     ----------
     x_st, x_sc_train
         (n, S) and (n, C) expression of the training genes.
-    feature_mean, feature_components
-        (C,) and (r, C): kernel features of a gene are its centred scRNA profile on these components.
+    kernel
+        Similarity of genes in the scRNA-seq.
     features
         (n, r) features of the training genes.
     ridge_lambda
@@ -47,12 +45,12 @@ class Reference:
 
     x_st: Tensor
     x_sc_train: Tensor
-    feature_mean: Tensor
-    feature_components: Tensor
+    kernel: GeneKernel
     features: Tensor
     ridge_lambda: float
     leave_one_out: Tensor | None
     order: Tensor | None
+    centred: bool
     _frozen: tuple[Tensor, Tensor, Tensor] | None = field(default=None, init=False, repr=False)
 
     @classmethod
@@ -61,27 +59,24 @@ class Reference:
         device = torch.device(config.runtime.device)
         x_st = torch.from_numpy(visible.x_st).to(device)
         x_sc = torch.from_numpy(visible.sc_rows(visible.train_genes)).to(device)
-        mean = x_sc.mean(0)
-        components, _ = principal_components(x_sc - mean, _MAX_FEATURES)
-        features = (x_sc - mean) @ components.T
-        scale = features.square().sum(1).mean().sqrt().clamp_min(1e-12)  # mean of the kernel's diagonal is 1
-        features = features / scale
+        kernel = GeneKernel.fit(x_sc, config.model.kernel_sharpness)
+        features = kernel.features(x_sc)
         ridge_lambda = fit_ridge_lambda(features.cpu().numpy(), visible.x_st)
         centred_latents = config.model.tokens == "latent" and config.model.center == "ridge"
         return cls(
             x_st=x_st,
             x_sc_train=x_sc,
-            feature_mean=mean,
-            feature_components=components / scale,
+            kernel=kernel,
             features=features,
             ridge_lambda=ridge_lambda,
             leave_one_out=leave_one_out_operator(features, ridge_lambda) if centred_latents else None,
             order=_order(visible, config),
+            centred=config.model.center == "ridge",
         )
 
     def features_of(self, x_sc: Tensor) -> Tensor:
         """(G, r) kernel features of scRNA profiles (G, C)."""
-        return (x_sc - self.feature_mean) @ self.feature_components.T
+        return self.kernel.features(x_sc)
 
     def order_of(self, features: Tensor) -> Tensor | None:
         """(G,) scores of any genes, predicted from those of the training genes by the same ridge."""
@@ -89,7 +84,7 @@ class Reference:
             return None
         shift = self.order.mean()
         centred = (self.order - shift)[None, :, None]
-        return ridge_predict(self.features, centred, features, self.ridge_lambda)[0, :, 0] + shift
+        return ridge_predict(self.features, centred, features, self.ridge_lambda)[0][0, :, 0] + shift
 
     def training_table(self, network: Network, generator: torch.Generator, with_gradient: bool) -> GeneTable:
         """Standardised latents of the training genes, sampled when the encoder is variational."""
@@ -106,6 +101,16 @@ class Reference:
         """Standardised mean latents of the training genes: the clean context of a prediction."""
         mean, _, code = self._encode(network)
         return self._table(network.to_standard(mean), code)
+
+    def residual(self, z: Tensor) -> Tensor | None:
+        """(n, K) leave-one-out errors of the centre; None without one. Gene tokens are trained on errors over their
+        expected size, so theirs are divided by it."""
+        if not self.centred:
+            return None
+        if self.leave_one_out is not None:
+            centred = z - z.mean(0)
+            return centred - self.leave_one_out @ centred
+        return standardised_residual(self.features, z, self.ridge_lambda)
 
     def _encode(self, network: Network) -> tuple[Tensor, Tensor, Tensor]:
         return *network.encode_st(self.x_st), network.encode_code(self.x_sc_train)

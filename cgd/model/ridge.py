@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 
-def causal_ridge(features: Tensor, latents: Tensor, step: Tensor, ridge_lambda: float) -> Tensor:
-    """(B, L, K) prediction of each gene from the genes of earlier AR steps alone; 0 in the first step.
+def causal_ridge(features: Tensor, latents: Tensor, step: Tensor, ridge_lambda: float) -> tuple[Tensor, Tensor]:
+    """(B, L, K) prediction of each gene from the genes of earlier AR steps alone, 0 in the first step, and the
+    (B, L, 1) variance of its error, in units of the prior's.
 
     One Cholesky factor serves every step: for C = F F^T + lambda I = A A^T and w = A^-1 Z, the conditional mean of
-    gene i given the first n genes is sum_{j < n} A_ij w_j.
+    gene i given the first n genes is sum_{j < n} A_ij w_j, its variance sum_{j >= n} A_ij^2.
 
     Parameters
     ----------
@@ -30,15 +31,29 @@ def causal_ridge(features: Tensor, latents: Tensor, step: Tensor, ridge_lambda: 
     factor = torch.linalg.cholesky(kernel)
     whitened = torch.linalg.solve_triangular(factor, latents.double(), upper=False)
     earlier = step[:, None, :] < step[:, :, None]
-    return ((factor * earlier) @ whitened).to(latents.dtype)
+    variance = (factor * ~earlier).square().sum(-1, keepdim=True) / (1 + ridge_lambda)
+    return ((factor * earlier) @ whitened).to(latents.dtype), variance.to(latents.dtype)
 
 
-def ridge_predict(context: Tensor, latents: Tensor, targets: Tensor, ridge_lambda: float) -> Tensor:
-    """(B, M, K) prediction of `targets` (M, r) from `context` (N, r) with latents (B, N, K)."""
+def ridge_predict(context: Tensor, latents: Tensor, targets: Tensor, ridge_lambda: float) -> tuple[Tensor, Tensor]:
+    """(B, M, K) prediction of `targets` (M, r) from `context` (N, r) with latents (B, N, K), and the (M, 1) variance
+    of its error, in units of the prior's."""
     kernel = (context @ context.T).double()
     kernel = kernel + ridge_lambda * torch.eye(len(context), dtype=kernel.dtype, device=kernel.device)
-    weights = torch.linalg.solve(kernel, (context @ targets.T).double())  # (N, M)
-    return torch.einsum("nm,bnk->bmk", weights.to(latents.dtype), latents)
+    cross = (context @ targets.T).double()
+    weights = torch.linalg.solve(kernel, cross)  # (N, M)
+    variance = targets.square().sum(1).double() + ridge_lambda - (cross * weights).sum(0)
+    variance = variance / (1 + ridge_lambda)
+    prediction = torch.einsum("nm,bnk->bmk", weights.to(latents.dtype), latents)
+    return prediction, variance[:, None].to(latents.dtype)
+
+
+def standardised_residual(features: Tensor, latents: Tensor, ridge_lambda: float) -> Tensor:
+    """(N, K) errors of predicting each gene from all the others, over the square root of `ridge_predict`'s variance."""
+    kernel = (features @ features.T).double()
+    inverse = torch.linalg.inv(kernel + ridge_lambda * torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device))
+    scale = ((1 + ridge_lambda) / inverse.diagonal()).sqrt()
+    return (scale[:, None] * (inverse @ (latents - latents.mean(0)).double())).to(latents.dtype)
 
 
 def leave_one_out_operator(features: Tensor, ridge_lambda: float) -> Tensor:

@@ -53,6 +53,8 @@ class Sequence:
     ----------
     content, center
         (B, L, k) what is generated, and the centre its diffusion starts from.
+    scale
+        (B, L, 1) or (B, L, k) expected spread of the content about the centre.
     position
         (B, L, D) position codes.
     condition
@@ -63,6 +65,7 @@ class Sequence:
 
     content: Tensor
     center: Tensor
+    scale: Tensor
     position: Tensor
     condition: Tensor
     step: Tensor
@@ -131,11 +134,12 @@ class GeneTokens(nn.Module):
             content = content @ rotation
         step = draw_steps(train.batch_size, n_tokens, self.config.ar.decay, generator).to(content.device)
         if self.config.model.center == "ridge":
-            center = causal_ridge(features, content, step, ridge_lambda)
+            center, variance = causal_ridge(features, content, step, ridge_lambda)
+            scale = variance.sqrt()
         else:
-            center = torch.zeros_like(content)
+            center, scale = torch.zeros_like(content), torch.ones_like(content[..., :1])
         condition = self.condition(table.code).expand(train.batch_size, -1, -1)
-        return Sequence(content, center, self.embed_position(code), condition, step)
+        return Sequence(content, center, scale, self.embed_position(code), condition, step)
 
 
 def _mix(rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:
@@ -199,5 +203,10 @@ class LatentTokens(nn.Module):
         order = self.token_order(train.batch_size, generator).to(z.device)
         step = draw_steps(train.batch_size, self.n_tokens, self.config.ar.decay, generator).to(z.device)
         return Sequence(
-            self.split(z, order), self.split(center, order), self.embed_index(order), self.condition(code), step
+            self.split(z, order),
+            self.split(center, order),
+            torch.ones_like(z[:, :1, None]),
+            self.embed_index(order),
+            self.condition(code),
+            step,
         )

@@ -36,8 +36,9 @@ class Progress:
     """Where training stands: everything but tensors that an exact resume needs."""
 
     epoch: int = 0
-    best_epoch: int = 0
     best_score: float = -math.inf
+    kept_epoch: int = 0
+    kept_score: float = -math.inf
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -88,7 +89,7 @@ class Trainer:
         self.generators = {name: make_generator(seed, name) for name in _STREAMS}
 
     def fit(self) -> Progress:
-        """Train to the last epoch or until validation stops improving; leave the best averaged weights in place.
+        """Train to the last epoch or until validation gets worse for good; leave the averaged weights kept in place.
 
         Raises
         ------
@@ -104,11 +105,11 @@ class Trainer:
                 self.network.load_state_dict(_part(saved[0], "network"))
             self.optimizer = self._make_optimizer()
             self.average = {name: p.detach().clone() for name, p in self._trained().items()}
-            self.best = self._copy(self.average)
+            self.kept = self._snapshot()
             if saved is not None:
                 self._restore(*saved)
             self._run()
-        self._load(self.best)
+        self._load(self.kept)
         return self.progress
 
     # ---- before the loop --------------------------------------------------------------------------------------------
@@ -132,7 +133,8 @@ class Trainer:
     def _standardise(self) -> None:
         with torch.no_grad():
             z = self.network.encode_st(self.reference.x_st)[0]
-            self.network.standardise(z, self.network.autoencoder.encode_sc(self.reference.x_sc_train)[0])
+            code = self.network.autoencoder.encode_sc(self.reference.x_sc_train)[0]
+            self.network.standardise(z, code, self.reference.residual(z))
 
     def _trained(self) -> dict[str, torch.nn.Parameter]:
         """The parameters the loop trains: all of them, or all but the frozen autoencoder's."""
@@ -163,7 +165,7 @@ class Trainer:
             self.on_epoch(metrics)
 
     def _is_over(self) -> bool:
-        return self.progress.epoch - self.progress.best_epoch >= self.config.patience
+        return self.progress.epoch - self.progress.kept_epoch >= self.config.patience
 
     def _run_epoch(self) -> dict[str, float]:
         start = time.perf_counter()
@@ -173,9 +175,10 @@ class Trainer:
         losses = [self._run_step(i) for i in range(self.config.steps_per_epoch)]
         self.progress.epoch += 1
         score = self._score()
-        if score > self.progress.best_score:
-            self.progress.best_score, self.progress.best_epoch = score, self.progress.epoch
-            self.best = self._copy(self.average)
+        self.progress.best_score = max(score, self.progress.best_score)
+        if score >= self.progress.best_score - self.config.tolerance:
+            self.progress.kept_epoch, self.progress.kept_score = self.progress.epoch, score
+            self.kept = self._snapshot()
         totals = {key: sum(loss[key] for loss in losses) / len(losses) for key in losses[0]}
         return {
             "epoch": self.progress.epoch,
@@ -231,34 +234,30 @@ class Trainer:
 
     # ---- state ------------------------------------------------------------------------------------------------------
 
-    def _copy(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensor.clone() for name, tensor in weights.items()}
+    def _snapshot(self) -> dict[str, Tensor]:
+        """Copy of the averaged weights and of the scale of the latents that goes with them."""
+        scales = dict(self.network.named_buffers(recurse=False))
+        return {name: tensor.clone() for name, tensor in {**self.average, **scales}.items()}
 
     @torch.no_grad()
     def _load(self, weights: dict[str, Tensor]) -> None:
-        for name, p in self._trained().items():
-            p.copy_(weights[name])
+        places = {**self._trained(), **dict(self.network.named_buffers(recurse=False))}
+        for name, tensor in weights.items():
+            places[name].copy_(tensor)
 
     def _save(self) -> None:
         assert self.checkpoints is not None
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        tensors |= {f"kept.{name}": tensor for name, tensor in self.kept.items()}
         tensors |= {f"generator.{name}": g.get_state() for name, g in self.generators.items()}
         tensors |= {"generator.global": torch.get_rng_state(), **optimizer_tensors(self.optimizer)}
-        progress = self.progress
-        state = {
-            "epoch": progress.epoch,
-            "best_epoch": progress.best_epoch,
-            "best_score": progress.best_score,
-            "history": progress.history,
-        }
-        self.checkpoints.save(progress.epoch, tensors, state)
+        self.checkpoints.save(self.progress.epoch, tensors, vars(self.progress))
 
     def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         if not self.joint:
             self.network.autoencoder.requires_grad_(False)
-        self.average, self.best = _part(tensors, "average"), _part(tensors, "best")
+        self.average, self.kept = _part(tensors, "average"), _part(tensors, "kept")
         restore_optimizer(self.optimizer, tensors)
         streams = _part(tensors, "generator")
         torch.set_rng_state(streams.pop("global"))

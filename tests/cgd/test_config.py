@@ -35,7 +35,7 @@ CONTRADICTIONS = [
     ({"ar.token_order": "granger", "model.tokens": "latent"}, "needs model.tokens = gene"),
     ({"diffusion.prediction_type": "noise"}, "use sampling.estimate = draws"),
     ({"sampling.estimate": "draws", "sampling.n_samples": 0}, "needs sampling.n_samples >= 1"),
-    ({"diffusion.n_timesteps": 5}, r"n_steps \(10\) must not exceed diffusion.n_timesteps \(5\)"),
+    ({"diffusion.n_timesteps": 5}, r"n_steps \(10\) must be below diffusion.n_timesteps \(5\)"),
 ]
 
 

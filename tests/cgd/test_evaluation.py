@@ -39,7 +39,7 @@ def test_the_summary_is_of_the_table(tiny):
         assert evaluation.summary[f"test_{key}"] == pytest.approx(evaluation.per_gene[key].mean())
     assert (evaluation.summary["n_genes"], evaluation.summary["n_scored"]) == (4, 4)
     assert (evaluation.summary["epochs"], evaluation.summary["n_parameters"]) == (2, evaluation.model.n_parameters)
-    assert evaluation.summary["best_epoch"] in (1, 2)
+    assert evaluation.summary["kept_epoch"] in (1, 2)
     assert 0 <= evaluation.summary["coverage_90"] <= 1
     assert all(evaluation.summary[key] > 0 for key in COSTS)
     assert all(isinstance(value, float) for value in evaluation.summary.values())

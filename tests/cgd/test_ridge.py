@@ -6,13 +6,22 @@ import torch
 from sklearn.kernel_ridge import KernelRidge
 
 from cgd.model.ar_steps import step_of_token
-from cgd.model.ridge import causal_ridge, leave_one_out_operator, ridge_predict
+from cgd.model import ridge
+from cgd.model.ridge import leave_one_out_operator, standardised_residual
 
 LAMBDA = 0.7
 
 
 def normal(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def causal_ridge(*arguments):
+    return ridge.causal_ridge(*arguments)[0]
+
+
+def ridge_predict(*arguments):
+    return ridge.ridge_predict(*arguments)[0]
 
 
 def refit(features, latents, queries, ridge_lambda=LAMBDA):
@@ -90,3 +99,37 @@ def test_precision_of_the_input_is_kept():
     assert causal_ridge(features, latents, step_of_token([3, 4])[None], LAMBDA).dtype == torch.float32
     assert ridge_predict(features[0], latents, features[0], LAMBDA).dtype == torch.float32
     assert leave_one_out_operator(features[0], LAMBDA).dtype == torch.float32
+
+
+def predictive_variance(features, query, ridge_lambda=LAMBDA):
+    """Of a Gaussian process with this kernel and noise, over that of a gene with a kernel of 1."""
+    gram = features @ features.T + ridge_lambda * torch.eye(len(features), dtype=features.dtype)
+    cross = features @ query
+    return (query @ query + ridge_lambda - cross @ torch.linalg.solve(gram, cross)) / (1 + ridge_lambda)
+
+
+def test_variance_of_a_prediction_is_that_of_the_gaussian_process():
+    context, targets = normal(12, 5), normal(3, 5, seed=1)
+    _, variance = ridge.ridge_predict(context, normal(1, 12, 4), targets, LAMBDA)
+    assert variance.shape == (3, 1)
+    for found, target in zip(variance, targets, strict=True):
+        assert found.item() == pytest.approx(predictive_variance(context, target).item())
+
+
+def test_causal_variance_is_that_of_the_gaussian_process_given_earlier_steps():
+    features, step = normal(1, 7, 5), step_of_token([2, 2, 3])
+    _, variance = ridge.causal_ridge(features, normal(1, 7, 4), step[None], LAMBDA)
+    for gene in range(7):
+        expected = predictive_variance(features[0, step < step[gene]], features[0, gene])
+        assert variance[0, gene].item() == pytest.approx(expected.item())
+
+
+def test_standardised_residual_is_the_leave_one_out_error_over_its_spread():
+    features, latents = normal(12, 5), normal(12, 4, seed=1)
+    centred = latents - latents.mean(0)
+    found = standardised_residual(features, latents, LAMBDA)
+    for i in range(12):
+        rest = torch.arange(12) != i
+        error = centred[i] - torch.as_tensor(refit(features[rest], centred[rest], features[i : i + 1])[0])
+        spread = predictive_variance(features[rest], features[i]).sqrt()
+        torch.testing.assert_close(found[i], error / spread)

@@ -1,0 +1,80 @@
+"""Similarity of genes in the scRNA-seq, as features whose inner products are the kernel.
+
+Shapes: n training genes, G genes, C cells, r features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_MAX_FEATURES = 512
+
+
+@dataclass(frozen=True)
+class GeneKernel:
+    """Kernel over genes, centred on the training genes; the mean of its diagonal there is 1.
+
+    With sharpness s > 0 the equal sum of the linear kernel of the scRNA profiles and of exp(-s (1 - r)), r the
+    correlation of two genes over the cells: the first follows the abundant genes, the second asks how alike two genes
+    are whatever their abundance. With s = 0 the linear kernel alone.
+
+    Attributes
+    ----------
+    profiles
+        (n, C) scRNA profiles of the training genes.
+    sharpness
+        s.
+    moments
+        Per part of the kernel: (n,) means of the rows of its matrix over the training genes, and the mean of the
+        diagonal of the centred matrix.
+    projection
+        (n, r) from kernel values to features.
+    """
+
+    profiles: Tensor
+    sharpness: float
+    moments: tuple[tuple[Tensor, Tensor], ...]
+    projection: Tensor
+
+    @classmethod
+    def fit(cls, x_sc: Tensor, sharpness: float) -> GeneKernel:
+        """Kernel of the scRNA profiles (n, C) of the training genes."""
+        moments = []
+        for part in _parts(x_sc, x_sc, sharpness):
+            diagonal = part.diagonal() - 2 * part.mean(1) + part.mean()
+            moments.append((part.mean(1), diagonal.mean().clamp_min(1e-12)))
+        kernel = cls(x_sc, sharpness, tuple(moments), x_sc[:, :0])
+        values, vectors = torch.linalg.eigh(kernel._centred(x_sc))
+        keep = values.argsort(descending=True)[:_MAX_FEATURES]
+        keep = keep[values[keep] > 1e-7 * values.max().clamp_min(1e-30)]
+        return cls(x_sc, sharpness, tuple(moments), vectors[:, keep] / values[keep].sqrt())
+
+    def features(self, x_sc: Tensor) -> Tensor:
+        """(G, r) features of scRNA profiles (G, C)."""
+        return (self._centred(x_sc) @ self.projection).to(x_sc.dtype)
+
+    def _centred(self, x_sc: Tensor) -> Tensor:
+        """(G, n) float64 kernel values between any genes and the training genes."""
+        parts = _parts(x_sc, self.profiles, self.sharpness)
+        total = torch.zeros_like(parts[0])
+        for part, (row_mean, diagonal) in zip(parts, self.moments, strict=True):
+            total += (part - part.mean(1, keepdim=True) - row_mean + row_mean.mean()) / diagonal
+        return total / len(parts)
+
+
+def _parts(x: Tensor, y: Tensor, sharpness: float) -> list[Tensor]:
+    """(G, n) float64 kernel values of the rows of x (G, C) and y (n, C), for each part of the kernel."""
+    mean = y.mean(0)  # drops out of the centred kernel; taken off for the sake of precision
+    parts = [((x - mean) @ (y - mean).T).double()]
+    if sharpness > 0:
+        parts.append(torch.exp(sharpness * ((_unit(x) @ _unit(y).T).double() - 1)))
+    return parts
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Rows centred and of unit length: their inner products are correlations. A constant row becomes 0."""
+    x = x - x.mean(1, keepdim=True)
+    return x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)
