@@ -44,8 +44,9 @@ class DataConfig(_Section):
     """Pre-processing (paper IV-A). No statistic here uses the ST values of held-out genes."""
 
     min_genes_per_cell: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="cells with fewer detected genes are dropped; auto: the paper's 500, or 2 % of the genes "
-        "the reference measures where that is less (500 is 2 % of 25,000)"
+        "auto",
+        description="cells with fewer detected genes are dropped; auto: the paper's 500, or 2 % of the genes "
+        "the reference measures where that is less (500 is 2 % of 25,000)",
     )
     min_genes_per_spot: PositiveInt = Field(1, description="spots with fewer detected visible genes are dropped")
     hvg_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
@@ -92,7 +93,8 @@ class ModelConfig(_Section):
         2.0, description="s: the kernel over genes is linear + exp(-s (1 - r)), r their correlation; 0: linear alone"
     )
     center: Literal["ridge", "none"] = Field(
-        "ridge", description="what the diffusion is centred on: the kernel-ridge prediction from the clean context, or 0"
+        "ridge",
+        description="what the diffusion is centred on: the kernel-ridge prediction from the clean context, or 0",
     )
 
     @model_validator(mode="after")
@@ -158,7 +160,9 @@ class TrainConfig(_Section):
     final_lr_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.05, description="never 0: alive to the end")
     gradient_clip: Positive = 1.0
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
-    patience: PositiveInt = Field(8, description="epochs that validate worse than the best, less tolerance, before stopping")
+    patience: PositiveInt = Field(
+        8, description="epochs that validate worse than the best, less tolerance, before stopping"
+    )
     tolerance: NonNegative = Field(
         0.002, description="an epoch this little worse in validation PCC than the best is kept: it is trained longer"
     )

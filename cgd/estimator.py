@@ -307,4 +307,3 @@ def _estimate(network: Network, context: GeneTable, targets: GeneTable, ridge_la
     n = config.sampling.n_samples if draw else config.sampling.n_ensemble
     z = generate(network, context, targets, ridge_lambda, config.seed, n, draw=draw)
     return network.decode(z.mean(0)).cpu().numpy()
-

@@ -117,7 +117,9 @@ def evaluate_floors(prepared: PreparedPair, split: GeneSplit, config: Config) ->
 
 def summarise_table(per_gene: pd.DataFrame) -> dict[str, float]:
     """Means over scored genes of every metric column, `n_genes` and `n_scored`."""
-    return summarise({key: per_gene[key].to_numpy(dtype=float) for key in per_gene.columns if key not in ("gene", "method")})
+    return summarise(
+        {key: per_gene[key].to_numpy(dtype=float) for key in per_gene.columns if key not in ("gene", "method")}
+    )
 
 
 @dataclass(frozen=True)

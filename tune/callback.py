@@ -86,9 +86,7 @@ class TrackingCallback(ray_tune.Callback):
             "cgd.protocol": spec.config.evaluation.protocol,
             **self.tags[spec.fingerprint],
         }
-        run_id = self.tracking.open_run(
-            "trial", spec.fingerprint, spec.name, tags, record.run_id if record else None
-        )
+        run_id = self.tracking.open_run("trial", spec.fingerprint, spec.name, tags, record.run_id if record else None)
         last = self.tracking.last_epoch(run_id) if record else 0
         if record is None or not last:
             self.tracking.log_params(run_id, spec.config.flatten(), spec.config.to_yaml())

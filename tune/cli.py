@@ -25,20 +25,51 @@ def build_parser() -> argparse.ArgumentParser:
         "1 some failed, 2 wrong arguments or data, 130 stopped with Ctrl-C.",
     )
     add = parser.add_argument
-    add("--study", metavar="NAME", action="append", help="a study by name or YAML path; repeatable; 'all' for all built in")
-    add("--dataset", metavar="NAME|PATH", action="append", help="a name, a folder, or ST.h5ad,SC.h5ad; repeatable (default: simulated)")
+    add(
+        "--study",
+        metavar="NAME",
+        action="append",
+        help="a study by name or YAML path; repeatable; 'all' for all built in",
+    )
+    add(
+        "--dataset",
+        metavar="NAME|PATH",
+        action="append",
+        help="a name, a folder, or ST.h5ad,SC.h5ad; repeatable (default: simulated)",
+    )
     add("--seeds", metavar="N", type=_positive, default=1, help="replicates: training seeds 0..N-1 (default: 1)")
     add("--folds", metavar="K", type=_positive, help="gene folds; 1 is one 70/20/10 split (default: split.n_folds)")
-    add("--set", metavar="PATH=VALUE", action="append", default=[], dest="values", help="set a configuration field, e.g. train.epochs=5; repeatable")
+    add(
+        "--set",
+        metavar="PATH=VALUE",
+        action="append",
+        default=[],
+        dest="values",
+        help="set a configuration field, e.g. train.epochs=5; repeatable",
+    )
     add("--config", metavar="FILE", type=Path, help="base configuration (YAML); --set comes on top")
-    add("--protocol", choices=["heldout_genes", "published"], help="what is hidden at test time (default: heldout_genes)")
-    add("--output", metavar="DIR", type=Path, default=Path("outputs"), help="checkpoints, reports and the MLflow store (default: outputs)")
+    add(
+        "--protocol",
+        choices=["heldout_genes", "published"],
+        help="what is hidden at test time (default: heldout_genes)",
+    )
+    add(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        default=Path("outputs"),
+        help="checkpoints, reports and the MLflow store (default: outputs)",
+    )
     add("--tracking-uri", metavar="URI", help="MLflow store (default: MLFLOW_TRACKING_URI, or sqlite in --output)")
     add("--max-concurrent", metavar="N", type=_positive, help="trials at a time (default: one per CPU)")
     add("--address", metavar="ADDR", default="local", help="Ray cluster to join: auto or HOST:PORT (default: local)")
     add("--resume", action="store_true", help="continue the study an interrupted command left, in the same parent run")
     add("--dry-run", action="store_true", help="print the trials and what the store already has, and stop")
-    add("--audit", action="store_true", help="leak audit: replace the hidden truth by noise and compare predictions bit for bit")
+    add(
+        "--audit",
+        action="store_true",
+        help="leak audit: replace the hidden truth by noise and compare predictions bit for bit",
+    )
     add("--list", action="store_true", help="list studies and data sets, and stop")
     return parser
 
@@ -91,7 +122,8 @@ def _list() -> int:
     print("Studies:")
     for name in list_studies():
         study = load_study(name)
-        print(f"  {name:<20} {study.question}\n  {'':<20} levels: {', '.join(study.labels)} (default {study.default_label})")
+        print(f"  {name:<20} {study.question}")
+        print(f"  {'':<20} levels: {', '.join(study.labels)} (default {study.default_label})")
     print("Data sets:")
     for name in available():
         print(f"  {name}")
@@ -134,7 +166,7 @@ def _audit(planner: Any) -> int:
             audit = audit_leakage(config, prepared, split)
             passed &= audit.identical
             verdict = "bit-identical" if audit.identical else f"DIFFERS by up to {audit.largest_difference:.3g}"
-            print(f"{name}, fold {split.fold}: {audit.n_values} predicted values, {verdict} with the truth replaced by noise")
+            print(f"{name}, fold {split.fold}: {audit.n_values} values, {verdict} with the truth replaced by noise")
     return EXIT_OK if passed else EXIT_FAILED
 
 
@@ -176,8 +208,8 @@ def _dry_run(plan: Any, uri: str, output: Path, own_store: bool) -> int:
         print(f"\n{study.study.name}: {study.study.question}")
         for level, spec in study.trials:
             record = known.get(spec.fingerprint)
-            states[spec.fingerprint] = record.status if record else "to run"
-            print(f"  {spec.fingerprint}  {level:<14} {spec.dataset}  seed {spec.seed}  fold {spec.fold}  {states[spec.fingerprint]}")
+            state = states[spec.fingerprint] = record.status if record else "to run"
+            print(f"  {spec.fingerprint}  {level:<14} {spec.dataset}  seed {spec.seed}  fold {spec.fold}  {state}")
     done = sum(state == "FINISHED" for state in states.values())
     print(f"\n{len(states)} distinct trials: {done} finished in {uri}, {len(states) - done} to run")
     return EXIT_OK
@@ -190,7 +222,9 @@ def _print_outcomes(outcomes: list[Any], uri: str, output: Path) -> int:
     for outcome in outcomes:
         print(f"Report:       {outcome.report}")
     print(f"MLflow store: {uri}")
-    print(f"Open the UI:  make ui{'' if output == Path('outputs').resolve() else f' OUTPUT={output}'}  (http://127.0.0.1:5000)")
+    print(
+        f"Open the UI:  make ui{'' if output == Path('outputs').resolve() else f' OUTPUT={output}'}  (http://127.0.0.1:5000)"
+    )
     failed = list(dict.fromkeys(pair for outcome in outcomes for pair in outcome.failed))
     missing = list(dict.fromkeys(name for outcome in outcomes for name in outcome.missing))
     for name, error in failed:

@@ -13,7 +13,6 @@ import ray
 from cgd.errors import CGDError
 from tune.environment import ROOT
 
-
 _MEND = "Give the address of a running cluster's head, or omit --address to run on this machine"
 
 

@@ -262,7 +262,14 @@ class Runner:
         n_epochs = sum(spec.config.train.epochs for spec in missing.values())
         with Progress(len(missing), n_epochs) as progress:
             callback = TrackingCallback(
-                self.tracking, progress, missing, self.known, self._parents_of(parents), self._tags(), used, Path(checkpoints)
+                self.tracking,
+                progress,
+                missing,
+                self.known,
+                self._parents_of(parents),
+                self._tags(),
+                used,
+                Path(checkpoints),
             )
             tuner = ray_tune.Tuner(
                 ray_tune.with_resources(trainable, {"CPU": 1}),

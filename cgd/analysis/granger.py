@@ -23,7 +23,7 @@ def granger_f(expression: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     ValueError
         Fewer than 6 spots.
     """
-    n_genes, n_spots = expression.shape
+    n_spots = expression.shape[1]
     if n_spots < 6:
         raise ValueError(f"the lag-1 Granger test needs at least 6 spots, got {n_spots}")
     now, past = _standardise(expression[:, 1:]), _standardise(expression[:, :-1])

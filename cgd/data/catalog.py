@@ -46,7 +46,7 @@ def load_dataset(name: str) -> Pair:
         return make_pair(simulation.adata_st, simulation.adata_sc, name)
     if "," in name:
         st, _, sc = name.partition(",")
-        return read_pair(*(Path(part.strip()).expanduser() for part in (st, sc)))
+        return read_pair(Path(st.strip()).expanduser(), Path(sc.strip()).expanduser())
     folder = data_dir()
     if os.sep not in name and folder is not None and (folder / name).is_dir():
         return read_pair(folder / name)

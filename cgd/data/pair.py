@@ -120,9 +120,9 @@ def match_genes(st_genes: list[str], sc_genes: list[str]) -> dict[str, str]:
     st_folded = Counter(gene.casefold() for gene in st_genes)
     for gene in st_genes:
         candidates = folded.get(gene.casefold(), [])
-        if gene not in matched and len(candidates) == 1 and st_folded[gene.casefold()] == 1:
-            if candidates[0] not in taken:
-                matched[gene] = candidates[0]
+        unambiguous = len(candidates) == 1 and st_folded[gene.casefold()] == 1
+        if gene not in matched and unambiguous and candidates[0] not in taken:
+            matched[gene] = candidates[0]
     return matched
 
 
@@ -267,7 +267,9 @@ def _check_counts(counts: sp.csr_matrix, adata: ad.AnnData, what: str) -> None:
     if not values.size:
         raise DataError(f"{what}: all {adata.n_obs} rows of X are empty; expected raw counts")
     if not np.isfinite(values).all():
-        raise DataError(f"{what}: X has {int((~np.isfinite(values)).sum())} non-finite values; expected raw counts >= 0")
+        raise DataError(
+            f"{what}: X has {int((~np.isfinite(values)).sum())} non-finite values; expected raw counts >= 0"
+        )
     if values.min() < 0:
         raise DataError(f"{what}: X has {int((values < 0).sum())} negative values; expected raw counts >= 0")
     fractional = values != np.round(values)
@@ -288,6 +290,7 @@ def _coordinates(adata: ad.AnnData, what: str) -> np.ndarray:
     numeric = found.dtype.kind in "iuf"
     if not numeric or found.ndim != 2 or found.shape[1] not in (2, 3) or not np.isfinite(found).all():
         raise DataError(
-            f"{what}: expected finite coordinates (n_spots, 2 or 3) in obsm['spatial'], found {found.dtype} {found.shape}"
+            f"{what}: expected finite coordinates (n_spots, 2 or 3) in obsm['spatial'], "
+            f"found {found.dtype} {found.shape}"
         )
     return found.astype(np.float64)

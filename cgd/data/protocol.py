@@ -107,7 +107,7 @@ def _masked_metrics(
     prediction: FloatArray, truth: FloatArray, hidden: npt.NDArray[np.bool_]
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Metrics over the hidden entries alone; their number differs by gene, hence the loop. NaN below 3 entries."""
-    rows = []
+    rows: list[dict[str, float]] = []
     for predicted, true, mask in zip(prediction, truth, hidden, strict=True):
         if mask.sum() < 3:
             rows.append({})
@@ -152,7 +152,9 @@ def hide(prepared: PreparedPair, split: GeneSplit, config: Config) -> HiddenPair
     counts = counts[keep]
     detected = np.asarray((counts > 0).sum(axis=0)).ravel() > 0
     if detected.sum() < 2:
-        raise DataError(f"{prepared.name}: {detected.sum()} of {len(split.train)} training genes have ST counts; need 2")
+        raise DataError(
+            f"{prepared.name}: {detected.sum()} of {len(split.train)} training genes have ST counts; need 2"
+        )
     totals = np.asarray(counts.sum(axis=1)).ravel()
     x_st = log_normalise(counts, totals, float(np.median(totals))).toarray().T[detected]
     notes = _hide_notes(int((~keep).sum()), int((~detected).sum()))

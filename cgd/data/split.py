@@ -39,7 +39,8 @@ class GeneSplit:
         """Read a saved split. Raises DataError if it is missing, malformed or was changed by hand."""
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
-            split = cls(*(tuple(values[key]) for key in ("train", "val", "test")), fold=int(values["fold"]))
+            train, val, test = (tuple(values[key]) for key in ("train", "val", "test"))
+            split = cls(train, val, test, int(values["fold"]))
             expected = values["sha256"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} is not a saved gene split: {error!r}") from None
@@ -74,8 +75,8 @@ def make_splits(genes: tuple[str, ...], config: SplitConfig) -> list[GeneSplit]:
                 f"{len(genes)} genes are too few for {config.n_folds} fold(s): {len(train)} training, {len(val)} "
                 f"validation and {len(test)} test genes; at least {_MIN_TRAIN}, 1 and 1 are needed"
             )
-        names = (tuple(genes[i] for i in sorted(part)) for part in (train, val, test))
-        splits.append(GeneSplit(*names, fold=fold))
+        train_genes, val_genes, test_genes = (tuple(genes[i] for i in sorted(part)) for part in (train, val, test))
+        splits.append(GeneSplit(train_genes, val_genes, test_genes, fold))
     return splits
 
 
@@ -90,7 +91,9 @@ def split_train_val(genes: tuple[str, ...], config: SplitConfig) -> GeneSplit:
     order = np.random.default_rng(config.seed).permutation(len(genes))
     n_val = round(_val_share(config) * len(genes))
     if len(genes) - n_val < _MIN_TRAIN or not n_val:
-        raise DataError(f"{len(genes)} shared genes are too few: at least {_MIN_TRAIN} to train on and 1 to validate on")
+        raise DataError(
+            f"{len(genes)} shared genes are too few: at least {_MIN_TRAIN} to train on and 1 to validate on"
+        )
     val, train = ({genes[i] for i in part} for part in (order[:n_val], order[n_val:]))
     return GeneSplit(tuple(g for g in genes if g in train), tuple(g for g in genes if g in val), (), fold=0)
 

@@ -13,7 +13,12 @@ Denoiser = Callable[[Tensor, int], Tensor]  # (x_t, t) -> the network's predicti
 
 
 def sample(
-    denoise: Denoiser, shape: tuple[int, ...], process: ForwardProcess, sampler: str, n_steps: int, noise: torch.Generator
+    denoise: Denoiser,
+    shape: tuple[int, ...],
+    process: ForwardProcess,
+    sampler: str,
+    n_steps: int,
+    noise: torch.Generator,
 ) -> Tensor:
     """Draw x_start of `shape` by running the reverse process from pure noise.
 

@@ -8,6 +8,8 @@ Shapes: B batch, L generated tokens, c condition tokens, v clean tokens, Q queri
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -34,7 +36,7 @@ def sample_ar_steps(n_tokens: int, decay: float, generator: torch.Generator) -> 
     n_steps = int(torch.multinomial(weights, 1, generator=generator)) + 1
     cuts = torch.randperm(n_tokens - 1, generator=generator)[: n_steps - 1] + 1
     cumulative = [0, *sorted(cuts.tolist()), n_tokens]
-    sizes = [end - start for start, end in zip(cumulative[:-1], cumulative[1:], strict=True)]
+    sizes = [end - start for start, end in pairwise(cumulative)]
     return sizes, cumulative
 
 

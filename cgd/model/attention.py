@@ -30,7 +30,9 @@ class Layout:
 
 def boolean_mask(queries: Layout, keys: Layout) -> Tensor:
     """(B, 1, Q, N), True where attention is allowed."""
-    allowed = may_attend(queries.kind[:, :, None], queries.step[:, :, None], keys.kind[:, None, :], keys.step[:, None, :])
+    allowed = may_attend(
+        queries.kind[:, :, None], queries.step[:, :, None], keys.kind[:, None, :], keys.step[:, None, :]
+    )
     return allowed[:, None]
 
 
@@ -75,6 +77,9 @@ class CausalSelfAttention(nn.Module):
         qkv = self.to_qkv(x).view(batch, n_queries, 3, self.n_heads, width // self.n_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, Q, d)
         if past is not None:
-            k, v = torch.cat([past[0].expand(batch, -1, -1, -1), k], 2), torch.cat([past[1].expand(batch, -1, -1, -1), v], 2)
+            k, v = (
+                torch.cat([past[0].expand(batch, -1, -1, -1), k], 2),
+                torch.cat([past[1].expand(batch, -1, -1, -1), v], 2),
+            )
         mixed = attend(q, k, v, queries, keys, self.backend)
         return self.out(mixed.transpose(1, 2).reshape(batch, n_queries, width)), (k, v)

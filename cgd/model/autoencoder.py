@@ -34,7 +34,7 @@ class TwoHeadedAutoencoder(nn.Module):
         self.head_st = nn.Linear(n_spots, hidden)
         self.head_sc = nn.Linear(n_cells, hidden)
         self.mean = nn.Linear(hidden, latent)
-        self.mean_residual = nn.Sequential(nn.GELU(), nn.Linear(hidden, latent))
+        self.mean_residual = nn.Linear(hidden, latent)
         self.log_variance = nn.Linear(hidden, latent)
         self.decoder = nn.Linear(latent, n_spots)
         self.register_buffer("st_mean", torch.zeros(n_spots))
@@ -51,8 +51,8 @@ class TwoHeadedAutoencoder(nn.Module):
         """
         self.st_mean.copy_(x_st.mean(0))
         self.sc_mean.copy_(x_sc.mean(0))
-        nn.init.zeros_(self.mean_residual[1].weight)
-        nn.init.zeros_(self.mean_residual[1].bias)
+        nn.init.zeros_(self.mean_residual.weight)
+        nn.init.zeros_(self.mean_residual.bias)
         nn.init.zeros_(self.log_variance.weight)
         nn.init.constant_(self.log_variance.bias, -8.0)
         if not from_svd:
@@ -80,7 +80,7 @@ class TwoHeadedAutoencoder(nn.Module):
         return self._trunk(self.head_sc(x - self.sc_mean))
 
     def _trunk(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        mean = self.mean(hidden) + self.mean_residual(hidden)
+        mean = self.mean(hidden) + self.mean_residual(nn.functional.gelu(hidden))
         return mean, self.log_variance(hidden).clamp(-12.0, 4.0)
 
     def sample(self, mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:

@@ -68,9 +68,7 @@ class CAT(nn.Module):
         self.embed_noisy = nn.Linear(2 * content_dim, width)
         self.embed_time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.kind = nn.Embedding(3, width)
-        self.blocks = nn.ModuleList(
-            Block(width, config.n_heads, config.dropout, backend) for _ in range(config.depth)
-        )
+        self.blocks = nn.ModuleList(Block(width, config.n_heads, config.dropout, backend) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, content_dim)
         nn.init.zeros_(self.head.weight)  # an untrained model predicts the centre of the diffusion
@@ -92,9 +90,7 @@ class CAT(nn.Module):
         _, past, joined = self._run(x, layout, prefix)
         return Prefix(past, joined)
 
-    def denoise(
-        self, prefix: Prefix, x_t: Tensor, center: Tensor, position: Tensor, step: Tensor, t: Tensor
-    ) -> Tensor:
+    def denoise(self, prefix: Prefix, x_t: Tensor, center: Tensor, position: Tensor, step: Tensor, t: Tensor) -> Tensor:
         """Predicted diffusion target (B, L, K) of noisy tokens.
 
         Parameters

@@ -115,7 +115,9 @@ class _PanelGeneration(_Generation):
             else:  # the genes generated so far are context now
                 done = group[: sum(map(len, pieces[:i]))]
                 grown = torch.cat([features, targets.features[done]])
-                center, scale = self._ridge(grown, torch.cat([known, *(p[None] for p in parts)], 1), targets.features[part])
+                center, scale = self._ridge(
+                    grown, torch.cat([known, *(p[None] for p in parts)], 1), targets.features[part]
+                )
             x = center + scale * self._reverse(prefix, center, position, step, generator)
             parts.append(x[0])
             if i + 1 < len(pieces):

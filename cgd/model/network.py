@@ -38,9 +38,7 @@ class Network(nn.Module):
         self.config = config
         model, diffusion = config.model, config.diffusion
         self.autoencoder = TwoHeadedAutoencoder(model, n_spots, n_cells)
-        self.tokens: GeneTokens | LatentTokens = (
-            GeneTokens(config) if model.tokens == "gene" else LatentTokens(config)
-        )
+        self.tokens: GeneTokens | LatentTokens = GeneTokens(config) if model.tokens == "gene" else LatentTokens(config)
         self.cat = CAT(model, self.tokens.content_dim, config.runtime.attention)
         self.process = ForwardProcess(diffusion.schedule, diffusion.n_timesteps, diffusion.prediction_type)
         self.timesteps = TimestepSampler(diffusion.timestep_sampling, diffusion.per_step, diffusion.n_timesteps)
@@ -113,9 +111,7 @@ class Network(nn.Module):
     def autoencoder_loss(self, x_st: Tensor, x_sc: Tensor, generator: torch.Generator) -> Tensor:
         return self.autoencoder.loss(x_st, x_sc, self.config.train.kl_weight, generator)
 
-    def predict(
-        self, prefix: Prefix, x_t: Tensor, t: Tensor, center: Tensor, position: Tensor, step: Tensor
-    ) -> Tensor:
+    def predict(self, prefix: Prefix, x_t: Tensor, t: Tensor, center: Tensor, position: Tensor, step: Tensor) -> Tensor:
         """Predicted diffusion target: the best linear one for a unit normal x_start, corrected by the CAT.
 
         The CAT sees x_t through the linear estimate of x_start, which fades as t nears T: what it says there depends on

@@ -59,6 +59,10 @@ def standardised_residual(features: Tensor, latents: Tensor, ridge_lambda: float
 def leave_one_out_operator(features: Tensor, ridge_lambda: float) -> Tensor:
     """(N, N) matrix whose product with the latents (N, K) predicts each gene from all the others."""
     kernel = (features @ features.T).double()
-    inverse = torch.linalg.inv(kernel + ridge_lambda * torch.eye(len(features), dtype=torch.float64, device=kernel.device))
-    operator = torch.eye(len(features), dtype=torch.float64, device=kernel.device) - inverse / inverse.diagonal()[:, None]
+    inverse = torch.linalg.inv(
+        kernel + ridge_lambda * torch.eye(len(features), dtype=torch.float64, device=kernel.device)
+    )
+    operator = (
+        torch.eye(len(features), dtype=torch.float64, device=kernel.device) - inverse / inverse.diagonal()[:, None]
+    )
     return operator.fill_diagonal_(0.0).to(features.dtype)

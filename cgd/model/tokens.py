@@ -199,7 +199,9 @@ class LatentTokens(nn.Module):
         index, weight = (
             t.squeeze(1).to(table.z.device) for t in draw_mixtures(train.batch_size, 1, size, n_genes, generator)
         )
-        z, code, center = (torch.einsum("bm,bmd->bd", weight, rows[index]) for rows in (table.z, table.code, table.center))
+        z, code, center = (
+            torch.einsum("bm,bmd->bd", weight, rows[index]) for rows in (table.z, table.code, table.center)
+        )
         order = self.token_order(train.batch_size, generator).to(z.device)
         step = draw_steps(train.batch_size, self.n_tokens, self.config.ar.decay, generator).to(z.device)
         return Sequence(

@@ -124,7 +124,9 @@ class Trainer:
             loss = self._autoencoder_loss()
             optimizer.zero_grad()
             loss.backward()
-            self._check(loss, torch.nn.utils.clip_grad_norm_(network.autoencoder.parameters(), self.config.gradient_clip))
+            self._check(
+                loss, torch.nn.utils.clip_grad_norm_(network.autoencoder.parameters(), self.config.gradient_clip)
+            )
             optimizer.step()
         self._standardise()
         if not self.joint:
@@ -139,9 +141,7 @@ class Trainer:
     def _trained(self) -> dict[str, torch.nn.Parameter]:
         """The parameters the loop trains: all of them, or all but the frozen autoencoder's."""
         return {
-            name: p
-            for name, p in self.network.named_parameters()
-            if self.joint or not name.startswith("autoencoder.")
+            name: p for name, p in self.network.named_parameters() if self.joint or not name.startswith("autoencoder.")
         }
 
     def _make_optimizer(self) -> torch.optim.AdamW:
@@ -212,9 +212,7 @@ class Trainer:
         return self.network.diffusion_loss(table, self.reference.ridge_lambda, self.generators)
 
     def _autoencoder_loss(self) -> Tensor:
-        return self.network.autoencoder_loss(
-            self.reference.x_st, self.reference.x_sc_train, self.generators["latent"]
-        )
+        return self.network.autoencoder_loss(self.reference.x_st, self.reference.x_sc_train, self.generators["latent"])
 
     def _check(self, loss: Tensor, gradient_norm: Tensor) -> None:
         if not (torch.isfinite(loss) and torch.isfinite(gradient_norm)):

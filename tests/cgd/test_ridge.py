@@ -5,8 +5,8 @@ import pytest
 import torch
 from sklearn.kernel_ridge import KernelRidge
 
-from cgd.model.ar_steps import step_of_token
 from cgd.model import ridge
+from cgd.model.ar_steps import step_of_token
 from cgd.model.ridge import leave_one_out_operator, standardised_residual
 
 LAMBDA = 0.7

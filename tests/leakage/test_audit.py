@@ -106,7 +106,13 @@ def test_a_stopping_rule_that_looks_at_the_test_genes_is_caught(tiny, monkeypatc
         return replace(hidden, val=hidden.test)
 
     monkeypatch.setattr(evaluation, "hide", stop_on_test)
-    values = {"model.center": "none", "train.epochs": 8, "train.tolerance": 0.0, "train.learning_rate": 0.3, "train.ema_decay": 0.0}
+    values = {
+        "model.center": "none",
+        "train.epochs": 8,
+        "train.tolerance": 0.0,
+        "train.learning_rate": 0.3,
+        "train.ema_decay": 0.0,
+    }
     audits = [audit_leakage(tiny.config(values), tiny.prepared, tiny.split, seed) for seed in range(3)]
     assert not all(audit.identical for audit in audits)  # another truth may by chance stop at the same epoch
 
