@@ -149,6 +149,19 @@ def test_a_noisy_token_depends_on_noisy_tokens_of_its_own_step_alone(cat):
             assert torch.equal(before[:, query], after[:, query]) == (not reached), (token, query)
 
 
+def test_the_position_code_of_a_clean_token_reaches_later_steps_alone(cat):
+    condition, content, center, position, step, t = sequence([2, 2, 3])
+
+    def predict(clean_position):
+        prefix = cat.extend(cat.start(condition), content[:, :4], clean_position, step[:, :4])
+        return cat.denoise(prefix, content, center, position, step, t)
+
+    before, altered = predict(position[:, :4]), position[:, :4].clone()
+    altered[:, 2] += 1.0  # of the second step
+    changed = (predict(altered) != before).any(-1).all(0)
+    assert changed.tolist() == [False] * 4 + [True] * 3
+
+
 def test_every_token_depends_on_the_condition_and_the_condition_on_nothing(cat):
     sizes = [2, 2, 3]
     condition, content, center, position, step, t = sequence(sizes)

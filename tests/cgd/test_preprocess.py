@@ -45,6 +45,15 @@ def test_scrna_is_normalised_by_the_total_over_every_gene_and_the_median_total()
     np.testing.assert_allclose(prepared.sc_dense(["g2", "g0"]), np.log1p([[3.0, 1.5, 3.0], [1.5, 1.5, 1.0]]), rtol=1e-6)
 
 
+def test_totals_count_genes_that_only_the_scrna_measures():
+    sc_counts = np.array([[1, 1, 2], [2, 4, 2], [1, 2, 3]], np.float32)
+    sc = AnnData(sp.csr_matrix(sc_counts), var=pd.DataFrame(index=["g0", "g1", "only_sc"]))
+    st = pair_of(np.ones((1, 2))).adata_st
+    prepared = prepare(make_pair(st, sc), DataConfig())
+    assert (prepared.panel, prepared.sc_genes) == (("g0", "g1"), ("g0", "g1", "only_sc"))
+    np.testing.assert_allclose(prepared.sc_dense(["g0"]), np.log1p([[1.5, 1.5, 1.0]]), rtol=1e-6)
+
+
 def test_auto_filter_is_500_genes_or_2_percent_of_those_measured():
     sc_counts = np.zeros((4, 200), np.float32)
     for cell, n_detected in enumerate((3, 4, 5, 200)):  # 2 % of 200 genes is 4

@@ -154,6 +154,19 @@ def test_tokens_follow_the_order_of_their_scores():
     assert (order[unordered].sort(1, descending=True).values == order[genes]).all()
 
 
+def test_the_score_of_a_mixture_weighs_its_genes_by_their_share_of_it():
+    """Squared weights sum to 1; the sign of a weight says nothing about when a gene should come."""
+    order = torch.randn(N, generator=generator(3))
+    sequence = gene_sequence(order, seed=1, train__rotate=False, train__batch_size=1)
+    g = generator(1)
+    size = int(torch.randint(1, 4, (1,), generator=g))
+    index, weight = draw_mixtures(1, 12, size, N, g)
+    assert size > 1
+    score = (weight.square() * order[index]).sum(-1)[0]
+    mixed = (weight[..., None] * table().z[index]).sum(2)[0]
+    torch.testing.assert_close(sequence.content[0], mixed[score.argsort(descending=True)])
+
+
 def test_without_a_centre_it_is_zero():
     assert not gene_sequence(model__center="none").center.any()
     assert gene_sequence(model__center="ridge").center.any()
