@@ -89,7 +89,8 @@ class TrackingCallback(ray_tune.Callback):
         run_id = self.tracking.open_run("trial", spec.fingerprint, spec.name, tags, record.run_id if record else None)
         last = self.tracking.last_epoch(run_id) if record else 0
         if record is None or not last:
-            self.tracking.log_params(run_id, spec.config.flatten(), spec.config.to_yaml())
+            self.tracking.log_params(run_id, spec.config.flatten())
+            self.tracking.log_texts(run_id, {"config.yaml": spec.config.to_yaml(), "split.json": spec.split.to_json()})
             self.tracking.log_dataset(run_id, self.datasets[spec.prepared])
         self._open[spec.fingerprint] = _Open(run_id, last)
         self.progress.start(spec.name, spec.config.train.epochs)

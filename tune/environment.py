@@ -23,6 +23,8 @@ DEFAULTS = {
     # trials are resumed from their own checkpoints, found by fingerprint: Tune's snapshots are never read
     "TUNE_GLOBAL_CHECKPOINT_S": "100000",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # each trial runs in a new thread of its worker: without this each would keep a heap of its own
+    "MALLOC_ARENA_MAX": "2",
     # one thread per trial unless its configuration says otherwise
     "OMP_NUM_THREADS": "1",
 }

@@ -305,7 +305,7 @@ class Runner:
 
     def conclude(self, plan: StudyPlan, parent: str, complete: bool) -> StudyOutcome:
         """Write the study's record, its report from the store, and end its run."""
-        self.tracking.log_json(parent, self._record(plan), "study.json")
+        self.tracking.log_texts(parent, {"study.json": json.dumps(self._record(plan), indent=1)})
         results = load_results(self.tracking.uri, parent)
         folder = self.output / "reports" / f"{plan.study.name}-{plan.key}"
         files = write_report(results, folder)

@@ -122,10 +122,15 @@ class Tracking:
             self.client.log_batch(run_id, tags=new)
             return run_id
 
-    def log_params(self, run_id: str, params: Mapping[str, Any], config_yaml: str) -> None:
+    def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         with _readable_errors(self.uri, "log parameters"):
             self.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
-            self.client.log_text(run_id, config_yaml, "config.yaml")
+
+    def log_texts(self, run_id: str, texts: Mapping[str, str]) -> None:
+        """Artifacts by file name."""
+        for name, text in texts.items():
+            with _readable_errors(self.uri, f"write {name}"):
+                self.client.log_text(run_id, text, name)
 
     def log_dataset(self, run_id: str, prepared: PreparedPair) -> None:
         """Log the data set as input of a run, by its own hash rather than one over a copy of the matrix."""
@@ -167,10 +172,6 @@ class Tracking:
             self.client.set_tag(run_id, "cgd.error", message[:5000])
             self.client.log_text(run_id, detail, "error.txt")
             self.client.set_terminated(run_id, FAILED)
-
-    def log_json(self, run_id: str, values: Mapping[str, Any], name: str) -> None:
-        with _readable_errors(self.uri, f"write {name}"):
-            self.client.log_text(run_id, json.dumps(values, indent=1), name)
 
     def log_folder(self, run_id: str, folder: Path, name: str) -> None:
         with _readable_errors(self.uri, f"attach {folder}"):

@@ -30,9 +30,13 @@ class GeneSplit:
     def sha256(self) -> str:
         return hashlib.sha256(json.dumps([self.train, self.val, self.test]).encode()).hexdigest()
 
+    def to_json(self) -> str:
+        """Genes, fold and hash."""
+        return json.dumps({**asdict(self), "sha256": self.sha256}, indent=1)
+
     def save(self, path: str | Path) -> None:
         """Write as JSON, with its hash."""
-        write_atomically(Path(path), json.dumps({**asdict(self), "sha256": self.sha256}, indent=1))
+        write_atomically(Path(path), self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> GeneSplit:

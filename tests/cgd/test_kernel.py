@@ -88,11 +88,9 @@ def test_the_order_of_other_genes_is_predicted_about_the_mean_score(tiny, token_
     made = reference(tiny, ar__token_order=token_order)
     targets = torch.from_numpy(tiny.hidden().visible.sc_rows(tiny.split.test))
     features = made.features_of(targets)
-    weights = np.linalg.solve(
-        (made.features @ made.features.T).double() + made.ridge_lambda * np.eye(28),
-        (made.order - made.order.mean()).double(),
-    )
-    expected = (features @ made.features.T).double().numpy() @ weights + made.order.mean().item()
+    scores, train = (made.order - made.order.mean()).double(), made.features.double()
+    weights = torch.linalg.solve(train @ train.T + made.ridge_lambda * torch.eye(28, dtype=torch.float64), scores)
+    expected = features.double() @ train.T @ weights + made.order.mean()
     np.testing.assert_allclose(made.order_of(features), expected, rtol=1e-4)
     unlike = torch.zeros(1, features.shape[1])
     assert made.order_of(unlike).item() == pytest.approx(made.order.mean().item(), rel=1e-6)

@@ -48,6 +48,9 @@ def test_every_trial_is_a_finished_run_with_its_record(finished):
         assert params["ar.decay"] == tags["cgd.study.ar_decay"]
         assert params["seed"] == tags["cgd.seed"]
         assert Config.from_dict(yaml.safe_load(store.text(run, "config.yaml"))).ar.decay == float(params["ar.decay"])
+        split = json.loads(store.text(run, "split.json"))
+        assert not set(split["train"]) & set(split["test"])
+        assert len(split["sha256"]) == 64
         assert [step for step, _ in store.history(run, "train_loss")] == [1, 2, 3, 4]
         assert run.inputs.dataset_inputs[0].dataset.name == "simulated"
         table = pd.read_json(StringIO(store.text(run, "per_gene.json")), orient="split")

@@ -1,0 +1,103 @@
+"""AR steps at inference: what each step is given, and how the network's answer becomes a latent."""
+
+import pytest
+import torch
+
+from cgd.estimator import CausalGeD
+from cgd.model.ar_steps import CLEAN, CONDITION
+from cgd.model.generation import generate
+from cgd.model.ridge import ridge_predict
+
+KINDS = {"gene": {"model.tokens": "gene"}, "latent": {"model.tokens": "latent", "model.token_dim": 2}}
+
+
+def fitted(tiny, values):
+    """Network and reference of a tiny trial, the context and the table of the four test genes."""
+    model, hidden = CausalGeD(tiny.config({"train.rotate": False, **values})), tiny.hidden()
+    network, reference = model.fit_visible(hidden.visible, hidden.val)
+    return network, reference, reference.context_table(network), model._targets(tiny.split.test)
+
+
+def answer(monkeypatch, network, value):
+    """Let the network say that every x_start is `value`, and record what it was asked."""
+    asked = []
+
+    def predict(prefix, x_t, t, center, position, step):
+        asked.append((prefix.layout, center, step))
+        return torch.full_like(x_t, value)
+
+    monkeypatch.setattr(network, "predict", predict)
+    return asked
+
+
+@pytest.mark.parametrize("draw", [True, False])
+def test_a_gene_is_its_centre_plus_what_the_network_says_in_units_of_the_spread(tiny, monkeypatch, draw):
+    network, reference, context, targets = fitted(tiny, {})
+    answer(monkeypatch, network, 1.0)
+    (z,) = generate(network, context, targets, reference.ridge_lambda, 0, 1, draw)
+    center, variance = ridge_predict(context.features, context.z[None], targets.features, reference.ridge_lambda)
+    assert variance.sqrt().std() > 0.01
+    torch.testing.assert_close(z, center[0] + variance.sqrt().expand_as(z), rtol=1e-4, atol=1e-4)
+
+
+def test_without_a_centre_it_is_what_the_network_says(tiny, monkeypatch):
+    network, reference, context, targets = fitted(tiny, {"model.center": "none"})
+    answer(monkeypatch, network, 0.7)
+    z = generate(network, context, targets, reference.ridge_lambda, 0, 2, False)
+    torch.testing.assert_close(z, torch.full_like(z, 0.7))
+
+
+@pytest.mark.parametrize(("kind", "n_context", "n_targets"), [("gene", 28, 4), ("latent", 0, 4)])
+def test_each_step_sees_the_tokens_of_the_steps_before_it(tiny, monkeypatch, kind, n_context, n_targets):
+    network, reference, context, targets = fitted(tiny, {**KINDS[kind], "sampling.n_ar_steps": 2})
+    asked = answer(monkeypatch, network, 0.5)
+    given = []
+    extend = network.cat.extend
+    monkeypatch.setattr(
+        network.cat, "extend", lambda prefix, content, *rest: given.append(content) or extend(prefix, content, *rest)
+    )
+    (z,) = generate(network, context, targets, reference.ridge_lambda, 0, 1, False)
+    half = n_targets // 2
+    assert len(asked) == 2
+    for (layout, _, step), n_clean in zip(asked, (n_context, n_context + half), strict=True):
+        kinds = layout.kind[0].tolist()
+        assert kinds == [CONDITION] * 2 + [CLEAN] * n_clean
+        assert step.shape[1] == half
+        clean = layout.step[0, 2:]
+        assert (clean < step.min()).all()  # earlier AR steps: nothing clean is out of sight
+    if kind == "gene":
+        torch.testing.assert_close(given[-1][0], z[:half])
+    else:
+        generated = {round(value, 4) for value in z.flatten().tolist()}
+        assert {round(value, 4) for value in given[-1].flatten().tolist()} <= generated
+
+
+def test_the_centre_of_a_later_step_knows_the_genes_generated_before_it(tiny, monkeypatch):
+    network, reference, context, targets = fitted(tiny, {"sampling.n_ar_steps": 2})
+    asked = answer(monkeypatch, network, 2.0)
+    (z,) = generate(network, context, targets, reference.ridge_lambda, 0, 1, False)
+    known = torch.cat([context.z, z[:2]])[None]
+    features = torch.cat([context.features, targets.features[:2]])
+    expected, _ = ridge_predict(features, known, targets.features[2:], reference.ridge_lambda)
+    torch.testing.assert_close(asked[1][1], expected, rtol=1e-4, atol=1e-4)
+    alone, _ = ridge_predict(context.features, context.z[None], targets.features[2:], reference.ridge_lambda)
+    assert not torch.allclose(expected, alone, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_second_step_depends_on_what_the_first_generated(tiny, kind):
+    """Through the clean tokens: with no centre there is no other way."""
+    network, reference, context, targets = fitted(
+        tiny, {**KINDS[kind], "sampling.n_ar_steps": 2, "model.center": "none", "ar.token_order": "variance"}
+    )
+    with torch.no_grad():
+        torch.nn.init.normal_(network.cat.head.weight)
+    one = generate(network, context, targets, reference.ridge_lambda, 0, 1, False)
+    with torch.no_grad():
+        network.cat.embed_clean.weight.mul_(2.0)
+    other = generate(network, context, targets, reference.ridge_lambda, 0, 1, False)
+    if kind == "latent":  # the leading half comes first, and sees no clean token
+        assert torch.equal(one[..., :4], other[..., :4])
+        assert not torch.equal(one[..., 4:], other[..., 4:])
+    else:
+        assert not torch.equal(one, other)
