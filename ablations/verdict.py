@@ -6,6 +6,8 @@ from ablations.results import StudyResults
 from ablations.stats import CONFIDENCE, FEW_GENES, Estimate
 from ablations.tables import PRIMARY, DatasetTable, Row
 
+# a difference that cannot be seen in three decimals is none, however narrow its interval
+NEGLIGIBLE = 0.0005
 PERCENT = f"{100 * CONFIDENCE:.0f} %"
 
 
@@ -48,6 +50,12 @@ def verdict(results: StudyResults, table: DatasetTable) -> str:
 
 
 def _versus_default(best: Row, default: Row, levels: list[Row]) -> str:
+    differences = [row.differences[PRIMARY] for row in levels if not row.is_default]
+    if differences and all(d.is_known and max(abs(d.low), abs(d.high)) < NEGLIGIBLE for d in differences):
+        return (
+            f"The levels do as well as each other, with a mean PCC of {default.primary.mean:.3f}: no difference from "
+            f"the default, {default.title}, reaches {NEGLIGIBLE} anywhere in its {PERCENT} interval."
+        )
     if not best.is_default:
         gap = _gap(best.differences[PRIMARY], f"the default, {default.title}", _seeds(best))
         return f"{best.title} is best with a mean PCC of {best.primary.mean:.3f}, {gap}."

@@ -152,7 +152,7 @@ class TrainConfig(_Section):
 
     epochs: PositiveInt = 20
     steps_per_epoch: PositiveInt = 10
-    batch_size: PositiveInt = Field(16, description="panels (tokens: gene) or genes (tokens: latent) per batch")
+    batch_size: PositiveInt = Field(8, description="panels (tokens: gene) or genes (tokens: latent) per batch")
     panel_size: Annotated[int, Field(ge=2)] = Field(96, description="genes per panel (tokens: gene)")
     learning_rate: Positive = 1e-3
     weight_decay: NonNegative = 0.01

@@ -218,6 +218,17 @@ def test_verdict_claims_no_difference_where_the_interval_includes_zero(heldout):
     assert "includes zero, so no difference is shown" in text
 
 
+def test_verdict_makes_nothing_of_a_difference_no_table_can_show(heldout):
+    """A hair's breadth with an interval that excludes zero is not a finding."""
+    genes = heldout.per_gene.copy()
+    same = genes.query("level == 'frozen'").assign(level="joint")
+    same["pcc"] += 0.0001
+    genes = pd.concat([genes.query("level == 'frozen'"), same], ignore_index=True)
+    text = verdict(heldout, build_tables(dataclasses.replace(heldout, per_gene=genes))[0])
+    assert text.startswith("The levels do as well as each other, with a mean PCC of 0.305")
+    assert "excludes zero" not in text.split("strongest floor")[0]
+
+
 def test_a_level_is_not_best_because_its_bad_seed_failed(heldout):
     """Seed 0 is easy for both levels; joint has nothing else, so its mean is higher although it is behind."""
     easy = lift(lift(heldout, "joint", 0, 0.2), "frozen", 0, 0.2)

@@ -7,6 +7,7 @@ from cgd.estimator import CausalGeD
 from cgd.model.ar_steps import CLEAN, CONDITION
 from cgd.model.generation import generate
 from cgd.model.ridge import ridge_predict
+from cgd.random import make_generator
 
 KINDS = {"gene": {"model.tokens": "gene"}, "latent": {"model.tokens": "latent", "model.token_dim": 2}}
 
@@ -101,3 +102,33 @@ def test_the_second_step_depends_on_what_the_first_generated(tiny, kind):
         assert not torch.equal(one[..., 4:], other[..., 4:])
     else:
         assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_posterior_mean_hardly_depends_on_the_noise_it_starts_from(tiny, kind):
+    """At t = T the network sees the noise times the signal, which is nearly zero there."""
+    network, reference, context, targets = fitted(tiny, {**KINDS[kind], "ar.token_order": "variance"})
+    with torch.no_grad():
+        torch.nn.init.normal_(network.cat.head.weight)
+    z = generate(network, context, targets, reference.ridge_lambda, 0, 8, False)
+    draws = generate(network, context, targets, reference.ridge_lambda, 0, 8, True)
+    assert z.std() > 0.5
+    assert z.std(0).mean() < 0.02 * z.std()
+    assert draws.std(0).mean() > 5 * z.std(0).mean()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_diffusion_is_trained_on_the_error_of_the_centre_in_units_of_its_spread(tiny, monkeypatch, kind):
+    network, reference, context, _ = fitted(tiny, KINDS[kind])
+    seen = {}
+    sequence_of, add_noise = network.tokens.training_sequence, network.process.add_noise
+    monkeypatch.setattr(network.tokens, "training_sequence", lambda *a: seen.setdefault("sequence", sequence_of(*a)))
+    monkeypatch.setattr(network.process, "add_noise", lambda x, *a: add_noise(seen.setdefault("x_start", x), *a))
+    generators = {name: make_generator(0, name) for name in ("batch", "timestep", "noise")}
+    network.diffusion_loss(context, reference.ridge_lambda, generators)
+    sequence = seen["sequence"]
+    assert sequence.center.any()
+    assert (sequence.scale > 0).all()
+    torch.testing.assert_close(seen["x_start"] * sequence.scale + sequence.center, sequence.content)
+    if kind == "gene":
+        assert sequence.scale.std() > 0.01

@@ -94,3 +94,18 @@ def test_targets_are_what_their_names_say():
     for prediction_type in TYPES:
         target = ForwardProcess("linear", 20, prediction_type).target(x_start, noise, t)
         assert target.item() == pytest.approx(expected[prediction_type])
+
+
+@pytest.mark.parametrize("prediction_type", TYPES)
+def test_an_output_in_units_of_v_becomes_the_prediction_trained_for(prediction_type):
+    """The v of v-prediction for a perfect network; the best linear guess about a unit normal x_start for a silent one."""
+    process, generator = ForwardProcess("cosine", 50, prediction_type), torch.Generator().manual_seed(0)
+    t = torch.arange(1, 51)
+    x_start, noise = (torch.randn(50, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    x_t = process.add_noise(x_start, noise, t)
+    v = ForwardProcess("cosine", 50, "v").target(x_start, noise, t)
+    perfect = process.precondition(v, x_t, t)
+    torch.testing.assert_close(perfect, process.target(x_start, noise, t))
+    signal, _ = process.coefficients(t, x_t)
+    silent = process.to_x_start(process.precondition(torch.zeros_like(x_t), x_t, t), x_t, t)
+    torch.testing.assert_close(silent, signal * x_t, rtol=1e-6, atol=1e-6)  # E[x_start | x_t]
