@@ -5,7 +5,9 @@ Shapes: B batch, Q queries, N keys, H heads, D width, d = D / H.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -51,8 +53,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, queries: Layout, keys: Layout, backe
         )
 
     block_mask = create_block_mask(mask_mod, q.shape[0], None, q.shape[2], k.shape[2], device=str(q.device))
-    run = torch.compile(flex_attention) if q.is_cuda else flex_attention
+    run = _compiled_flex() if q.is_cuda else flex_attention
     return run(q, k, v, block_mask=block_mask)
+
+
+@cache
+def _compiled_flex() -> Callable[..., Tensor]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
 
 
 class CausalSelfAttention(nn.Module):

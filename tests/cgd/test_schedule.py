@@ -98,7 +98,7 @@ def test_targets_are_what_their_names_say():
 
 @pytest.mark.parametrize("prediction_type", TYPES)
 def test_an_output_in_units_of_v_becomes_the_prediction_trained_for(prediction_type):
-    """The v of v-prediction for a perfect network; the best linear guess about a unit normal x_start for a silent one."""
+    """A perfect v gives the perfect target; a silent network the best linear guess of a unit normal x_start."""
     process, generator = ForwardProcess("cosine", 50, prediction_type), torch.Generator().manual_seed(0)
     t = torch.arange(1, 51)
     x_start, noise = (torch.randn(50, 6, generator=generator, dtype=torch.float64) for _ in range(2))
