@@ -53,7 +53,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, queries: Layout, keys: Layout, backe
         )
 
     block_mask = create_block_mask(mask_mod, q.shape[0], None, q.shape[2], k.shape[2], device=str(q.device))
-    run = _compiled_flex() if q.is_cuda else flex_attention
+    run: Callable[..., Tensor] = _compiled_flex() if q.is_cuda else flex_attention
     return run(q, k, v, block_mask=block_mask)
 
 
