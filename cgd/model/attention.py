@@ -53,8 +53,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, queries: Layout, keys: Layout, backe
         )
 
     block_mask = create_block_mask(mask_mod, q.shape[0], None, q.shape[2], k.shape[2], device=str(q.device))
-    run: Callable[..., Tensor] = _compiled_flex() if q.is_cuda else flex_attention
-    return run(q, k, v, block_mask=block_mask)
+    if q.is_cuda:
+        return _compiled_flex()(q, k, v, block_mask=block_mask)
+    return flex_attention(q, k, v, block_mask=block_mask)
 
 
 @cache

@@ -2,11 +2,9 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tune" / "run_ablation.py"
@@ -19,35 +17,6 @@ diffusion: {n_timesteps: 50}
 sampling: {n_samples: 2, n_steps: 3, n_ensemble: 1}
 train: {epochs: 4, steps_per_epoch: 2, batch_size: 4, panel_size: 16, pretrain_epochs: 2, patience: 10}
 """
-
-
-@dataclass
-class Store:
-    """The MLflow store of an output folder."""
-
-    output: Path
-
-    def __post_init__(self):
-        self.client = MlflowClient(f"sqlite:///{self.output / 'mlflow.db'}")
-        self.experiment_id = self.client.get_experiment_by_name("causalged").experiment_id
-
-    def runs(self, kind):
-        return list(self.client.search_runs([self.experiment_id], f"tags.`cgd.kind` = '{kind}'"))
-
-    def history(self, run, key):
-        return sorted((m.step, m.value) for m in self.client.get_metric_history(run.info.run_id, key))
-
-    def text(self, run, artifact):
-        return Path(self.client.download_artifacts(run.info.run_id, artifact)).read_text()
-
-    def contents(self):
-        """Fingerprint -> everything of a trial that must not depend on how it was run."""
-        found = {}
-        for run in self.runs("trial"):
-            metrics = {k: v for k, v in run.data.metrics.items() if "seconds" not in k and "memory" not in k}
-            content = (run.info.status, self.history(run, "train_loss"), metrics, self.text(run, "per_gene.json"))
-            found.setdefault(run.data.tags["cgd.fingerprint"], []).append(content)
-        return found
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from io import StringIO
 import pandas as pd
 import pytest
 import yaml
-from conftest import Store
+from mlflow_store import Store
 
 from cgd.config import Config
 
