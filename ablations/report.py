@@ -161,6 +161,11 @@ def summary_text(results: StudyResults) -> str:
         width = max(len(_row_name(row)) for row in table.rows)
         lines += ["", f"{table.name}: {verdict(results, table)}"]
         header = f"{f'PCC [{PERCENT} interval]':<24}{'SSIM':>7}{'RMSE':>7}{'JS':>7}"
+        if not math.isnan(table.copied_share):
+            header += f"{'hidden PCC':>12}"
+            lines.append(
+                f"  {table.copied_share:.0%} of the scored entries are copied; hidden PCC is over the others alone"
+            )
         lines.append(f"  {'':<{width}}  {header}")
         lines += [f"  {_row_name(row):<{width}}  {_row_text(row)}" for row in table.rows]
     return "\n".join(lines)
@@ -172,7 +177,9 @@ def _row_name(row: Row) -> str:
 
 def _row_text(row: Row) -> str:
     pcc = f"{_number(row.primary.mean):>6} {_interval(row.primary)}"
-    return f"{pcc:<24}" + "".join(f"{_number(row.estimates[metric].mean):>7}" for metric in ("ssim", "rmse", "js"))
+    text = f"{pcc:<24}" + "".join(f"{_number(row.estimates[metric].mean):>7}" for metric in ("ssim", "rmse", "js"))
+    hidden = row.estimates.get(f"hidden_{PRIMARY}")
+    return text + (f"{_number(hidden.mean):>12}" if hidden else "")
 
 
 def _number(value: float | None, digits: int = 3) -> str:

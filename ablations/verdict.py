@@ -31,6 +31,8 @@ def troubles(tables: list[DatasetTable]) -> list[str]:
 def verdict(results: StudyResults, table: DatasetTable) -> str:
     """Which level is best on a data set, whether it differs from the default, and where the strongest floor is."""
     best, default = table.best, table.default
+    if best is None and any(row.trials and row.trials.ok for row in table.levels):
+        return "No test gene could be scored (evaluation.min_spot_fraction), so there is no answer."
     if best is None:
         return "No trial finished, so there is no answer."
     if not default.primary.is_known:

@@ -185,7 +185,7 @@ class EvaluationConfig(_Section):
 
 
 class RuntimeConfig(_Section):
-    """Where and how it runs. Not part of the fingerprint: it must not change what is computed."""
+    """Where and how it runs. Not part of the fingerprint: it changes numbers by no more than the order of sums does."""
 
     device: Literal["cpu", "cuda"] = "cpu"
     attention: Literal["sdpa", "flex"] = Field("sdpa", description="mask as a boolean tensor, or FlexAttention blocks")

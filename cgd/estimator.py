@@ -276,7 +276,14 @@ class CausalGeD:
         tensors, values = read_folder(Path(folder))
         if values.get("format") != 1 or "genes" not in values:
             raise CheckpointError(f"{folder} is not a saved CausalGeD model of format 1; save it again with `save`")
-        model = cls(Config.from_dict(values["config"], source=f"{folder}/state.json"))
+        try:
+            return cls._restore(tensors, values, source=f"{folder}/state.json")
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(f"{folder} is not a whole CausalGeD model: {error!r}") from None
+
+    @classmethod
+    def _restore(cls, tensors: dict[str, Tensor], values: dict[str, Any], source: str) -> CausalGeD:
+        model = cls(Config.from_dict(values["config"], source=source))
         n_spots, n_cells = (len(tensors[f"network.autoencoder.{key}_mean"]) for key in ("st", "sc"))
         network = Network(model.config, n_spots, n_cells)
         network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})

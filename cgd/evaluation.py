@@ -135,12 +135,13 @@ def audit_leakage(config: Config, prepared: PreparedPair, split: GeneSplit, seed
     """Replace the ST counts of the test genes by noise, fit and predict again, and compare bit for bit.
 
     The counts of the validation genes are replaced too where what the method may see is concerned: the two visible
-    pairs must be identical. They are left in place for the fit, whose stopping rule may look at their scores.
+    pairs must be identical. They are left in place for the fit, whose stopping rule may look at their scores; what
+    those are scored against must not depend on the test genes either.
     """
     everything = _with_noise(prepared, (*split.val, *split.test), seed)
-    one, other = hide(prepared, split, config), hide(everything, split, config)
-    same_view = _same_visible(one, other)
     noisy = _with_noise(prepared, split.test, seed)
+    one, other = hide(prepared, split, config), hide(everything, split, config)
+    same_view = _same_visible(one, other) and _same_scorer(one.val, hide(noisy, split, config).val)
     first, second = (_predict(config, p, split) for p in (prepared, noisy))
     difference = float(np.abs(first - second).max())
     return Audit(same_view and first.tobytes() == second.tobytes(), first.size, difference)
@@ -162,6 +163,10 @@ def _same_visible(one: HiddenPair, other: HiddenPair) -> bool:
     return a.train_genes == b.train_genes and all(x.tobytes() == y.tobytes() for x, y in arrays)
 
 
+def _same_scorer(one: HiddenGenes, other: HiddenGenes) -> bool:
+    return one.truth.tobytes() == other.truth.tobytes() and one.scored.tobytes() == other.scored.tobytes()
+
+
 def _with_noise(prepared: PreparedPair, genes: tuple[str, ...], seed: int) -> PreparedPair:
     counts = prepared.st_counts.tolil(copy=True)
     position = {gene: i for i, gene in enumerate(prepared.panel)}
@@ -180,7 +185,8 @@ def _score_draws(draws: FloatArray, test: HiddenGenes) -> dict[str, float]:
     if len(draws) > 1:
         tail = (1 - INTERVAL) / 2
         low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
-        scores["coverage_90"] = float(np.nanmean(coverage(low, high, test.truth)))
+        covered = coverage(low, high, test.truth)[test.scored]
+        scores["coverage_90"] = float(covered.mean()) if covered.size else float("nan")
     return scores
 
 

@@ -24,7 +24,7 @@ def code_version() -> str:
     """12 hex digits over the syntax trees of the package `cgd`.
 
     Comments, docstrings and layout do not count, so that only a change that can change a number makes old results
-    results of another version.
+    results of another version. (Another Python version writes trees differently and counts as a change too.)
     """
     root = Path(__file__).parent
     digest = hashlib.sha256()

@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import pandas as pd
 from ray import tune as ray_tune
 
 from cgd.data.preprocess import PreparedPair
+from cgd.errors import TrackingError
 from cgd.training.checkpoint import CheckpointFolder
 from tune.progress import Progress
 from tune.tracking import FAILED, FINISHED, KILLED, RunRecord, Tracking
 from tune.trial import EPOCH, ERROR, RESULT, TrialSpec
 
 _FLUSH_SECONDS = 5.0
+_Method = TypeVar("_Method", bound=Callable[..., None])
+
+
+def _remember_error(method: _Method) -> _Method:
+    """Keep a TrackingError of a callback: Tune replaces it with one of its own."""
+
+    @wraps(method)
+    def wrapped(self: TrackingCallback, *args: Any, **kwargs: Any) -> None:
+        try:
+            method(self, *args, **kwargs)
+        except TrackingError as error:
+            self.error = error
+            raise
+
+    return cast(_Method, wrapped)
 
 
 @dataclass
@@ -67,12 +84,14 @@ class TrackingCallback(ray_tune.Callback):
         self.tracking, self.progress, self.specs = tracking, progress, specs
         self.known, self.parents, self.tags, self.datasets = known, parents, tags, datasets
         self.checkpoints = checkpoints
+        self.error: TrackingError | None = None
         self.outcomes: dict[str, RunRecord] = {}
         self._open: dict[str, _Open] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks into a snapshot that is never read
 
+    @_remember_error
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         spec = self.specs[trial.config["trial"]]
         if spec.fingerprint in self._open:
@@ -84,17 +103,20 @@ class TrackingCallback(ray_tune.Callback):
             "cgd.seed": str(spec.seed),
             "cgd.fold": str(spec.fold),
             "cgd.protocol": spec.config.evaluation.protocol,
+            # where it runs may differ from one attempt to the next, and MLflow's parameters cannot change
+            **{f"cgd.{path}": str(value) for path, value in _runtime(spec).items()},
             **self.tags[spec.fingerprint],
         }
         run_id = self.tracking.open_run("trial", spec.fingerprint, spec.name, tags, record.run_id if record else None)
-        last = self.tracking.last_epoch(run_id) if record else 0
-        if record is None or not last:
-            self.tracking.log_params(run_id, spec.config.flatten())
+        last = self.tracking.last_epoch(run_id)
+        if not last:
+            self.tracking.log_params(run_id, _without_runtime(spec))
             self.tracking.log_texts(run_id, {"config.yaml": spec.config.to_yaml(), "split.json": spec.split.to_json()})
             self.tracking.log_dataset(run_id, self.datasets[spec.prepared])
         self._open[spec.fingerprint] = _Open(run_id, last)
         self.progress.start(spec.name, spec.config.train.epochs)
 
+    @_remember_error
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
@@ -113,12 +135,16 @@ class TrackingCallback(ray_tune.Callback):
         elif ERROR in result:
             self._fail(spec, run, result[ERROR]["message"], result[ERROR]["traceback"], result[ERROR]["type"])
 
+    @_remember_error
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         spec = self.specs[trial.config["trial"]]
         run = self._open.get(spec.fingerprint)
         if run is not None and spec.fingerprint not in self.outcomes:
-            detail = str(trial.get_pickled_error() or "the worker process ended without a message")
-            self._fail(spec, run, f"the worker process died: {detail.splitlines()[-1][:500]}", detail, "WorkerDied")
+            # not yet synced to storage at this moment, which is where `trial.get_error` looks
+            written = Path(trial.local_path) / "error.txt"
+            detail = written.read_text(errors="replace").strip() if written.is_file() else "no message from Ray"
+            reasons = [line.strip() for line in detail.splitlines() if line.strip()]
+            self._fail(spec, run, f"the worker process died: {' '.join(reasons[-3:])[:500]}", detail, "WorkerDied")
 
     def close(self) -> None:
         """After a stop: keep what unfinished trials reported, and end their runs as KILLED."""
@@ -145,3 +171,11 @@ class TrackingCallback(ray_tune.Callback):
         self.tracking.fail(run.run_id, f"{kind}: {message}", detail)
         self.outcomes[spec.fingerprint] = RunRecord(run.run_id, FAILED, f"{kind}: {message}")
         self.progress.finish(spec.name, f"FAILED: {message}")
+
+
+def _runtime(spec: TrialSpec) -> dict[str, Any]:
+    return {path: value for path, value in spec.config.flatten().items() if path.startswith("runtime.")}
+
+
+def _without_runtime(spec: TrialSpec) -> dict[str, Any]:
+    return {path: value for path, value in spec.config.flatten().items() if not path.startswith("runtime.")}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         help="a name, a folder, or ST.h5ad,SC.h5ad; repeatable (default: simulated)",
     )
-    add("--seeds", metavar="N", type=_positive, default=1, help="replicates: training seeds 0..N-1 (default: 1)")
+    add(
+        "--seeds", metavar="N", type=_positive, default=1, help="replicates: training seeds seed..seed+N-1 (default: 1)"
+    )
     add("--folds", metavar="K", type=_positive, help="gene folds; 1 is one 70/20/10 split (default: split.n_folds)")
     add(
         "--set",
@@ -102,17 +106,17 @@ def _run(arguments: argparse.Namespace) -> int:
     if not studies and not arguments.audit:
         raise CGDError(f"name a study with --study: {', '.join(list_studies())}, or all")
     from tune.cluster import check_reachable  # these import torch and ray, which --help and --list do without
-    from tune.runner import Planner
+    from tune.plan import Planner
 
     check_reachable(arguments.address)
     planner = Planner(base, arguments.dataset or ["simulated"], list(range(base.seed, base.seed + arguments.seeds)))
-    for name, key in planner.plan.dataset_keys.items():
-        for note in planner.plan.datasets[key].notes:
+    for study in studies:
+        planner.add(study)
+    for name, notes in planner.plan.notes.items():
+        for note in notes:
             print(f"{name}: {note}")
     if arguments.audit:
         return _audit(planner)
-    for study in studies:
-        planner.add(study)
     return _run_studies(arguments, planner)
 
 
@@ -171,37 +175,37 @@ def _audit(planner: Any) -> int:
 
 
 def _run_studies(arguments: argparse.Namespace, planner: Any) -> int:
-    from tune.runner import Runner, locked
-    from tune.tracking import Tracking
+    from tune.lock import locked
+    from tune.runner import Runner
+    from tune.tracking import Tracking, sqlite_file
 
     output = arguments.output.expanduser().resolve()
     uri = arguments.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{output / 'mlflow.db'}"
     own_store = uri == f"sqlite:///{output / 'mlflow.db'}"
     if arguments.dry_run:
-        return _dry_run(planner.plan, uri, output, own_store)
-    with locked(output):
+        return _dry_run(planner.plan, uri, output)
+    database = sqlite_file(uri)
+    with locked(output), locked(database.parent) if database and not own_store else nullcontext():
         tracking = Tracking(uri, output / "artifacts")
         if own_store:
             tracking.mark_killed()
         runner = Runner(planner.plan, tracking, output, _recorded(arguments))
         n_missing, n_trials = len(runner.missing()), len(planner.plan.trials)
         print(f"{n_trials} trials: {n_trials - n_missing} in the store already, {n_missing} to run")
-        parents = runner.open_parents(arguments.resume)
-        if arguments.resume and not runner.resumed:
-            print("nothing to resume: no interrupted command ran exactly these trials; starting a new study run")
-        complete = runner.run(parents, arguments.address, arguments.max_concurrent)
+        parents, complete = runner.run(arguments.resume, arguments.address, arguments.max_concurrent)
         outcomes = [runner.conclude(plan, parents[plan.study.name], complete) for plan in planner.plan.studies]
-    return _print_outcomes(outcomes, uri, output)
+    return _print_outcomes(outcomes, uri, output if own_store else None)
 
 
 def _recorded(arguments: argparse.Namespace) -> dict[str, Any]:
     return {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
 
 
-def _dry_run(plan: Any, uri: str, output: Path, own_store: bool) -> int:
-    from tune.tracking import Tracking
+def _dry_run(plan: Any, uri: str, output: Path) -> int:
+    from tune.tracking import Tracking, sqlite_file
 
-    exists = not own_store or (output / "mlflow.db").exists()
+    database = sqlite_file(uri)
+    exists = database is None or database.exists()  # looking must not create it
     known = Tracking(uri, output / "artifacts").runs("trial") if exists else {}
     states = {}
     for study in plan.studies:
@@ -215,16 +219,24 @@ def _dry_run(plan: Any, uri: str, output: Path, own_store: bool) -> int:
     return EXIT_OK
 
 
-def _print_outcomes(outcomes: list[Any], uri: str, output: Path) -> int:
+def _open_ui(uri: str, output: Path | None) -> str:
+    """The command that opens the UI; `output` is the folder of our own store."""
+    if output is None:
+        return (
+            uri if uri.startswith("http") else f"mlflow server --host 127.0.0.1 --backend-store-uri {shlex.quote(uri)}"
+        )
+    folder = "" if output == Path("outputs").resolve() else f" OUTPUT={shlex.quote(str(output))}"
+    return f"make ui{folder}  (http://127.0.0.1:5000)"
+
+
+def _print_outcomes(outcomes: list[Any], uri: str, output: Path | None) -> int:
     for outcome in outcomes:
         print(f"\n{outcome.summary}")
     print()
     for outcome in outcomes:
         print(f"Report:       {outcome.report}")
     print(f"MLflow store: {uri}")
-    print(
-        f"Open the UI:  make ui{'' if output == Path('outputs').resolve() else f' OUTPUT={output}'}  (http://127.0.0.1:5000)"
-    )
+    print(f"Open the UI:  {_open_ui(uri, output)}")
     failed = list(dict.fromkeys(pair for outcome in outcomes for pair in outcome.failed))
     missing = list(dict.fromkeys(name for outcome in outcomes for name in outcome.missing))
     for name, error in failed:

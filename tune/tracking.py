@@ -24,6 +24,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from cgd.data.preprocess import PreparedPair
 from cgd.errors import TrackingError
 
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a `sqlite:///PATH` store; None for any other."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
 EXPERIMENT = "causalged"
 FINISHED, FAILED, RUNNING, KILLED = "FINISHED", "FAILED", "RUNNING", "KILLED"
 _NOT_METRICS = {"epoch"}
@@ -112,14 +118,17 @@ class Tracking:
         """Create a run, or re-open the one given; either way it is RUNNING afterwards."""
         with _readable_errors(self.uri, "start a run"):
             all_tags = {"cgd.kind": kind, "cgd.fingerprint": key, **tags}
+            if run_id is None:  # another command on the same server may have made it since this one started
+                made = next(self._search(f"tags.`cgd.fingerprint` = '{key}'"), None)
+                run_id = made.info.run_id if made else None
             if run_id is None:
                 return self.client.create_run(self.experiment_id, run_name=name, tags=all_tags).info.run_id
             self.client.update_run(run_id, status=RUNNING)
             known = self.client.get_run(run_id).data.tags
             if "cgd.error" in known:
                 self.client.delete_tag(run_id, "cgd.error")
-            new = [RunTag(k, v) for k, v in all_tags.items() if k not in known]
-            self.client.log_batch(run_id, tags=new)
+            kept = {"mlflow.parentRunId"} & known.keys()  # a run stays below the study that first asked for it
+            self.client.log_batch(run_id, tags=[RunTag(k, v) for k, v in all_tags.items() if k not in kept])
             return run_id
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
+
 from cgd.config import Config
 from cgd.data.preprocess import PreparedPair
 from cgd.data.split import GeneSplit
@@ -49,9 +51,9 @@ class TrialSpec:
 
 
 def run_trial(
-    params: dict[str, str], specs: dict[str, TrialSpec], datasets: dict[str, PreparedPair], checkpoints: str
+    params: dict[str, str], specs: dict[str, TrialSpec], datasets: dict[str, ray.ObjectRef], checkpoints: str
 ) -> None:
-    """Ray Tune function trainable; `params["trial"]` is the fingerprint of one of `specs`.
+    """Ray Tune function trainable; `params["trial"]` is a fingerprint of `specs`, `datasets` holds prepared pairs.
 
     Reports `epoch_metrics` after each epoch and one `result` (summary and per-gene table) or `error` at the end. An
     exception is reported, not raised: it is the trial's outcome and repeating it would change nothing, while a worker
@@ -67,7 +69,8 @@ def run_trial(
         ray_tune.report({EPOCH: metrics})
 
     try:
-        outcome = evaluate(spec.config, datasets[spec.prepared], spec.split, on_epoch, Path(checkpoints))
+        prepared: PreparedPair = ray.get(datasets[spec.prepared])  # read from shared memory, not copied
+        outcome = evaluate(spec.config, prepared, spec.split, on_epoch, Path(checkpoints))
         result: dict[str, Any] = {RESULT: {"summary": outcome.summary, "per_gene": outcome.per_gene.to_dict("list")}}
     except Exception as error:  # the boundary between one trial and the study: whatever it was, the others go on
         message = str(error) or type(error).__name__

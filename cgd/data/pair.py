@@ -203,10 +203,11 @@ def _read_text_st(folder: Path) -> ad.AnnData:
             "expected spots x genes with a header of gene names and no index column"
         )
     counts = _read_table(path, index_col=False)
+    names, n_values = _header(folder / "Locations.txt")
     locations = _read_table(folder / "Locations.txt", index_col=False)
-    if len(locations) != len(counts) or locations.shape[1] != 2:
+    if len(names) != n_values or len(locations) != len(counts) or locations.shape[1] != 2:
         raise DataError(
-            f"{folder / 'Locations.txt'} is {len(locations)} x {locations.shape[1]}; expected {len(counts)} x 2, a row "
+            f"{folder / 'Locations.txt'} is {len(locations)} x {n_values}; expected {len(counts)} x 2, a row "
             "X Y for each spot of Spatial_count.txt"
         )
     # names from the header itself: pandas renames duplicated columns
@@ -217,6 +218,8 @@ def _read_text_st(folder: Path) -> ad.AnnData:
 
 def _header(path: Path) -> tuple[list[str], int]:
     """Names in the first line of a tab-separated file, and the number of fields in the second."""
+    if not path.is_file():
+        raise DataError(f"no file at {path}. {_LAYOUTS}")
     try:
         with path.open(encoding="utf-8") as file:
             lines = [file.readline().rstrip("\r\n") for _ in range(2)]
@@ -241,6 +244,8 @@ def _clean(adata: ad.AnnData, what: str) -> tuple[ad.AnnData, tuple[str, ...]]:
     """A copy with CSR float32 counts and unique gene names, and the names that were duplicated."""
     if adata.X is None or 0 in adata.shape:
         raise DataError(f"{what}: expected a matrix of counts in X, found shape {adata.shape}")
+    if adata.isbacked:
+        adata = adata.to_memory()
     counts = sp.csr_matrix(adata.X, dtype=np.float32, copy=True)
     counts.sum_duplicates()
     counts.eliminate_zeros()

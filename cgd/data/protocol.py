@@ -77,6 +77,11 @@ class HiddenGenes:
         self.hidden = hidden
         self._scored = ((truth > 0).mean(axis=1) >= min_spot_fraction) & (truth > 0).any(axis=1)
 
+    @property
+    def scored(self) -> npt.NDArray[np.bool_]:
+        """(n_genes,) which genes are scored."""
+        return self._scored
+
     def score(self, prediction: FloatArray) -> pd.DataFrame:
         """Per-gene metrics of a (n_genes, n_spots) prediction: columns gene, pcc, ssim, rmse, js, spearman.
 
@@ -132,8 +137,9 @@ class HiddenPair:
 def hide(prepared: PreparedPair, split: GeneSplit, config: Config) -> HiddenPair:
     """Remove the ST values of the validation and test genes.
 
-    Totals, the scale N and the spot filter use the training genes alone. The truth is normalised with the totals of
-    every gene the ST measures, so that it is the same in each fold; only the scorers hold it.
+    Totals, the scale N and the spot filter use the training genes alone. The truth of the test genes is normalised
+    with the totals of every gene the ST measures, so that it is the same in each fold; that of the validation genes
+    with totals without the test genes, because its score decides when training stops.
 
     Raises
     ------
@@ -183,6 +189,10 @@ def _hidden_genes(
     prepared: PreparedPair, split: GeneSplit, columns: list[int], keep: np.ndarray, config: Config, part: str
 ) -> HiddenGenes:
     totals = prepared.st_totals
+    if part == "val":
+        position = {gene: i for i, gene in enumerate(prepared.panel)}
+        seen = [position[gene] for gene in (*split.train, *split.val)]
+        totals = np.asarray(prepared.st_counts[:, seen].sum(axis=1)).ravel()
     scale = float(np.median(totals[totals > 0]))
     truth = log_normalise(prepared.st_counts[:, columns].tocsr()[keep], totals[keep], scale).toarray().T
     truth = np.ascontiguousarray(truth, dtype=np.float32)

@@ -24,7 +24,16 @@ _TENSORS, _STATE = "tensors.safetensors", "state.json"
 
 
 def write_folder(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Write `folder` whole or not at all; an older folder of that name is replaced."""
+    """Write `folder` whole or not at all; an older checkpoint of that name is replaced.
+
+    Raises
+    ------
+    CheckpointError
+        Something else than a checkpoint bears that name: it is left alone.
+    """
+    folder = folder.resolve()
+    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= {_TENSORS, _STATE}):
+        raise CheckpointError(f"{folder} exists and is not a saved model or checkpoint; choose another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -36,9 +45,11 @@ def write_folder(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+    older = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     if folder.exists():
-        shutil.rmtree(folder)
+        folder.rename(older)
     temporary.rename(folder)
+    shutil.rmtree(older, ignore_errors=True)
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -47,7 +58,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         data = (folder / _TENSORS).read_bytes()
         expected = state.pop("tensors_sha256")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder} is not a whole checkpoint ({_STATE} and {_TENSORS}): {error!r}") from None
     if hashlib.sha256(data).hexdigest() != expected:
         raise CheckpointError(f"{folder / _TENSORS} is damaged: its hash is not the one stored in {_STATE}")

@@ -250,15 +250,23 @@ class Trainer:
         tensors |= {f"kept.{name}": tensor for name, tensor in self.kept.items()}
         tensors |= {f"generator.{name}": g.get_state() for name, g in self.generators.items()}
         tensors |= {"generator.global": torch.get_rng_state(), **optimizer_tensors(self.optimizer)}
+        if self.network.config.runtime.device == "cuda":
+            tensors["generator.cuda"] = torch.cuda.get_rng_state()
         self.checkpoints.save(self.progress.epoch, tensors, vars(self.progress))
 
     def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         if not self.joint:
             self.network.autoencoder.requires_grad_(False)
-        self.average, self.kept = _part(tensors, "average"), _part(tensors, "kept")
+        device = self.network.config.runtime.device
+        self.average, self.kept = (
+            {name: tensor.to(device) for name, tensor in _part(tensors, prefix).items()}
+            for prefix in ("average", "kept")
+        )
         restore_optimizer(self.optimizer, tensors)
         streams = _part(tensors, "generator")
         torch.set_rng_state(streams.pop("global"))
+        if "cuda" in streams:
+            torch.cuda.set_rng_state(streams.pop("cuda"))
         for name, stream in streams.items():
             self.generators[name].set_state(stream)
         self.progress = Progress(**state)

@@ -168,7 +168,7 @@ def test_where_a_trial_runs_changes_neither_numbers_nor_fingerprint(tiny, observ
     except ConfigError as error:
         refusal = str(error)
     if refusal:
-        assert not torch.cuda.is_available()
+        assert field == "runtime.attention" or not torch.cuda.is_available()
         assert str(RUNTIME[field]) in refusal
         return
     assert same(before, after, "split")

@@ -82,9 +82,17 @@ def test_the_truth_is_normalised_by_every_gene_and_the_same_in_each_fold(tiny):
     totals = tiny.prepared.st_totals
     expected = log_normalise(tiny.prepared.st_counts, totals, float(np.median(totals))).toarray().T
     np.testing.assert_allclose(hidden.test.truth, expected[columns(tiny, tiny.split.test)], rtol=1e-6)
-    swapped = GeneSplit(tiny.split.train, tiny.split.test, tiny.split.val, fold=1)
-    other = hide(tiny.prepared, swapped, tiny.base)
-    assert other.val.truth.tobytes() == hidden.test.truth.tobytes()
+    other = GeneSplit(tiny.split.val, tiny.split.train, tiny.split.test, fold=1)
+    again = hide(tiny.prepared, other, tiny.base)
+    kept = again.spots[hidden.spots]
+    assert again.test.truth.tobytes() == hidden.test.truth[:, kept].tobytes()
+
+
+def test_validation_truth_is_normalised_without_the_test_genes(tiny):
+    counts = tiny.prepared.st_counts[:, columns(tiny, (*tiny.split.train, *tiny.split.val))]
+    totals = np.asarray(counts.sum(axis=1)).ravel()
+    expected = log_normalise(tiny.prepared.st_counts, totals, float(np.median(totals))).toarray().T
+    np.testing.assert_allclose(tiny.hidden().val.truth, expected[columns(tiny, tiny.split.val)], rtol=1e-6)
 
 
 # ---- how it is scored ---------------------------------------------------------------------------------------------

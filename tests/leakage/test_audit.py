@@ -7,7 +7,7 @@ import pytest
 
 from cgd import estimator, evaluation
 from cgd.data.preprocess import log_normalise
-from cgd.data.protocol import hide
+from cgd.data.protocol import HiddenGenes, hide
 from cgd.data.split import make_splits
 from cgd.evaluation import audit_leakage
 from cgd.model.network import Network
@@ -35,6 +35,23 @@ def test_noise_in_place_of_the_truth_changes_no_bit(tiny, values, protocol):
     assert audit.largest_difference == 0
     n_spots = tiny.hidden(values).spots.sum()
     assert audit.n_values == (1 + tiny.config(values).sampling.n_samples) * 4 * n_spots
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nor_does_it_through_the_epoch_that_is_kept(tiny, seed):
+    """Validation decides which epoch is kept; what it is scored against must not know the test genes."""
+    values = {"train.epochs": 8, "train.tolerance": 0.0, "train.learning_rate": 0.3, "train.ema_decay": 0.0}
+    assert audit_leakage(tiny.config({**values, "model.center": "none"}), tiny.prepared, tiny.split, seed).identical
+
+
+def test_validation_truth_that_knows_the_test_genes_is_caught(tiny, monkeypatch):
+    def totals_of_everything(prepared, split, config):
+        hidden = hide(prepared, split, config)
+        noticed = hidden.val.truth + np.float32(prepared.st_totals.sum() * 1e-6)
+        return replace(hidden, val=HiddenGenes(split.val, noticed, None, 0.05))
+
+    monkeypatch.setattr(evaluation, "hide", totals_of_everything)
+    assert not audit_leakage(tiny.config(), tiny.prepared, tiny.split).identical
 
 
 def test_every_fold_passes(tiny):

@@ -24,7 +24,9 @@ def test_ray_refuses_a_misspelt_key():
 def test_the_head_runs_no_trials_and_the_dashboard_stays_on_loopback():
     config = yaml.safe_load(CLUSTER.read_text())
     assert config["available_node_types"][config["head_node_type"]]["resources"] == {"CPU": 0}
-    assert all("--dashboard-host=127.0.0.1" in c for c in config["head_start_ray_commands"] if "--head" in c)
+    starts = [command for command in config["head_start_ray_commands"] if "--head" in command]
+    assert len(starts) == 1
+    assert "--dashboard-host=127.0.0.1" in starts[0]
 
 
 def test_mounted_files_exist_in_the_checkout():
