@@ -2,12 +2,14 @@
 
 import fcntl
 import json
+import os
 import signal
 import subprocess
 import time
 from io import StringIO
 
 import pandas as pd
+import psutil
 import pytest
 import yaml
 from mlflow_store import Store
@@ -146,6 +148,43 @@ def test_a_failing_trial_is_recorded_and_the_others_go_on(run, tmp_path):
     assert "TrainingDiverged" in failed.data.tags["cgd.error"]
     assert "Traceback" in store.text(failed, "error.txt")
     assert "diverged" in next(output.glob("reports/*/learning_rates.html")).read_text()
+
+
+def test_a_worker_that_dies_twice_fails_its_trial_with_a_reason_and_the_others_go_on(command, tmp_path):
+    output, log = tmp_path / "out", tmp_path / "log.txt"
+    longer = ("--set", "train.epochs=40", "--set", "train.patience=40", "--set", "train.steps_per_epoch=8")
+    arguments = ("--study", "encoder_variation", "--max-concurrent", "1", *longer, "--output", output)
+    with log.open("w") as file:
+        process = subprocess.Popen(command(*arguments), stdout=file, stderr=file, cwd=tmp_path)
+        killed: set[int] = set()
+        while len(killed) < 2:  # the first death is forgiven: the trial is restarted once
+            _wait_for(lambda: set(_trial_workers(process.pid, output)) - killed, process)
+            worker = (set(_trial_workers(process.pid, output)) - killed).pop()
+            killed.add(worker)
+            os.kill(worker, signal.SIGKILL)
+        assert process.wait(timeout=240) == 1, log.read_text()
+    store = Store(output)
+    by_level = {r.data.tags["cgd.study.encoder_variation"]: r for r in store.runs("trial")}
+    assert by_level["deterministic"].info.status == "FINISHED"
+    failed = by_level["variational"]
+    assert failed.info.status == "FAILED"
+    assert failed.data.tags["cgd.error"].startswith("WorkerDied: the worker process died: ")
+    assert "actor died" in store.text(failed, "error.txt")
+
+
+def _trial_workers(driver, output):
+    """Processes of this command that run a trial, once a checkpoint says that it trains."""
+    if not list(output.glob("checkpoints/*/epoch-*")):
+        return []
+    processes = psutil.Process(driver).children(recursive=True)
+    return [p.pid for p in processes if _title(p).startswith("ray::ImplicitFunc")]
+
+
+def _title(process):
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it ended meanwhile
+        return ""
 
 
 def test_two_commands_do_not_share_an_output_folder(finished, run):
