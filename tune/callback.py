@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -150,7 +151,8 @@ class TrackingCallback(ray_tune.Callback):
         """After a stop: keep what unfinished trials reported, and end their runs as KILLED."""
         for fingerprint, run in self._open.items():
             if fingerprint not in self.outcomes:
-                self._flush(run)
+                with suppress(TrackingError):  # the store may take the end though it did not take the metrics
+                    self._flush(run)
                 self.tracking.end(run.run_id, KILLED)
 
     def _flush(self, run: _Open) -> None:

@@ -4,8 +4,11 @@ import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from mlflow_store import Store
 
+from cgd.errors import TrackingError
 from tune.cli import main
+from tune.tracking import Tracking
 
 
 def write_pair(folder, st_genes=("a", "b"), sc_genes=("a", "b"), st=None, spatial=True):
@@ -96,6 +99,25 @@ def test_a_file_where_the_output_should_go(tmp_path, capsys):
     assert main(["--study", "depth", "--output", str(target)]) == 2
     assert "cannot write to" in capsys.readouterr().err
     assert target.read_text() == "precious"
+
+
+def test_a_store_that_fails_during_a_study_is_named_and_nothing_stays_running(
+    tiny_config, tmp_path, capsys, monkeypatch
+):
+    def full(self, run_id, epochs):
+        if epochs:
+            raise TrackingError("cannot log metrics in the tracking store: no space left on device")
+
+    monkeypatch.setattr(Tracking, "log_epochs", full)
+    output = tmp_path / "out"
+    assert main(["--study", "depth", "--config", str(tiny_config), "--output", str(output)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == "error: cannot log metrics in the tracking store: no space left on device"
+    runs = [run for kind in ("study", "trial") for run in Store(output).runs(kind)]
+    assert {run.info.status for run in runs} == {"KILLED"}
+    monkeypatch.undo()
+    assert main(["--study", "depth", "--config", str(tiny_config), "--output", str(output), "--resume"]) == 0
+    assert {run.info.status for kind in ("study", "trial") for run in Store(output).runs(kind)} == {"FINISHED"}
 
 
 def test_list_names_studies_and_data_sets(capsys):
