@@ -170,10 +170,10 @@ class Runner:
             )
             try:
                 tuner.fit()
-            except Exception:
+            except Exception:  # whatever Tune made of it: if the store failed, that is what the user must hear
                 if callback.error is None:
                     raise
-                raise callback.error from None  # Tune replaced it with an error of its own
+                raise callback.error from None
             finally:
                 with suppress(TrackingError):
                     callback.close()
