@@ -26,9 +26,6 @@ class Layout:
     def join(self, other: Layout) -> Layout:
         return Layout(torch.cat([self.kind, other.kind], 1), torch.cat([self.step, other.step], 1))
 
-    def slice(self, start: int, stop: int | None = None) -> Layout:
-        return Layout(self.kind[:, start:stop], self.step[:, start:stop])
-
 
 def boolean_mask(queries: Layout, keys: Layout) -> Tensor:
     """(B, 1, Q, N), True where attention is allowed."""

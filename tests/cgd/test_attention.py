@@ -224,7 +224,8 @@ def test_sdpa_and_flex_agree(sizes):
 def test_sdpa_and_flex_agree_where_queries_follow_kept_keys(sizes):
     q, k, v, layout = random_attention(sizes)
     start = int((layout.kind[0] != NOISY).sum())
-    sdpa, flex = (attend(q[:, :, start:], k, v, layout.slice(start, None), layout, b) for b in ("sdpa", "flex"))
+    queries = Layout(layout.kind[:, start:], layout.step[:, start:])
+    sdpa, flex = (attend(q[:, :, start:], k, v, queries, layout, b) for b in ("sdpa", "flex"))
     torch.testing.assert_close(flex, sdpa, rtol=1e-5, atol=1e-5)
     whole = attend(q, k, v, layout, layout, "sdpa")[:, :, start:]
     torch.testing.assert_close(sdpa, whole, rtol=1e-5, atol=1e-6)
@@ -249,7 +250,6 @@ def test_layouts_join_and_slice():
     one = Layout(torch.tensor([[0, 1]]), torch.tensor([[-1, 0]]))
     joined = one.join(Layout(torch.tensor([[2]]), torch.tensor([[3]])))
     assert joined.kind.tolist() == [[0, 1, 2]]
-    assert joined.slice(1, None).step.tolist() == [[0, 3]]
 
 
 @torch.no_grad()
