@@ -246,10 +246,11 @@ def test_the_boolean_mask_is_algorithm_2():
     assert torch.equal(~mask[0, 0], attention_mask([2, 2, 3], C).bool())
 
 
-def test_layouts_join_and_slice():
+def test_layouts_join():
     one = Layout(torch.tensor([[0, 1]]), torch.tensor([[-1, 0]]))
     joined = one.join(Layout(torch.tensor([[2]]), torch.tensor([[3]])))
     assert joined.kind.tolist() == [[0, 1, 2]]
+    assert joined.step.tolist() == [[-1, 0, 3]]
 
 
 @torch.no_grad()
