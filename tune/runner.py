@@ -14,17 +14,21 @@ import pandas as pd
 import ray
 from ray import tune as ray_tune
 
+from ablations.curves import COLUMNS, write_curves
 from ablations.report import summary_text, write_report
-from ablations.results import load_results
+from ablations.results import StudyResults, load_results
+from ablations.tables import build_tables
+from ablations.verdict import verdict
 from cgd.data.catalog import PAPER_NAMES
 from cgd.data.split import make_splits
 from cgd.errors import TrackingError
 from cgd.evaluation import evaluate_floors, summarise_table
-from cgd.version import environment
+from cgd.version import code_version, environment
 from tune.callback import TrackingCallback
 from tune.cluster import connected
 from tune.plan import FloorSpec, Plan, StudyPlan
 from tune.progress import Progress
+from tune.study_summary import numbers_of, study_metrics, study_note
 from tune.tracking import FAILED, FINISHED, KILLED, RUNNING, RunRecord, Tracking
 from tune.trial import TrialSpec, run_trial
 
@@ -54,10 +58,15 @@ class Runner:
         Folder of checkpoints and reports.
     arguments
         The command's arguments, stored with the study.
+    log_models
+        Attach the fitted model to each trial's run.
     """
 
-    def __init__(self, plan: Plan, tracking: Tracking, output: Path, arguments: dict[str, Any]) -> None:
+    def __init__(
+        self, plan: Plan, tracking: Tracking, output: Path, arguments: dict[str, Any], log_models: bool = True
+    ) -> None:
         self.plan, self.tracking, self.output, self.arguments = plan, tracking, output, arguments
+        self.log_models = log_models
         self.known = tracking.runs("trial")
         self.known_floors = tracking.runs("floors")
         self.resumed: list[str] = []  # studies whose parent run was re-opened
@@ -82,11 +91,20 @@ class Runner:
                 "cgd.study": plan.study.name,
                 "cgd.study_key": plan.key,
                 "cgd.protocol": self.plan.base.evaluation.protocol,
-                "mlflow.note.content": f"{plan.study.question}\n\n{plan.study.hypothesis}",
+                "cgd.code_version": code_version(),
             }
             name = f"{plan.study.name} · {', '.join(self.plan.dataset_keys)}"
             key = f"study-{plan.key}-{time.time_ns()}"
-            parents[plan.study.name] = self.tracking.open_run("study", key, name, tags, run_id)
+            parent = parents[plan.study.name] = self.tracking.open_run("study", key, name, tags, run_id)
+            note = (
+                plan.study.name,
+                plan.study.question,
+                plan.study.hypothesis,
+                [],
+                self.tracking.experiment_id,
+                parent,
+            )
+            self.tracking.describe(parent, study_note(*note))
         if resume and not self.resumed:
             print("nothing to resume: no interrupted command ran exactly these trials; starting a new study run")
         return parents
@@ -143,7 +161,9 @@ class Runner:
         max_concurrent: int | None,
     ) -> bool:
         checkpoints = self.output / "checkpoints"
-        trainable = ray_tune.with_parameters(run_trial, specs=missing, datasets=shared, checkpoints=str(checkpoints))
+        trainable = ray_tune.with_parameters(
+            run_trial, specs=missing, datasets=shared, checkpoints=str(checkpoints), log_models=self.log_models
+        )
         n_epochs = sum(spec.config.train.epochs for spec in missing.values())
         with Progress(len(missing), n_epochs) as progress:
             callback = TrackingCallback(
@@ -155,6 +175,7 @@ class Runner:
                 self._tags(),
                 self.plan.datasets,
                 checkpoints,
+                self.log_models,
             )
             tuner = ray_tune.Tuner(
                 ray_tune.with_resources(trainable, self._resources()),
@@ -205,7 +226,9 @@ class Runner:
         results = load_results(self.tracking.uri, parent)
         folder = self.output / "reports" / f"{plan.study.name}-{plan.key}"
         files = write_report(results, folder)
+        write_curves(self._curves(plan), list(results.study.labels), folder)
         self.tracking.log_folder(parent, folder, "report")
+        self._summarise(results, parent)
         failed = [
             (spec.name, self.known[key].error or "unknown error")
             for _, spec in plan.trials
@@ -216,6 +239,22 @@ class Runner:
         status = FAILED if failed else FINISHED
         self.tracking.end(parent, status if complete and not missing else KILLED)
         return StudyOutcome(plan.study.name, parent, files.html, summary_text(results), tuple(failed), tuple(missing))
+
+    def _summarise(self, results: StudyResults, parent: str) -> None:
+        """The study's numbers and its answer on the parent run itself."""
+        study, found = results.study, [numbers_of(table, verdict(results, table)) for table in build_tables(results)]
+        note = study_note(study.name, study.question, study.hypothesis, found, self.tracking.experiment_id, parent)
+        self.tracking.summarise_study(parent, study_metrics(found), note)
+
+    def _curves(self, plan: StudyPlan) -> pd.DataFrame:
+        """Validation score by epoch of every trial that has a run."""
+        rows = [
+            (spec.dataset, level, f"seed {spec.seed}, fold {spec.fold}", epoch, value)
+            for level, spec in plan.trials
+            if spec.fingerprint in self.known
+            for epoch, value in self.tracking.curve(self.known[spec.fingerprint].run_id, "val_pcc")
+        ]
+        return pd.DataFrame(rows, columns=list(COLUMNS))
 
     def _record(self, plan: StudyPlan) -> dict[str, Any]:
         """What the report is written from, besides the runs themselves."""
