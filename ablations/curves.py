@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from cgd.errors import CGDError
 
 COLUMNS = ("dataset", "level", "replicate", "epoch", "value")
+SMALLEST_SPAN = 0.02  # of the value axis
 _INK = "#1f2330"
 # told apart in grey and by the colour-blind (Okabe and Ito), then by dashes
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1f2330")
@@ -79,6 +80,10 @@ def _panel(panel: mpl.axes.Axes, curves: pd.DataFrame, levels: list[str]) -> Non
                 panel.plot(rows["epoch"], rows["value"], lw=0.6, alpha=0.35, **style)
         epochs, mean = mean_curve(replicates)
         panel.plot(epochs, mean, lw=1.8, marker="o" if len(epochs) == 1 else "", ms=4, label=level, **style)
+    low, high = panel.get_ylim()
+    if high - low < SMALLEST_SPAN:  # an axis drawn about less would make noise look like an effect
+        middle = (low + high) / 2
+        panel.set_ylim(middle - SMALLEST_SPAN / 2, middle + SMALLEST_SPAN / 2)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 

@@ -182,7 +182,9 @@ class TrackingCallback(ray_tune.Callback):
         folder = self.checkpoints / spec.fingerprint / MODEL
         if folder.is_dir():
             tags = {"cgd.dataset": spec.dataset, "cgd.seed": str(spec.seed), "cgd.fold": str(spec.fold)}
-            return self.tracking.log_model(run.run_id, folder, tags | self.tags[spec.fingerprint])
+            tags |= self.tags[spec.fingerprint]
+            note = trial_note(spec.name, _levels(tags), spec.config, run.run_id, has_model=True)
+            return self.tracking.log_model(run.run_id, folder, {**tags, "mlflow.note.content": note})
         # the trial saved it or would have failed: it ran on a machine that does not share the output folder
         reason = f"the driver sees no {folder}; give all machines of the cluster the same --output folder"
         self.tracking.set_tag(run.run_id, "cgd.no_model", reason)

@@ -17,6 +17,7 @@ from ray import tune as ray_tune
 from ablations.curves import COLUMNS, write_curves
 from ablations.report import summary_text, write_report
 from ablations.results import StudyResults, load_results
+from ablations.study import Study
 from ablations.tables import build_tables
 from ablations.verdict import verdict
 from cgd.data.catalog import PAPER_NAMES
@@ -28,7 +29,15 @@ from tune.callback import TrackingCallback
 from tune.cluster import connected
 from tune.plan import FloorSpec, Plan, StudyPlan
 from tune.progress import Progress
-from tune.study_summary import numbers_of, study_metrics, study_note
+from tune.study_summary import (
+    DatasetNumbers,
+    numbers_of,
+    study_links,
+    study_metrics,
+    study_note,
+    study_view,
+    view_key,
+)
 from tune.tracking import FAILED, FINISHED, KILLED, RUNNING, RunRecord, Tracking
 from tune.trial import TrialSpec, run_trial
 
@@ -96,15 +105,8 @@ class Runner:
             name = f"{plan.study.name} · {', '.join(self.plan.dataset_keys)}"
             key = f"study-{plan.key}-{time.time_ns()}"
             parent = parents[plan.study.name] = self.tracking.open_run("study", key, name, tags, run_id)
-            note = (
-                plan.study.name,
-                plan.study.question,
-                plan.study.hypothesis,
-                [],
-                self.tracking.experiment_id,
-                parent,
-            )
-            self.tracking.describe(parent, study_note(*note))
+            self.tracking.describe(parent, self._note(plan.study, [], parent))
+            self.tracking.share_view(view_key(plan.study.name), study_view(plan.study.name))
         if resume and not self.resumed:
             print("nothing to resume: no interrupted command ran exactly these trials; starting a new study run")
         return parents
@@ -228,7 +230,7 @@ class Runner:
         files = write_report(results, folder)
         write_curves(self._curves(plan), list(results.study.labels), folder)
         self.tracking.log_folder(parent, folder, "report")
-        self._summarise(results, parent)
+        self._summarise(results, parent, files.html.name)
         failed = [
             (spec.name, self.known[key].error or "unknown error")
             for _, spec in plan.trials
@@ -240,11 +242,14 @@ class Runner:
         self.tracking.end(parent, status if complete and not missing else KILLED)
         return StudyOutcome(plan.study.name, parent, files.html, summary_text(results), tuple(failed), tuple(missing))
 
-    def _summarise(self, results: StudyResults, parent: str) -> None:
+    def _summarise(self, results: StudyResults, parent: str, report: str) -> None:
         """The study's numbers and its answer on the parent run itself."""
-        study, found = results.study, [numbers_of(table, verdict(results, table)) for table in build_tables(results)]
-        note = study_note(study.name, study.question, study.hypothesis, found, self.tracking.experiment_id, parent)
-        self.tracking.summarise_study(parent, study_metrics(found), note)
+        found = [numbers_of(table, verdict(results, table)) for table in build_tables(results)]
+        self.tracking.summarise_study(parent, study_metrics(found), self._note(results.study, found, parent, report))
+
+    def _note(self, study: Study, found: list[DatasetNumbers], parent: str, report: str | None = None) -> str:
+        links = study_links(study.name, self.tracking.experiment_id, parent, report)
+        return study_note(study.question, study.hypothesis, found, links)
 
     def _curves(self, plan: StudyPlan) -> pd.DataFrame:
         """Validation score by epoch of every trial that has a run."""

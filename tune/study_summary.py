@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 from urllib.parse import quote
 
@@ -67,31 +68,28 @@ def study_metrics(datasets: Sequence[DatasetNumbers]) -> dict[str, float]:
     """
     metrics: dict[str, float] = {}
     for one in datasets:
-        name = metric_part(one.dataset)
-        found = {f"pcc/{name}/floor": one.floor, f"pcc/{name}/ceiling": one.ceiling}
-        for row in one.levels:
-            level = metric_part(row.level)
+        name, levels = metric_part(one.dataset), _distinct([row.level for row in one.levels])
+        metrics |= {f"pcc/{name}/{level}": row.pcc for level, row in zip(levels, one.levels, strict=True)}
+        metrics |= {f"pcc/{name}/floor": one.floor, f"pcc/{name}/ceiling": one.ceiling}
+        for level, row in zip(levels, one.levels, strict=True):
             change = f"pcc_minus_default/{name}/{level}"
-            found[_free(f"pcc/{name}/{level}", found)] = row.pcc
-            change = _free(change, found)
-            found |= {change: row.difference, f"{change} low": row.low, f"{change} high": row.high}
-        metrics |= {key: value for key, value in found.items() if math.isfinite(value)}
-    return metrics
+            metrics |= {change: row.difference, f"{change} low": row.low, f"{change} high": row.high}
+    return {key: round(value, 6) for key, value in metrics.items() if math.isfinite(value)}
+
+
+def _distinct(levels: Sequence[str]) -> list[str]:
+    """Levels as parts of a metric's name, with a number where two labels would become one or stand for a floor."""
+    names: list[str] = []
+    for part in map(metric_part, levels):
+        taken = {*names, "floor", "ceiling"}
+        names.append(next(name for name in (part, *(f"{part} {i}" for i in count(2))) if name not in taken))
+    return names
 
 
 def metric_part(text: str) -> str:
     """`text` as a part of a metric's name: MLflow takes letters, digits and `_ - . :` and spaces."""
     part = " ".join(re.sub(r"[^\w.\-: ]", "-", text).split())[:80]
     return part if part.strip(".") else f"level {part}"  # "." and ".." would be read as folders
-
-
-def _free(name: str, taken: Mapping[str, Any]) -> str:
-    """`name`, or with a number where two labels became one."""
-    free, count = name, 1
-    while free in taken:
-        count += 1
-        free = f"{name} {count}"
-    return free
 
 
 # ---- descriptions ------------------------------------------------------------------------------------------------
@@ -103,13 +101,27 @@ def escaped(text: object) -> str:
 
 
 def study_note(
-    name: str, question: str, hypothesis: str, datasets: Sequence[DatasetNumbers], experiment_id: str, run_id: str
+    question: str,
+    hypothesis: str,
+    datasets: Sequence[DatasetNumbers],
+    links: Mapping[str, str],
 ) -> str:
-    """Description of a parent run: question, hypothesis, answer, table and links; without `datasets`, no answer yet."""
-    lines = [f"### {escaped(question)}", "", f"**Hypothesis.** {escaped(hypothesis)}", ""]
+    """Description of a parent run; without `datasets`, no answer yet.
+
+    The answer comes first: MLflow folds all but the first lines.
+
+    Parameters
+    ----------
+    links
+        Words -> where they lead, as of `study_links`.
+    """
+    lines = [f"### {escaped(question)}", ""]
     for one in datasets:
-        lines += [f"**{escaped(one.dataset)}.** {escaped(one.answer)}", "", *_table(one), ""]
-    return "\n".join([*lines, *_links(name, experiment_id, run_id, bool(datasets))])
+        lines += [f"**{escaped(one.dataset)}.** {escaped(one.answer)}", ""]
+    lines += [f"**Hypothesis.** {escaped(hypothesis)}", ""]
+    for one in datasets:
+        lines += [f"**{escaped(one.dataset)}**", "", *_table(one), ""]
+    return "\n".join([*lines, "See " + ", ".join(f"[{words}]({target})" for words, target in links.items()) + "."])
 
 
 def _table(one: DatasetNumbers) -> list[str]:
@@ -129,14 +141,58 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "unknown"
 
 
-def _links(name: str, experiment_id: str, run_id: str, finished: bool) -> list[str]:
+def study_links(name: str, experiment_id: str, run_id: str, report: str | None = None) -> dict[str, str]:
+    """Where a parent's description leads within the UI, by the words that stand there.
+
+    Parameters
+    ----------
+    report
+        File name of the page in the run's folder `report`, once it is attached.
+    """
     runs = f"#/experiments/{experiment_id}/runs"
-    query = quote(f"tags.`cgd.study.{name}` LIKE '%'", safe="")
-    links = [f"[all trials of this study]({runs}{UI}&searchFilter={query})"]
-    links += [f"[their curves side by side]({runs}{UI}&searchFilter={query}&compareRunsMode=CHART)"]
-    if finished:
-        links.insert(0, f"[the report]({runs}/{run_id}/artifacts/report)")
-    return [f"See {', '.join(links)}."]
+    query = quote(study_filter(name), safe="")
+    links = {"the report": f"{runs}/{run_id}/artifacts/report/{quote(report)}"} if report else {}
+    links["all trials of this study"] = f"{runs}{UI}&searchFilter={query}"
+    links["the curves of the levels, laid over each other"] = (
+        f"{runs}{UI}&viewStateShareKey={view_key(name)}&compareRunsMode=CHART"
+    )
+    return links
+
+
+def study_filter(name: str) -> str:
+    """MLflow query for the trials of a study, those another study computed first among them."""
+    return f"tags.`cgd.study.{name}` LIKE '%'"
+
+
+def view_key(name: str) -> str:
+    return f"cgd-{name}"
+
+
+def study_view(name: str) -> dict[str, Any]:
+    """State of MLflow's run page that lays a study's curves over each other, averaged by level and data set.
+
+    The fields are those of MLflow's own shared views.
+    """
+    tags = (f"cgd.study.{name}", "cgd.dataset")
+    return {
+        "searchFilter": study_filter(name),
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "groupBy": {
+            "aggregateFunction": "average",
+            "groupByKeys": [{"mode": "tag", "groupByData": tag} for tag in tags],
+        },
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+        "runsHiddenMode": "FIRST_20_RUNS",
+        "autoRefreshEnabled": True,
+        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+        "chartsSearchFilter": "^(val_pcc|train_loss)$",
+    }
 
 
 def trial_note(spec_name: str, levels: Mapping[str, str], config: Config, run_id: str, has_model: bool) -> str:

@@ -205,6 +205,11 @@ class Tracking:
                 self.client.log_batch(run_id, metrics=found[start : start + 1000])
         self.describe(run_id, note)
 
+    def share_view(self, key: str, state: Mapping[str, Any]) -> None:
+        """Keep a view of the run page, which opens with `viewStateShareKey=KEY` in the address."""
+        with _readable_errors(self.uri, "keep a view"):
+            self.client.set_experiment_tag(self.experiment_id, f"mlflow.sharedViewState.{key}", json.dumps(state))
+
     def describe(self, run_id: str, note: str) -> None:
         """The run's description, in Markdown."""
         self.set_tag(run_id, _NOTE, note)
