@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 from urllib.parse import quote
 
@@ -81,8 +80,11 @@ def _distinct(levels: Sequence[str]) -> list[str]:
     """Levels as parts of a metric's name, with a number where two labels would become one or stand for a floor."""
     names: list[str] = []
     for part in map(metric_part, levels):
-        taken = {*names, "floor", "ceiling"}
-        names.append(next(name for name in (part, *(f"{part} {i}" for i in count(2))) if name not in taken))
+        taken, name, number = {*names, "floor", "ceiling"}, part, 1
+        while name in taken:
+            number += 1
+            name = f"{part} {number}"
+        names.append(name)
     return names
 
 
