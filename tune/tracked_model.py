@@ -33,20 +33,23 @@ def _requirements() -> list[str]:
 
 
 def write_model(client: MlflowClient, experiment_id: str, run_id: str, folder: Path, tags: Mapping[str, str]) -> str:
-    """Log the model saved in `folder` as a LoggedModel of a run, in place of any it has; returns its id.
+    """Log the model saved in `folder` as the LoggedModel of a run; returns its id.
 
-    It is READY when it is whole. A driver killed on the way leaves one that is not, which the next attempt removes.
+    A run has one for ever, READY when it is whole: the next attempt writes into what a killed driver left.
     """
-    for older in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
-        client.delete_logged_model(older.model_id)
-    model = client.create_logged_model(experiment_id, NAME, run_id, dict(tags), model_type="CausalGeD")
+    found = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'", max_results=1)
+    model_id = found[0].model_id if found else None
+    if model_id is None:
+        model_id = client.create_logged_model(experiment_id, NAME, run_id, dict(tags), model_type="CausalGeD").model_id
     with tempfile.TemporaryDirectory(prefix="cgd-model-") as scratch:
         target = Path(scratch) / NAME
-        _save(target, folder, Model(artifact_path=NAME, run_id=run_id, model_id=model.model_id))
-        client.log_model_artifacts(model.model_id, str(target))
-    client.finalize_logged_model(model.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
-    return model.model_id
+        _save(target, folder, Model(artifact_path=NAME, run_id=run_id, model_id=model_id))
+        client.log_model_artifacts(model_id, str(target))
+    client.finalize_logged_model(model_id, "READY")
+    outputs = client.get_run(run_id).outputs
+    if model_id not in {output.model_id for output in (outputs.model_outputs if outputs else ())}:
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+    return model_id
 
 
 def _save(target: Path, folder: Path, description: Model) -> None:
