@@ -170,12 +170,12 @@ def view_key(name: str) -> str:
     return f"cgd-{name}"
 
 
-def study_view(name: str) -> dict[str, Any]:
-    """State of MLflow's run page that lays a study's curves over each other, averaged by level and data set.
+def study_view(name: str, by_dataset: bool) -> dict[str, Any]:
+    """State of MLflow's run page that lays a study's curves over each other, averaged by level.
 
-    The fields are those of MLflow's own shared views.
+    With `by_dataset` by level and data set, where there are several. The fields are those of MLflow's shared views.
     """
-    tags = (f"cgd.study.{name}", "cgd.dataset")
+    tags = [f"cgd.study.{name}"] + ["cgd.dataset"] * by_dataset
     return {
         "searchFilter": study_filter(name),
         "orderByKey": "attributes.start_time",

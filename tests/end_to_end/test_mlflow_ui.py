@@ -138,20 +138,26 @@ def test_the_study_page_has_description_metrics_and_report(visit, store):
     page.get_by_text("The levels do as well as each other").first.wait_for()
     page.get_by_text("pcc/simulated/0.8", exact=True).wait_for()
     page.get_by_role("button", name="Show more").or_(page.get_by_text("Show more")).first.click()
-    page.get_by_role("link", name="the report", exact=True).click()
-    report = page.frame_locator("iframe").get_by_role("heading", name="AR decay")
-    report.first.wait_for()
+    report = _follow(page, "the report").frame_locator("iframe")
+    report.get_by_role("heading", name="AR decay").first.wait_for()
 
 
 def test_the_curves_of_the_levels_are_laid_over_each_other(visit, store):
     parent = store.runs("study")[0]
     page = visit(f"runs/{parent.info.run_id}")
     page.get_by_text("Show more").first.click()
-    page.get_by_role("link", name="the curves of the levels, laid over each other").click()
+    charts = _follow(page, "the curves of the levels, laid over each other")
     for level in ("0.8", "1.0"):
-        page.get_by_text(f"{level}, simulated (val_pcc)").or_(
-            page.get_by_text(f"simulated, {level} (val_pcc)")
-        ).first.wait_for()
+        charts.get_by_text(f"{level} (val_pcc)", exact=True).wait_for()
+    assert charts.get_by_placeholder("Search metric charts").input_value() == "^(val_pcc|train_loss)$"
+
+
+def _follow(page, words):
+    """The page that a link of a description opens, in a tab of its own."""
+    with page.expect_popup() as popup:
+        page.get_by_role("link", name=words, exact=True).click()
+    popup.value.set_default_timeout(WAIT)
+    return popup.value
 
 
 def test_a_trial_shows_its_metric_chart_its_data_set_and_system_metrics(visit, store):
