@@ -214,7 +214,8 @@ def load_study(name_or_path: str | Path) -> Study:
     names = list_studies()
     path = _BUILT_IN / f"{name_or_path}.yaml" if str(name_or_path) in names else Path(name_or_path)
     if not path.is_file():
-        raise StudyError(f"no study '{name_or_path}' and no such file; {closest(str(name_or_path), names)}")
+        hint = closest(str(name_or_path), names)
+        raise StudyError(f"no study '{name_or_path}' and no such file; {hint} (--list shows them)")
     document = read_yaml(path)
     if _BY_CODE_ONLY in document.values:
         message = "is written by the search alone; a study file varies a 'factor', or 'factors' with 'grid: true'"

@@ -17,15 +17,14 @@ from ray import tune as ray_tune
 
 from ablations.report import summary_text, write_report
 from ablations.results import load_results
-from cgd.data.catalog import PAPER_NAMES
-from cgd.data.split import make_splits
 from cgd.errors import TrackingError
 from cgd.evaluation import evaluate_floors, summarise_table
-from cgd.version import code_version, environment
+from cgd.version import code_version
 from tune.callback import TrackingCallback
 from tune.cluster import connected
 from tune.plan import FloorSpec, Plan, StudyPlan
 from tune.progress import Progress
+from tune.study_record import study_record
 from tune.tracking import FAILED, FINISHED, KILLED, RUNNING, OlderRun, RunRecord, Tracking
 from tune.trial import TrialSpec, run_trial
 
@@ -213,7 +212,9 @@ class Runner:
 
     def conclude(self, plan: StudyPlan, parent: str, complete: bool) -> StudyOutcome:
         """Write the study's record, its report from the store, and end its run."""
-        self.tracking.log_texts(parent, {"study.json": json.dumps(self._record(plan), indent=1)})
+        record = study_record(plan, self.plan, self.known, self.known_floors, self._other_code)
+        record |= {"forecast": self.forecast, "arguments": self.arguments}
+        self.tracking.log_texts(parent, {"study.json": json.dumps(record, indent=1)})
         results = load_results(self.tracking.uri, parent)
         folder = self.output / "reports" / f"{plan.study.name}-{plan.key}"
         files = write_report(results, folder)
@@ -229,34 +230,6 @@ class Runner:
         self.tracking.end(parent, status if complete and not missing else KILLED)
         return StudyOutcome(plan.study.name, parent, files.html, summary_text(results), tuple(failed), tuple(missing))
 
-    def _record(self, plan: StudyPlan) -> dict[str, Any]:
-        """What the report is written from, besides the runs themselves."""
-        rows = []
-        for level, spec in plan.trials:
-            record = self.known.get(spec.fingerprint)
-            row = {"fingerprint": spec.fingerprint, "dataset": spec.dataset, "level": level}
-            row |= {"seed": spec.seed, "fold": spec.fold, "run_id": record.run_id if record else None}
-            row |= {"status": record.status if record else "MISSING", "error": record.error if record else None}
-            rows.append(row)
-        floors = [
-            {"run_id": self.known_floors[f.fingerprint].run_id, "dataset": f.dataset, "fold": f.fold}
-            for f in plan.floors
-            if f.fingerprint in self.known_floors
-        ]
-        return {
-            "study": plan.study.model_dump(mode="json"),
-            "protocol": plan.base.evaluation.protocol,
-            "config": plan.base.flatten(),
-            "datasets": {name: self._describe(plan, name) for name in plan.dataset_keys},
-            "trials": rows,
-            "floors": floors,
-            "code_version": code_version(),
-            "older": self._older(plan),
-            "forecast": self.forecast,
-            "versions": environment(),
-            "arguments": self.arguments,
-        }
-
     @cached_property
     def _other_code(self) -> dict[str, list[OlderRun]]:
         """Finished trials of other code versions by their key, read once for all studies."""
@@ -264,27 +237,6 @@ class Runner:
         for run in self.tracking.trials_of_other_code(code_version()):
             found.setdefault(run.trial_key, []).append(run)
         return found
-
-    def _older(self, plan: StudyPlan) -> list[dict[str, Any]]:
-        """The same trials as finished by other code versions: never mixed with the results, shown beside them."""
-        return [
-            {"dataset": spec.dataset, "level": level, "seed": spec.seed, "fold": spec.fold}
-            | {"code_version": run.code_version, "run_id": run.run_id, "pcc": run.pcc, "when": run.when.isoformat()}
-            for level, spec in plan.trials
-            for run in self._other_code.get(spec.trial_key, ())
-        ]
-
-    def _describe(self, plan: StudyPlan, name: str) -> dict[str, Any]:
-        prepared = self.plan.datasets[plan.dataset_keys[name]]
-        return {
-            "n_spots": prepared.n_spots,
-            "n_cells": prepared.n_cells,
-            "n_genes": len(prepared.panel),
-            "n_test": len(make_splits(prepared.panel, plan.base.split)[0].test),
-            "paper_name": PAPER_NAMES.get(name),
-            "sha256": prepared.sha256,
-            "notes": self.plan.notes.get(name, []),
-        }
 
 
 def _floor_metrics(table: pd.DataFrame) -> dict[str, float]:
