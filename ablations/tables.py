@@ -155,7 +155,7 @@ def _table(results: StudyResults, dataset: str, bootstrap: dict[str, int]) -> Da
     recorded = list(dict.fromkeys(floors["method"]))
     methods = [m for m in expected if m in recorded] + [m for m in recorded if m not in expected]
     rows = [_reference_row(results, method, floors[floors["method"] == method], bootstrap) for method in methods]
-    levels = [_level_row(results, dataset, level, genes, bootstrap) for level in results.study.combinations]
+    levels = [_level_row(results, dataset, level, genes, bootstrap) for level in results.study.combinations_on(dataset)]
     return DatasetTable(
         name=dataset,
         facts=results.datasets[dataset],
