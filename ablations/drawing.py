@@ -23,8 +23,6 @@ HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "ooo", "|||", "++", "**")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 CHARACTER = 0.062  # inches, mean width of a character at the base size
 SMALL = 6.5
-_SHORT = {"mean_pattern": "mean pattern", "knn": "k nearest genes", "ceiling": "ceiling"}
-_SHORT |= {"zero_fill": "hidden = 0", "visible_mean_fill": "hidden = visible mean"}
 STYLE = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
@@ -81,18 +79,9 @@ def number(value: float) -> str:
     return f"{value:.3f}".replace("-", "−") if math.isfinite(value) else "–"
 
 
-def short_name(row: Row) -> str:
-    """A floor or the ceiling in few words."""
-    return _SHORT.get(row.name, row.title)
-
-
 def data_set_name(table: DatasetTable) -> str:
     """The name of a data set, with the paper's abbreviation where it has one."""
     return f"{table.name} ({table.paper_name})" if table.paper_name else table.name
-
-
-def level_name(row: Row) -> str:
-    return f"{row.title} (default)" if row.is_default else row.title
 
 
 def ceiling_of(table: DatasetTable) -> Row | None:
@@ -112,7 +101,7 @@ def reach(estimates: Sequence[Estimate]) -> list[float]:
 
 
 def wrap(text: str, width: int) -> str:
-    """`text` in lines of at most `width` characters, broken after blanks and `_`, and inside a word as a last resort."""
+    """`text` in lines of at most `width` characters, broken after blanks, `_` and `/`, else inside a word."""
     lines = [""]
     for piece in re.findall(r"[^\s_/×]*[\s_/×]*", text):
         for part in [piece[i : i + width] for i in range(0, len(piece), width)]:

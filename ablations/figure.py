@@ -25,16 +25,17 @@ from ablations.drawing import (
     n_columns_of_legend,
     number,
     reach,
-    short_name,
     wrap,
 )
 from ablations.figure_lines import draw_lines
 from ablations.figure_table import draw_table
 from ablations.study import Study
 from ablations.tables import DatasetTable, Row
+from ablations.wording import short_name
 
 MEASURE = "mean PCC over the test genes"
 _WIDEST = 10.5  # inches; more data sets than fit continue on a row below
+_WIDEST_BAR = 0.55  # inches
 _SQUEEZE = 1.6  # a ceiling further up than this many times everything else would flatten what the figure is about
 
 
@@ -93,7 +94,7 @@ def _bar_groups(
     panel: Any, tables: Sequence[DatasetTable], labels: Sequence[str], group: float, limits: tuple[float, float]
 ) -> None:
     """`group`: inches between two data sets."""
-    width = 0.8 / max(1, len(labels))
+    width = min(0.8 / max(1, len(labels)), _WIDEST_BAR / group)
     for i, label in enumerate(labels):
         found = [(k, row) for k, table in enumerate(tables) for row in table.levels if row.name == label]
         x = np.array([k for k, _ in found]) + (i - (len(labels) - 1) / 2) * width

@@ -28,17 +28,20 @@ from ablations.drawing import (
 from ablations.stats import CONFIDENCE, Estimate
 from ablations.study import Study
 from ablations.tables import PRIMARY, DatasetTable
-from ablations.wording import p_value, signed_or_dash
+from ablations.wording import interval, p_value, signed_or_dash
 
 _ROW = 0.23  # inches
-_TEXT, _PANEL = 2.75, 3.4  # inches: the column of numbers, and the panel left of it
-_NAME_WIDTH = 30  # characters
+_TEXT, _PANEL = 2.4, 3.4  # inches: the column of numbers, and the panel left of it
+_COLUMNS = (8, 42, 122)  # points right of the panel
+_NAME_WIDTH = 36  # characters
 
 
 def draw_effects(study: Study, tables: Sequence[DatasetTable], stamp: str = "") -> Figure:
     """One row per level and data set; under the published protocol a second panel for the hidden entries alone."""
     panels = [(PRIMARY, "all entries, copied ones included"), (f"hidden_{PRIMARY}", "hidden entries only")]
-    known = [p for p in panels if any(p[0] in row.differences for table in tables for row in table.levels)] or panels[:1]
+    known = [p for p in panels if any(p[0] in row.differences for table in tables for row in table.levels)] or panels[
+        :1
+    ]
     rows = _rows(tables)
     with mpl.rc_context(STYLE):
         size = (1.9 + len(known) * (_PANEL + _TEXT), 1.3 + _ROW * max(len(rows), 2))
@@ -81,10 +84,10 @@ def _panel(panel: Any, rows: Sequence[tuple[str, Estimate | None]]) -> None:
             [found.mean], [y], xerr=errors([found]), fmt="D" if is_marked(found) else "o", color=PALETTE[0],
             markerfacecolor=face, markersize=4.5, elinewidth=1.2, capsize=2.2, zorder=4,
         )  # fmt: skip
-        panel.text(1.03, y, _words(found), transform=panel.get_yaxis_transform(), va="center", fontsize=SMALL + 0.5)
-    for y, (_, found) in enumerate(rows):
-        if found is not None and not found.is_known:
-            panel.text(1.03, y, "no result", transform=panel.get_yaxis_transform(), va="center", fontsize=SMALL + 0.5)
+        _beside(panel, y, _words(found))
+    for y, (_, unknown) in enumerate(rows):
+        if unknown is not None and not unknown.is_known:
+            _beside(panel, y, ("no result",))
     panel.set(xlim=(low, high), ylim=(len(rows) - 0.4, -0.6))
 
 
@@ -93,9 +96,17 @@ def is_marked(found: Estimate) -> bool:
     return math.isfinite(found.p_holm) and found.p_holm < 1 - CONFIDENCE
 
 
-def _words(found: Estimate) -> str:
-    bounds = f"[{signed_or_dash(found.low)}, {signed_or_dash(found.high)}]" if math.isfinite(found.low) else ""
-    return f"{signed_or_dash(found.mean)} {bounds:<18}  {p_value(found.p_holm)}{' *' if is_marked(found) else ''}"
+def _words(found: Estimate) -> tuple[str, str, str]:
+    return signed_or_dash(found.mean), interval(found, sign=True), p_value(found.p_holm) + " *" * is_marked(found)
+
+
+def _beside(panel: Any, y: float, words: Sequence[str], **style: Any) -> None:
+    """The numbers of a row, in columns right of the panel."""
+    for text, points in zip(words, _COLUMNS, strict=False):
+        panel.annotate(
+            text, (1, y), (points, 0), xycoords=panel.get_yaxis_transform(), textcoords="offset points", va="center",
+            fontsize=SMALL + 0.5, annotation_clip=False, **style,
+        )  # fmt: skip
 
 
 def _limits(shown: Sequence[Estimate]) -> tuple[float, float]:
@@ -106,10 +117,7 @@ def _limits(shown: Sequence[Estimate]) -> tuple[float, float]:
 
 def _headings(panel: Any, heading: str, study: Study) -> None:
     panel.set_xlabel(f"PCC − default ({wrap(study.default_label, 40)})")
-    panel.text(
-        1.03, -0.6, f"difference [{CONFIDENCE:.0%} interval]   Holm p".replace("%", " %"),
-        transform=panel.get_yaxis_transform(), va="bottom", fontsize=SMALL + 0.5, fontweight="bold",
-    )  # fmt: skip
+    _beside(panel, -1.0, ("diff.", f"{CONFIDENCE:.0%} interval".replace("%", " %"), "Holm p"), fontweight="bold")
     if heading:
         panel.set_title(heading, fontsize=8, loc="left", fontweight="bold")
 
@@ -127,7 +135,7 @@ def _shortened(name: str) -> str:
 
 
 def _legend(figure: Figure) -> None:
-    marks = {"color": PALETTE[0], "linestyle": "none", "markersize": 4.5}
+    marks: dict[str, Any] = {"color": PALETTE[0], "linestyle": "none", "markersize": 4.5}
     handles = [
         Line2D([], [], marker="D", **marks),
         Line2D([], [], marker="o", markerfacecolor="none", **marks),

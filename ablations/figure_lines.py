@@ -21,15 +21,15 @@ from ablations.drawing import (
     errors,
     number,
     reach,
-    short_name,
     spread,
     wrap,
 )
 from ablations.study import Study
 from ablations.tables import DatasetTable
+from ablations.wording import short_name
 
 _NEAREST = 0.055  # of the axis: levels closer than this would have their labels run into each other
-_SQUEEZE = 1.6
+_SQUEEZE = 1.35  # a ceiling that would stretch the axis by more than this is told in numbers only
 _NAME_WIDTH = 34  # characters
 
 
@@ -141,13 +141,12 @@ def _name_lines(
     gap = line * (max((name.count("\n") for name in names), default=0) + 1.35)
     for (i, x, y), place in zip(known, spread(wanted, gap), strict=True):
         colour = PALETTE[i % len(PALETTE)]
-        leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3, "relpos": (0, 0.5)}
-        panel.annotate(
-            names[i], (x, y), (1.06, place), textcoords="axes fraction", va="center", fontsize=SMALL + 0.5,
-            color=INK, arrowprops=leader, annotation_clip=False,
-        )  # fmt: skip
+        leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 2, "shrinkB": 3}
+        end = {"xytext": (1.055, place), "textcoords": "axes fraction", "annotation_clip": False}
+        panel.annotate("", (x, y), arrowprops=leader, **end)
+        panel.text(1.08, place, names[i], transform=panel.transAxes, va="center", fontsize=SMALL + 0.5, color=INK)
         panel.plot(
-            [1.045], [place], transform=panel.transAxes, color=colour, marker=MARKERS[i % len(MARKERS)], markersize=4.5,
+            [1.055], [place], transform=panel.transAxes, color=colour, marker=MARKERS[i % len(MARKERS)], markersize=4.5,
             clip_on=False,
         )  # fmt: skip
 

@@ -7,6 +7,10 @@ import math
 from typing import Any
 
 from ablations.stats import Estimate
+from ablations.tables import Row
+
+_SHORT = {"mean_pattern": "mean pattern", "knn": "k nearest genes", "ceiling": "ceiling"}
+_SHORT |= {"zero_fill": "hidden = 0", "visible_mean_fill": "hidden = visible mean"}
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -37,6 +41,11 @@ def p_value(value: float) -> str:
 def percent(share: float, digits: int = 0) -> str:
     """`87 %`, or a dash for nothing."""
     return f"{number(100 * share, digits)} %" if math.isfinite(share) else "–"
+
+
+def short_name(row: Row) -> str:
+    """A floor or the ceiling in few words; a level as it is called."""
+    return row.title if row.kind == "level" else _SHORT.get(row.name, row.title)
 
 
 def plain(value: Any) -> str:

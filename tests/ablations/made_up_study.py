@@ -32,7 +32,7 @@ def made_up(
     for k, dataset in enumerate(datasets):
         effect = 0.1 * rng.normal(size=n_genes)
         for method, pcc in FLOORS.items():
-            table = _genes(pcc + 0.1 * k * (pcc > 0.05) + effect, published)
+            table = _genes(min(pcc + 0.1 * k * (pcc > 0.05), 0.95) + effect, published)
             floors.append(table.assign(dataset=dataset, fold=0, method=method))
         for i, label in enumerate(study.labels):
             for seed in seeds:
