@@ -128,8 +128,9 @@ def method(content: Content) -> str:
         "A mean is taken over genes; a gene that cannot be scored is left out and counted. An effect is the paired "
         "difference to the default over the same seed, fold and gene. Intervals are "
         f"{PERCENT} bootstrap intervals ({N_RESAMPLES} resamples of the genes within their folds, a gene's seeds "
-        "averaged first), widened for a small number of genes and, where the replicates let it be estimated, for the noise "
-        f"between trained models; below {FEW_GENES} genes read them with care. Holm's correction runs over all levels "
+        "averaged first), widened for a small number of genes and, where the replicates let it be estimated, for "
+        f"the noise between trained models; below {FEW_GENES} "
+        "genes read them with care. Holm's correction runs over all levels "
         "and data sets of the study, for PCC. The best level is the one furthest above the default."
     )
     unknown = [table.name for table in content.tables if not table.noise_known]

@@ -142,7 +142,7 @@ def _caption(table: DatasetTable, limits: tuple[float, float], width: int) -> st
     if floor := table.strongest_floor:
         lines.append(wrap(f"floor: {short_name(floor)} {number(floor.primary.mean)}", width))
     if ceiling := ceiling_of(table):
-        hidden = "" if ceiling.primary.mean <= limits[1] else " (off the scale)"
+        hidden = "" if ceiling.primary.mean <= limits[1] else " ↑"
         lines.append(wrap(f"ceiling {number(ceiling.primary.mean)}{hidden}", width))
     return "\n".join(lines)
 
@@ -151,7 +151,7 @@ def _bar_legend(figure: Figure, study: Study, labels: Sequence[str], inches: flo
     names = [wrap(f"{label} (default)" if label == study.default_label else label, 44) for label in labels]
     handles: list[Any] = [Patch(**_bar_style(i)) for i in range(len(labels))]
     handles += [Line2D([], [], color=INK, linewidth=1.5), Line2D([], [], color=INK, linewidth=1, linestyle=":")]
-    names += ["strongest floor", "ceiling"]
+    names += ["strongest floor", "ceiling (↑ off the scale)"]
     figure.legend(
         handles, names, loc="outside upper left", ncols=n_columns_of_legend(names, inches), title=study.title,
         alignment="left", title_fontproperties={"weight": "bold", "size": 8}, handlelength=2.2, labelcolor=INK,

@@ -50,6 +50,7 @@ def draw_effects(study: Study, tables: Sequence[DatasetTable], stamp: str = "") 
         axes = figure.subplots(1, len(known), squeeze=False, sharey=True).ravel()
         for panel, (metric, heading) in zip(axes, known, strict=True):
             _panel(panel, [(name, estimates.get(metric)) for name, estimates in rows])
+            panel.tick_params(axis="y", length=0)
             _headings(panel, heading if len(known) > 1 else "", study)
         _names(axes[0], rows)
         _legend(figure)
@@ -124,7 +125,6 @@ def _headings(panel: Any, heading: str, study: Study) -> None:
 
 def _names(panel: Any, rows: Sequence[tuple[str, dict[str, Estimate]]]) -> None:
     panel.set_yticks(np.arange(len(rows)), [_shortened(name) for name, _ in rows])
-    panel.tick_params(axis="y", length=0)
     for tick, (_, found) in zip(panel.get_yticklabels(), rows, strict=True):
         tick.set_fontweight("normal" if found else "bold")
 

@@ -35,8 +35,8 @@ def effects_sheet(results: StudyResults, tables: Sequence[DatasetTable]) -> Shee
     note = (
         f"A difference is level minus default ({results.study.default_label}), paired by seed, fold and gene, with its "
         f"{percent(CONFIDENCE)} interval; bold where it differs from 0 after Holm's correction over all levels and "
-        "data sets. Effect size: mean over standard deviation of the per-gene differences. Smallest detectable: the true "
-        "difference this design would find 8 times in 10."
+        "data sets. Effect size: mean over standard deviation of the per-gene differences. Smallest detectable: the "
+        "true difference this design would find 8 times in 10."
     )
     return Sheet("effects", "Effects", tuple(columns), tuple(lines), n_names=2, note=note)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from ablations.content import stamp
 from ablations.results import StudyResults
@@ -35,7 +36,7 @@ def summary_text(results: StudyResults) -> str:
 
 def _wrapped(text: str, indent: str = "") -> list[str]:
     """`text` in lines; `95 %` and `1 549` stay together."""
-    options = {"initial_indent": indent, "subsequent_indent": "  ", "break_on_hyphens": False}
+    options: dict[str, Any] = {"initial_indent": indent, "subsequent_indent": "  ", "break_on_hyphens": False}
     lines = textwrap.wrap(text.replace(" %", "\u2060%"), WIDTH, **options)
     return [line.replace("\u2060%", " %") for line in lines]
 
