@@ -7,7 +7,6 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -25,6 +24,7 @@ from ablations.drawing import (
     n_columns_of_legend,
     number,
     reach,
+    settle,
     wrap,
 )
 from ablations.figure_lines import draw_lines
@@ -49,14 +49,10 @@ def draw(study: Study, tables: Sequence[DatasetTable], stamp: str = "") -> Figur
     """
     with mpl.rc_context(STYLE):
         if study.figure == "table":
-            figure = draw_table(study, tables, stamp)
-        elif study.figure == "lines":
-            figure = draw_lines(study, tables, stamp)
-        else:
-            figure = _draw_bars(study, tables, stamp)
-        FigureCanvasAgg(figure)
-        figure.canvas.draw()
-    return figure
+            return settle(draw_table(study, tables, stamp))
+        if study.figure == "lines":
+            return settle(draw_lines(study, tables, stamp))
+        return settle(_draw_bars(study, tables, stamp))
 
 
 def _draw_bars(study: Study, tables: Sequence[DatasetTable], stamp: str) -> Figure:

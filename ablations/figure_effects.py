@@ -8,7 +8,6 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -23,6 +22,7 @@ from ablations.drawing import (
     data_set_name,
     errors,
     reach,
+    settle,
     wrap,
 )
 from ablations.stats import CONFIDENCE, Estimate
@@ -46,7 +46,6 @@ def draw_effects(study: Study, tables: Sequence[DatasetTable], stamp: str = "") 
     with mpl.rc_context(STYLE):
         size = (1.9 + len(known) * (_PANEL + _TEXT), 1.3 + _ROW * max(len(rows), 2))
         figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasAgg(figure)
         axes = figure.subplots(1, len(known), squeeze=False, sharey=True).ravel()
         for panel, (metric, heading) in zip(axes, known, strict=True):
             _panel(panel, [(name, estimates.get(metric)) for name, estimates in rows])
@@ -56,8 +55,7 @@ def draw_effects(study: Study, tables: Sequence[DatasetTable], stamp: str = "") 
         _legend(figure)
         if stamp:
             figure.supxlabel(wrap(stamp, int(size[0] / CHARACTER)), fontsize=SMALL + 0.5, fontweight="bold")
-        figure.canvas.draw()
-    return figure
+        return settle(figure)
 
 
 def _rows(tables: Sequence[DatasetTable]) -> list[tuple[str, dict[str, Estimate]]]:
