@@ -147,5 +147,5 @@ def _settings(values: Mapping[str, Any]) -> str:
 
 
 def _fixed(results: StudyResults) -> dict[str, str]:
-    varied = {path for row in results.study.combinations for path in row.values} | {"seed"}
+    varied = {*results.study.paths, "seed"}
     return {path: plain(value) for path, value in results.config.items() if path not in varied}

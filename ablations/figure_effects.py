@@ -78,9 +78,9 @@ def _panel(panel: Any, rows: Sequence[tuple[str, Estimate | None]]) -> None:
         if math.isfinite(found.mde):
             left, right = max(low, -found.mde), min(high, found.mde)
             panel.fill_betweenx([y - 0.33, y + 0.33], left, right, color=BAND, linewidth=0, alpha=0.55, zorder=0)
-        face = PALETTE[0] if is_marked(found) else "none"
+        face = PALETTE[0] if found.differs else "none"
         panel.errorbar(
-            [found.mean], [y], xerr=errors([found]), fmt="D" if is_marked(found) else "o", color=PALETTE[0],
+            [found.mean], [y], xerr=errors([found]), fmt="D" if found.differs else "o", color=PALETTE[0],
             markerfacecolor=face, markersize=4.5, elinewidth=1.2, capsize=2.2, zorder=4,
         )  # fmt: skip
         _beside(panel, y, _words(found))
@@ -90,13 +90,8 @@ def _panel(panel: Any, rows: Sequence[tuple[str, Estimate | None]]) -> None:
     panel.set(xlim=(low, high), ylim=(len(rows) - 0.4, -0.6))
 
 
-def is_marked(found: Estimate) -> bool:
-    """Whether a difference survives the correction over all levels and data sets."""
-    return math.isfinite(found.p_holm) and found.p_holm < 1 - CONFIDENCE
-
-
 def _words(found: Estimate) -> tuple[str, str, str]:
-    return signed_or_dash(found.mean), interval(found, sign=True), p_value(found.p_holm) + " *" * is_marked(found)
+    return signed_or_dash(found.mean), interval(found, sign=True), p_value(found.p_holm) + " *" * found.differs
 
 
 def _beside(panel: Any, y: float, words: Sequence[str], **style: Any) -> None:

@@ -105,8 +105,6 @@ class CausalGeD:
         self._fitted.genes, self._fitted.code, self._fitted.features = prepared.sc_genes, code, features
         self._fitted.measured_genes = pair.genes
         self._fitted.order = reference.order_of(features)
-        names = np.asarray(pair.adata_st.obs_names)[hidden.spots]
-        self._fitted.spot_names = [str(name) for name in names]
         self._fitted.provenance |= {"data_sha256": pair.sha256, "notes": [*prepared.notes, *hidden.notes]}
         return self
 
@@ -159,7 +157,7 @@ class CausalGeD:
             order=reference.order_of(features),
             ridge_lambda=reference.ridge_lambda,
             coordinates=visible.coordinates,
-            spot_names=[str(i) for i in range(len(visible.coordinates))],
+            spot_names=list(visible.spot_names),
             provenance={"data_set": visible.name, "versions": environment()},
         )
 

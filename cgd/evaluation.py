@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import resource
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from cgd.data.preprocess import PreparedPair
 from cgd.data.protocol import FloatArray, HiddenGenes, HiddenPair, hide
 from cgd.data.split import GeneSplit
 from cgd.estimator import CausalGeD
+from cgd.memory import peak_memory_mb, reset_peak_memory
 from cgd.metrics.floors import ceiling, predict_floors, visible_mean_fill, zero_fill
 from cgd.metrics.gene import coverage
 from cgd.metrics.summary import summarise
@@ -73,31 +75,139 @@ def evaluate(
     CGDError
         The data cannot be used or training diverged.
     """
+    fit = _fit(config, prepared, split, on_epoch, checkpoint_root)
+    model, test = fit.model, fit.hidden.test
+    draws = model.predict_draws(split.test) if config.sampling.n_samples else None
+    prediction = model.predict_mean(split.test, draws)
+    per_gene = test.score(prediction)
+    summary = _prefix("test_", summarise_table(per_gene))
+    if draws is not None:
+        summary |= _score_draws(draws, test)
+    return Evaluation(per_gene, summary | fit.costs(), model)
+
+
+def validate(
+    config: Config,
+    prepared: PreparedPair,
+    split: GeneSplit,
+    on_epoch: EpochReport | None = None,
+    checkpoint_root: Path | None = None,
+) -> Evaluation:
+    """Fit on the training genes and score the validation genes: what a search may look at.
+
+    No test gene is predicted or scored: `per_gene` has a row per validation gene, `summary` the same costs as that of
+    `evaluate` and `val_*` in place of `test_*`. Parameters and errors are those of `evaluate`.
+    """
+    fit = _fit(config, prepared, split, on_epoch, checkpoint_root)
+    per_gene = fit.hidden.val.score_heldout(fit.model.predict_mean(split.val))
+    return Evaluation(per_gene, _prefix("val_", summarise_table(per_gene)) | fit.costs(), fit.model)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A fitted model, what was hidden from it, and when it began and ended."""
+
+    model: CausalGeD
+    hidden: HiddenPair
+    started: float
+    trained: float
+
+    def costs(self) -> dict[str, float]:
+        """Which epoch was kept, and what the trial took until now."""
+        progress = self.model.progress
+        assert progress is not None
+        return {
+            "val_pcc": progress.kept_score,
+            "kept_epoch": float(progress.kept_epoch),
+            "epochs": float(progress.epoch),
+            "n_parameters": float(self.model.n_parameters),
+            "train_seconds": self.trained - self.started,
+            "wall_seconds": time.perf_counter() - self.started,
+            "peak_memory_mb": peak_memory_mb(),
+        }
+
+
+def _fit(
+    config: Config,
+    prepared: PreparedPair,
+    split: GeneSplit,
+    on_epoch: EpochReport | None,
+    checkpoint_root: Path | None,
+) -> _Fit:
     start = time.perf_counter()
-    _reset_peak_memory()
+    reset_peak_memory()
     fingerprint = trial_fingerprint(config, prepared, split)
     checkpoints = CheckpointFolder(checkpoint_root / fingerprint, fingerprint) if checkpoint_root else None
     hidden = hide(prepared, split, config)
     model = CausalGeD(config)
     model.fit_visible(hidden.visible, hidden.val, on_epoch, checkpoints)
-    trained = time.perf_counter()
-    draws = model.predict_draws(split.test) if config.sampling.n_samples else None
-    prediction = model.predict_mean(split.test, draws)
-    per_gene = hidden.test.score(prediction)
-    summary = _prefix("test_", summarise_table(per_gene))
-    if draws is not None:
-        summary |= _score_draws(draws, hidden.test)
-    assert model.progress is not None
-    summary |= {
-        "val_pcc": model.progress.kept_score,
-        "kept_epoch": float(model.progress.kept_epoch),
-        "epochs": float(model.progress.epoch),
-        "n_parameters": float(model.n_parameters),
-        "train_seconds": trained - start,
-        "wall_seconds": time.perf_counter() - start,
-        "peak_memory_mb": _peak_memory_mb(),
-    }
-    return Evaluation(per_gene, summary, model)
+    return _Fit(model, hidden, start, time.perf_counter())
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a trial will cost, from a few real steps of it.
+
+    Attributes
+    ----------
+    setup_seconds
+        Everything before the first epoch.
+    epoch_seconds
+        One epoch with its validation.
+    predict_seconds
+        The prediction of the test genes, draws included.
+    peak_memory_mb
+        Of this process, during the probe.
+    checkpoint_mb, model_mb
+        Size of a checkpoint and of the saved model.
+    """
+
+    setup_seconds: float
+    epoch_seconds: float
+    predict_seconds: float
+    peak_memory_mb: float
+    checkpoint_mb: float
+    model_mb: float
+
+
+_PROBE_STEPS = 2
+
+
+def probe(config: Config, prepared: PreparedPair, split: GeneSplit) -> Probe:
+    """Run a few training steps, one validation and one draw of a trial, and scale them up. Scores nothing."""
+    n_steps, n_draws = config.train.steps_per_epoch, config.sampling.n_samples
+    short = config.with_values(
+        {
+            "train.epochs": 2,  # the first one also pays for what torch does once
+            "train.steps_per_epoch": min(_PROBE_STEPS, n_steps),
+            "sampling.n_samples": min(1, n_draws),
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        root, epochs = Path(folder), []
+        fit = _fit(short, prepared, split, lambda metrics: epochs.append(metrics["epoch_seconds"]), root)
+        setup = fit.trained - fit.started - sum(epochs)
+        val_seconds = _seconds(lambda: fit.model.predict_mean(split.val))
+        step_seconds = max(epochs[-1] - val_seconds, 0.0) / short.train.steps_per_epoch
+        predict_seconds = n_draws * _seconds(lambda: fit.model.predict_draws(split.test)) if n_draws else 0.0
+        if config.sampling.estimate == "draws":
+            val_seconds *= n_draws
+        else:
+            predict_seconds += _seconds(lambda: fit.model.predict_mean(split.test))
+        fit.model.save(root / "model")
+        checkpoint = max(root.glob("*/epoch-*"))
+        sizes = [_megabytes(checkpoint), _megabytes(root / "model")]
+    return Probe(setup, val_seconds + n_steps * step_seconds, predict_seconds, peak_memory_mb(), *sizes)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _megabytes(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
 
 def evaluate_floors(prepared: PreparedPair, split: GeneSplit, config: Config) -> pd.DataFrame:
@@ -192,21 +302,3 @@ def _score_draws(draws: FloatArray, test: HiddenGenes) -> dict[str, float]:
 
 def _prefix(prefix: str, values: dict[str, float]) -> dict[str, float]:
     return {key if key.startswith("n_") else f"{prefix}{key}": value for key, value in values.items()}
-
-
-def _reset_peak_memory() -> None:
-    """Start the peak anew, where the system allows it: a process may run several trials in turn."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return  # not Linux, or not allowed: the peak is then that of the process so far
-
-
-def _peak_memory_mb() -> float:
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    except OSError:
-        pass  # not Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -34,6 +34,8 @@ class PreparedPair:
         Every gene of the scRNA-seq detected in a kept cell.
     coordinates
         (n_spots, 2 or 3).
+    spot_names
+        As in the ST's `obs_names`.
     notes
         What was dropped or matched, in sentences.
     """
@@ -46,6 +48,7 @@ class PreparedPair:
     sc_expression: sp.csc_matrix
     sc_genes: tuple[str, ...]
     coordinates: np.ndarray
+    spot_names: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
@@ -102,6 +105,7 @@ def prepare(pair: Pair, config: DataConfig) -> PreparedPair:
         sc_expression=expression,
         sc_genes=sc_genes,
         coordinates=np.asarray(pair.adata_st.obsm["spatial"]),
+        spot_names=tuple(map(str, pair.adata_st.obs_names)),
         notes=tuple(notes),
     )
 

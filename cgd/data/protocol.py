@@ -39,6 +39,8 @@ class VisiblePair:
         (n_genes, n_cells) log-normalised scRNA-seq expression.
     coordinates
         (n_spots, 2) positions, units of the data set.
+    spot_names
+        Names of the spots, as in the ST.
     """
 
     name: str
@@ -47,6 +49,7 @@ class VisiblePair:
     genes: tuple[str, ...]
     x_sc: FloatArray
     coordinates: FloatArray
+    spot_names: tuple[str, ...]
 
     def sc_rows(self, genes: tuple[str, ...] | list[str]) -> FloatArray:
         """(len(genes), n_cells) scRNA-seq expression of `genes`, in that order."""
@@ -171,6 +174,7 @@ def hide(prepared: PreparedPair, split: GeneSplit, config: Config) -> HiddenPair
         genes=prepared.panel,
         x_sc=prepared.sc_dense(prepared.panel),
         coordinates=prepared.coordinates[keep].astype(np.float32),
+        spot_names=tuple(name for name, kept in zip(prepared.spot_names, keep, strict=True) if kept),
     )
     val, test = (_hidden_genes(prepared, split, columns[part], keep, config, part) for part in ("val", "test"))
     return HiddenPair(visible=visible, val=val, test=test, spots=keep, notes=notes)

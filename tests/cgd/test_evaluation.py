@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cgd.data.protocol import HiddenGenes
 from cgd.data.split import make_splits
-from cgd.evaluation import evaluate, evaluate_floors, summarise_table, trial_fingerprint
+from cgd.evaluation import evaluate, evaluate_floors, probe, summarise_table, trial_fingerprint, validate
 from cgd.metrics import FLOORS, METRICS
+from cgd.model.cat import CAT
 
 COSTS = {"train_seconds", "wall_seconds", "peak_memory_mb"}
 KINDS = {
@@ -120,3 +122,39 @@ def test_a_summary_of_a_table_ignores_its_labels():
         "n_genes": 3,
         "n_scored": 2,
     }
+
+
+def test_validation_scores_the_validation_genes_alone(tiny, monkeypatch):
+    def never(*arguments):
+        raise AssertionError("a test gene was scored")
+
+    whole = tiny.evaluate()
+    monkeypatch.setattr(HiddenGenes, "score", never)
+    found = validate(tiny.config(), tiny.prepared, tiny.split)
+    assert tuple(found.per_gene["gene"]) == tiny.split.val
+    assert found.summary["val_pcc"] == pytest.approx(found.per_gene["pcc"].mean(), abs=1e-6)
+    assert found.summary["val_pcc"] == whole.summary["val_pcc"]
+    assert not [key for key in found.summary if key.startswith("test_")]
+
+
+@pytest.mark.parametrize("values", [{}, {"sampling.n_samples": 0}, {"sampling.estimate": "draws"}], ids=str)
+def test_a_probe_foresees_a_trial(tiny, values, monkeypatch):
+    """Times are scaled by a clock that counts calls of the network, so that the test knows the answer."""
+    calls = [0]
+    forward = CAT.denoise
+
+    def counted(self, *arguments):
+        calls[0] += 1
+        return forward(self, *arguments)
+
+    monkeypatch.setattr(CAT, "denoise", counted)
+    monkeypatch.setattr("time.perf_counter", lambda: float(calls[0]))
+    config = tiny.config({"train.steps_per_epoch": 7, "train.epochs": 5, "sampling.n_samples": 4} | values)
+    seen = probe(config, tiny.prepared, tiny.split)
+    calls[0] = 0
+    whole = evaluate(config, tiny.prepared, tiny.split).summary
+    assert seen.setup_seconds == 0
+    forecast = whole["epochs"] * seen.epoch_seconds + seen.predict_seconds
+    assert forecast == pytest.approx(whole["wall_seconds"])
+    assert seen.peak_memory_mb > 50
+    assert 0 < seen.model_mb < seen.checkpoint_mb < 5

@@ -126,6 +126,7 @@ def test_held_out_genes_are_predictable_and_ridge_beats_the_mean_pattern(simulat
         genes=tuple(genes),
         x_sc=sc.T,
         coordinates=simulation.adata_st.obsm["spatial"].astype(np.float32),
+        spot_names=tuple(simulation.adata_st.obs_names),
     )
     floors = predict_floors(visible, list(genes[held_out]))
     pcc = {name: gene_metrics(prediction, st[:, held_out].T)["pcc"].mean() for name, prediction in floors.items()}
