@@ -16,15 +16,23 @@ from cgd.errors import CGDError
 
 
 @pytest.fixture(scope="module")
-def page(heldout, tmp_path_factory):
-    files = write_report(heldout, tmp_path_factory.mktemp("report"))
+def files(heldout, tmp_path_factory):
+    return write_report(heldout, tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def published_files(published, tmp_path_factory):
+    return write_report(published, tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def page(files):
     return Page(files.html.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
-def published_page(published, tmp_path_factory):
-    files = write_report(published, tmp_path_factory.mktemp("report"))
-    return Page(files.html.read_text(encoding="utf-8"))
+def published_page(published_files):
+    return Page(published_files.html.read_text(encoding="utf-8"))
 
 
 def only(results, keep):
@@ -110,14 +118,14 @@ def test_published_page_is_stamped_and_shows_the_hidden_entries(published_page, 
     assert "copied from the truth" in summary_text(published)
 
 
-def test_the_two_protocols_never_share_a_file(heldout, published, tmp_path):
-    first, second = write_report(heldout, tmp_path), write_report(published, tmp_path)
-    assert len({*first.paths, *second.paths}) == 24
-    assert set(tmp_path.iterdir()) == {*first.paths, *second.paths}
+def test_the_two_protocols_never_share_a_file(files, published_files):
+    assert len({path.name for path in (*files.paths, *published_files.paths)}) == 24
+    for one in (files, published_files):
+        assert set(one.html.parent.iterdir()) == set(one.paths)
 
 
-def test_the_csv_holds_what_the_page_shows(heldout, tmp_path):
-    table = pd.read_csv(write_report(heldout, tmp_path).csv)
+def test_the_csv_holds_what_the_page_shows(files):
+    table = pd.read_csv(files.csv)
     known = table.set_index(["dataset", "name", "quantity"])["value"].to_dict()
     assert known["tissue_a", "joint", "pcc_minus_default"] == pytest.approx(-0.05, abs=0.002)
     assert known["tissue_a", "kernel_ridge", "ssim"] == pytest.approx(0.19, abs=0.01)
@@ -129,8 +137,8 @@ def test_the_csv_holds_what_the_page_shows(heldout, tmp_path):
     assert not table.duplicated(["dataset", "paper_name", "kind", "name", "quantity"]).any()
 
 
-def test_a_failed_write_leaves_the_old_report_and_no_litter(heldout, tmp_path, monkeypatch):
-    files = write_report(heldout, tmp_path)
+def test_a_failed_write_leaves_the_old_report_and_no_litter(heldout, files, monkeypatch):
+    folder = files.html.parent
     before = {path: path.read_bytes() for path in files.paths}
 
     def refuse(source, target):
@@ -138,13 +146,13 @@ def test_a_failed_write_leaves_the_old_report_and_no_litter(heldout, tmp_path, m
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(CGDError, match=r"cannot write the report .*disk full"):
-        write_report(heldout, tmp_path)
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+        write_report(lift(heldout, "joint", None, 0.1), folder)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_a_report_is_reproducible(heldout, tmp_path):
-    first, second = write_report(heldout, tmp_path / "a"), write_report(heldout, tmp_path / "b")
-    for one, other in zip(first.paths, second.paths, strict=True):
+def test_a_report_is_reproducible(heldout, files, tmp_path):
+    again = write_report(heldout, tmp_path / "new folder")
+    for one, other in zip(files.paths, again.paths, strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name
 
 
