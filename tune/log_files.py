@@ -30,7 +30,7 @@ class CommandLog:
     Inside it the standard error stream belongs to libraries and ends in the log: Python's logging and warnings, and
     what native code writes. Our own lines go to standard output, or are written after the end of the context. Until
     `open` names a folder everything is held back in a temporary file, so that a command refused for its arguments
-    leaves nothing behind.
+    leaves nothing behind. (A library imported before may keep the stream it found, so commands import ray inside.)
 
     Parameters
     ----------
