@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ablations.study import Study, list_studies, load_study
+from ablations.study import list_studies, load_studies, load_study
 from cgd.config import Config
 from cgd.errors import CGDError, ConfigError
 from tune.command import EXIT_CODES, EXIT_FAILED, EXIT_OK, EXIT_STOPPED, Ending, run_command
@@ -35,18 +35,26 @@ def build_parser() -> argparse.ArgumentParser:
         "--study",
         metavar="NAME",
         action="append",
-        help="a study by name or YAML path; repeatable; 'all' for all built in",
+        help="a study by name or YAML path; repeatable; 'all' for all built in, 'paper' for the paper's five",
     )
     add(
         "--dataset",
         metavar="NAME|PATH",
         action="append",
-        help="a name, a folder, or ST.h5ad,SC.h5ad; repeatable (default: simulated)",
+        help="a name, a folder, or ST.h5ad,SC.h5ad; repeatable (default: the study's own, or simulated)",
     )
     add(
-        "--seeds", metavar="N", type=_positive, default=1, help="replicates: training seeds seed..seed+N-1 (default: 1)"
+        "--seeds",
+        metavar="N",
+        type=_positive,
+        help="replicates: training seeds seed..seed+N-1 (default: the study's own, or 1)",
     )
-    add("--folds", metavar="K", type=_positive, help="gene folds; 1 is one 70/20/10 split (default: split.n_folds)")
+    add(
+        "--folds",
+        metavar="K",
+        type=_positive,
+        help="gene folds; 1 is one 70/20/10 split (default: the study's own, or split.n_folds)",
+    )
     add(
         "--set",
         metavar="PATH=VALUE",
@@ -105,16 +113,20 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
     if arguments.list:
         return _list()
-    base = _base_config(arguments)
-    studies = _studies(arguments.study)
+    assigned = dict(_parse_assignment(text) for text in arguments.values)
+    base = _base_config(arguments, assigned)
+    studies = load_studies(arguments.study or [])
     if not studies and not arguments.audit:
-        raise CGDError(f"name a study with --study: {', '.join(list_studies())}, or all")
+        raise CGDError(f"name a study with --study: {', '.join(list_studies())}, all or paper")
     from tune.cluster import check_reachable
     from tune.plan import Planner
 
     check_reachable(arguments.address)
-    planner = Planner(base, arguments.dataset or ["simulated"], list(range(base.seed, base.seed + arguments.seeds)))
+    seeds = range(base.seed, base.seed + arguments.seeds) if arguments.seeds else None
+    n_folds = base.split.n_folds if arguments.folds or "split.n_folds" in assigned else None
+    planner = Planner(base, arguments.dataset, seeds, n_folds)
     for study in studies:
+        study.check_assigned(assigned)
         planner.add(study)
     for name, notes in planner.plan.notes.items():
         for note in notes:
@@ -149,9 +161,9 @@ def _list() -> Ending:
     return Ending()
 
 
-def _base_config(arguments: argparse.Namespace) -> Config:
+def _base_config(arguments: argparse.Namespace, assigned: dict[str, Any]) -> Config:
     config = Config.from_yaml(arguments.config) if arguments.config else Config()
-    values = dict(_parse_assignment(text) for text in arguments.values)
+    values = dict(assigned)
     if arguments.folds:
         values["split.n_folds"] = arguments.folds
     if arguments.protocol:
@@ -169,17 +181,12 @@ def _parse_assignment(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {text}: '{value}' is not a YAML value") from None
 
 
-def _studies(names: list[str] | None) -> list[Study]:
-    wanted = [name for given in names or [] for name in (list_studies() if given == "all" else [given])]
-    return [load_study(name) for name in dict.fromkeys(wanted)]
-
-
 def _audit(planner: Planner) -> Ending:
     from cgd.data.split import make_splits
     from cgd.evaluation import audit_leakage
 
     passed = True
-    for name, key in planner.plan.dataset_keys.items():
+    for name, key in planner.under_base().items():
         prepared, config = planner.plan.datasets[key], planner.plan.base
         for split in make_splits(prepared.panel, config.split):
             audit = audit_leakage(config, prepared, split)
@@ -204,7 +211,8 @@ def _run_studies(arguments: argparse.Namespace, plan: Plan, uri: str, log: Comma
         if own_store:
             tracking.mark_killed()
         forecast = load_forecast(output, plan)
-        runner = Runner(plan, tracking, output, _recorded(arguments))
+        record = forecast.to_record() if forecast else None
+        runner = Runner(plan, tracking, output, _recorded(arguments), forecast=record)
         _announce(runner, len(plan.trials), forecast)
         parents, complete = runner.run(arguments.resume, arguments.address, arguments.max_concurrent)
         outcomes = [runner.conclude(study, parents[study.study.name], complete) for study in plan.studies]

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from mlflow_store import Store
 
 STUDY = ("--study", "depth", "--seeds", "2", "--set", "train.epochs=3")
 
@@ -48,6 +49,10 @@ def test_the_real_run_finds_the_forecast_and_keeps_the_terminal_quiet(forecast, 
     assert "\x1b" not in process.stdout
     named = re.search(r"^Log: +(\S+)$", process.stdout, re.MULTILINE).group(1)
     assert named == str(max((output / "logs").iterdir()))
+    store = Store(output)
+    study = json.loads(store.text(store.runs("study")[0], "study.json"))
+    assert study["forecast"] == json.loads(next((output / "forecasts").iterdir()).read_text())
+    assert {t["fingerprint"] for t in study["forecast"]["trials"]} == {t["fingerprint"] for t in study["trials"]}
     again = run(*STUDY, "--output", output, "--dry-run")
     assert again.returncode == 0, again.stderr
     assert "probing" not in again.stdout  # nothing is left to forecast

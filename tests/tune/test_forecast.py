@@ -36,7 +36,9 @@ def spec(values=None, dataset="mouse", seed=0, fold=0, split=None):
     config = BASE.with_values({**(values or {}), "seed": seed})
     key = f"{dataset}:{config.fingerprint_of('data')}"
     fingerprint = config.fingerprint(dataset, str(fold))
-    return TrialSpec(fingerprint, f"{dataset} {values} {seed} {fold}", dataset, seed, fold, config, split, key)
+    return TrialSpec(
+        fingerprint, f"{dataset} {values} {seed} {fold}", dataset, seed, fold, config, split, key, "trial key"
+    )
 
 
 def trial(name, seconds, memory=100.0):
