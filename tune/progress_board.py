@@ -85,6 +85,6 @@ class Board:
         return ", ".join([*parts, f"{len(self.running)} running", f"{self.n_waiting} to do"])
 
     def time_left(self) -> str:
-        """`about 4 min left`, or nothing."""
+        """`about 4 min left`, or nothing: predicting after the last epoch takes a time that is not known."""
         left = self.seconds_left()
-        return f"about {duration(left)} left" if math.isfinite(left) and self.n_done < self.n_trials else ""
+        return f"about {duration(left)} left" if math.isfinite(left) and left > 0 else ""

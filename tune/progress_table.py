@@ -21,7 +21,8 @@ def draw(board: Board, width: int, height: int) -> RenderableType:
     """Counts and times, the running trials and the best so far of each data set, in a terminal of that size."""
     times = [f"{clock(board.elapsed())} elapsed", board.time_left()]
     head = _cell(", ".join(filter(None, [board.counts(), *times])), style="bold")
-    bar = ProgressBar(board.n_epochs, board.epochs_over, width=min(40, width))
+    bar = Table.grid()  # a bar by itself does not end its line
+    bar.add_row(ProgressBar(board.n_epochs, board.epochs_over, width=min(40, width)))
     n_rows = min(_MOST_ROWS, max((height - _OTHER_LINES) // 2, 1))
     return Group(head, bar, _running(board.running, n_rows), _best(board.best, n_rows))
 

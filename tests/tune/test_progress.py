@@ -58,6 +58,7 @@ def test_a_terminal_shows_one_live_table_under_the_finished_trials(terminal):
     last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text[text.rindex("[2/5]") :])
     assert "2/5 trials done, 1 failed, 1 running, 2 to do" in last
     assert "elapsed" in last
+    assert re.search(r"\n[^ ]+\r?\nrunning +epoch +validation PCC", last)  # the bar is a line of its own
     assert re.search(rf"{OTHER} +2/4 +0\.400", last)
     assert re.search(rf"{NAME} +0\.512", last)  # the best so far is a finished one, by its validation genes
 
@@ -164,6 +165,10 @@ def test_the_time_left_follows_from_the_epochs_done(monkeypatch):
     assert board.seconds_left() == pytest.approx(350, abs=1)
     board.finish("a", failed=False)  # stopped early: its other epochs need not be waited for
     assert board.seconds_left() == pytest.approx(150, abs=1)
+    for name in "bcd":
+        board.start(name, 10, "mouse")
+        board.epoch(name, 10, {})
+    assert board.time_left() == ""  # they predict, for nobody knows how long
 
 
 def test_a_terminal_without_the_characters_gets_the_closest():
