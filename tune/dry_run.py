@@ -52,7 +52,8 @@ class DryRun:
             forecast, probes = self._forecast(missing, shares)
             print_plan(console, plan, known, forecast)
             print_forecast(console, forecast, probes, shares, self.output)
-            save_forecast(self.output, plan, forecast)
+            if forecast.trials:
+                save_forecast(self.output, plan, forecast)
         else:
             print_plan(console, plan, known, None)
         n_trials, n_finished = len(plan.trials), len(plan.trials) - len(missing)

@@ -19,6 +19,7 @@ from tune.tracking import FAILED, FINISHED, RunRecord
 from tune.trial import TrialSpec
 
 _WIDE = 110  # columns from which fingerprints are shown
+_MOST_FAILURES = 3
 
 
 def print_plan(console: Console, plan: Plan, known: Mapping[str, RunRecord], forecast: Forecast | None) -> None:
@@ -58,12 +59,19 @@ def _state(known: Mapping[str, RunRecord], spec: TrialSpec) -> str:
 
 def print_forecast(console: Console, forecast: Forecast, probes: Probes, shares: EpochShares, output: Path) -> None:
     """Time, memory and disk, what was assumed, and a warning where the machine will not do."""
+    console.print()
+    lines = _costs(forecast, probes, shares) if forecast.trials else ["no forecast: every probe failed"]
+    for line in (*lines, *_failures(probes), *warnings(forecast, memory_mb(), free_disk_mb(output))):
+        console.print(line)
+
+
+def _costs(forecast: Forecast, probes: Probes, shares: EpochShares) -> list[str]:
     n = forecast.n_concurrent
     bound = (
         "as many epochs as the finished trials ran" if shares else "at most: training may stop before its last epoch"
     )
     lines = [
-        f"\nforecast for {len(forecast.trials)} trials, {n} at a time:",
+        f"forecast for {len(forecast.trials)} trials, {n} at a time:",
         f"  time    about {duration(forecast.wall_seconds)} ({bound})",
         f"  memory  about {megabytes(_total_memory(forecast))} at the peak, this command's own included",
         f"  disk    {megabytes(forecast.kept_mb)} that stay, and {megabytes(forecast.checkpoints_mb)} while trials run",
@@ -72,10 +80,14 @@ def print_forecast(console: Console, forecast: Forecast, probes: Probes, shares:
     ]
     if probes.n_borrowed:
         lines.append(f"  {probes.n_borrowed} more configurations are taken to cost what the closest one probed does")
-    for name, reason in probes.failed.items():
-        lines.append(f"  no forecast for trials such as {one_line(name)}: {one_line(reason)[:200]}")
-    for line in (*lines, *warnings(forecast, memory_mb(), free_disk_mb(output))):
-        console.print(line)
+    return lines
+
+
+def _failures(probes: Probes) -> list[str]:
+    shown = list(probes.failed.items())[:_MOST_FAILURES]
+    lines = [f"  no forecast for {one_line(name)} and its like: {one_line(reason)[:160]}" for name, reason in shown]
+    more = len(probes.failed) - len(shown)
+    return [*lines, f"  and {more} more probes failed"] if more else lines
 
 
 def warnings(forecast: Forecast, memory: float, disk: float) -> list[str]:
