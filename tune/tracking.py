@@ -107,6 +107,11 @@ class Tracking:
                 found.setdefault(tags[key], RunRecord(run.info.run_id, run.info.status, tags.get("cgd.error")))
         return found
 
+    def finished(self, kind: str) -> Iterator[tuple[dict[str, str], dict[str, str], dict[str, float]]]:
+        """Tags, parameters and metrics of every finished run of a kind."""
+        for run in self._search(f"tags.`cgd.kind` = '{kind}' AND attributes.status = '{FINISHED}'"):
+            yield run.data.tags, run.data.params, run.data.metrics
+
     def trials_of_other_code(self, code_version: str) -> list[OlderRun]:
         """Every finished trial of another code version, in one query; the newest first."""
         query = (
