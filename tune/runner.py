@@ -15,8 +15,12 @@ import pandas as pd
 import ray
 from ray import tune as ray_tune
 
+from ablations.curves import COLUMNS, write_curves
 from ablations.report import summary_text, write_report
-from ablations.results import load_results
+from ablations.results import StudyResults, load_results
+from ablations.study import Study
+from ablations.tables import build_tables
+from ablations.verdict import verdict
 from cgd.errors import TrackingError
 from cgd.evaluation import evaluate_floors, summarise_table
 from cgd.version import code_version
@@ -25,6 +29,15 @@ from tune.cluster import connected
 from tune.plan import FloorSpec, Plan, StudyPlan
 from tune.progress import Progress
 from tune.study_record import study_record
+from tune.study_summary import (
+    DatasetNumbers,
+    numbers_of,
+    study_links,
+    study_metrics,
+    study_note,
+    study_view,
+    view_key,
+)
 from tune.tracking import FAILED, FINISHED, KILLED, RUNNING, OlderRun, RunRecord, Tracking
 from tune.trial import TrialSpec, run_trial
 
@@ -56,6 +69,8 @@ class Runner:
         The command's arguments, stored with the study.
     forecast
         What the command was forecast to cost, stored with the study; None for no forecast.
+    log_models
+        Attach the fitted model to each trial's run.
     """
 
     def __init__(
@@ -65,9 +80,10 @@ class Runner:
         output: Path,
         arguments: dict[str, Any],
         forecast: dict[str, Any] | None = None,
+        log_models: bool = True,
     ) -> None:
         self.plan, self.tracking, self.output, self.arguments = plan, tracking, output, arguments
-        self.forecast = forecast
+        self.forecast, self.log_models = forecast, log_models
         self.known = tracking.runs("trial")
         self.known_floors = tracking.runs("floors")
         self.resumed: list[str] = []  # studies whose parent run was re-opened
@@ -92,11 +108,13 @@ class Runner:
                 "cgd.study": plan.study.name,
                 "cgd.study_key": plan.key,
                 "cgd.protocol": plan.base.evaluation.protocol,
-                "mlflow.note.content": f"{plan.study.question}\n\n{plan.study.hypothesis}",
+                "cgd.code_version": code_version(),
             }
             name = f"{plan.study.name} · {', '.join(plan.dataset_keys)}"
             key = f"study-{plan.key}-{time.time_ns()}"
-            parents[plan.study.name] = self.tracking.open_run("study", key, name, tags, run_id)
+            parent = parents[plan.study.name] = self.tracking.open_run("study", key, name, tags, run_id)
+            self.tracking.describe(parent, self._note(plan.study, [], parent))
+            self.tracking.share_view(view_key(plan.study.name), study_view(plan.study.name))
         if resume and not self.resumed:
             print("nothing to resume: no interrupted command ran exactly these trials; starting a new study run")
         return parents
@@ -153,7 +171,9 @@ class Runner:
         max_concurrent: int | None,
     ) -> bool:
         checkpoints = self.output / "checkpoints"
-        trainable = ray_tune.with_parameters(run_trial, specs=missing, datasets=shared, checkpoints=str(checkpoints))
+        trainable = ray_tune.with_parameters(
+            run_trial, specs=missing, datasets=shared, checkpoints=str(checkpoints), log_models=self.log_models
+        )
         n_epochs = sum(spec.config.train.epochs for spec in missing.values())
         with Progress(len(missing), n_epochs) as progress:
             callback = TrackingCallback(
@@ -165,6 +185,7 @@ class Runner:
                 self._tags(),
                 self.plan.datasets,
                 checkpoints,
+                self.log_models,
             )
             tuner = ray_tune.Tuner(
                 ray_tune.with_resources(trainable, self._resources()),
@@ -218,7 +239,9 @@ class Runner:
         results = load_results(self.tracking.uri, parent)
         folder = self.output / "reports" / f"{plan.study.name}-{plan.key}"
         files = write_report(results, folder)
+        write_curves(self._curves(plan), list(results.study.labels), folder)
         self.tracking.log_folder(parent, folder, "report")
+        self._summarise(results, parent, files.html.name)
         failed = [
             (spec.name, self.known[key].error or "unknown error")
             for _, spec in plan.trials
@@ -237,6 +260,25 @@ class Runner:
         for run in self.tracking.trials_of_other_code(code_version()):
             found.setdefault(run.trial_key, []).append(run)
         return found
+
+    def _summarise(self, results: StudyResults, parent: str, report: str) -> None:
+        """The study's numbers and its answer on the parent run itself."""
+        found = [numbers_of(table, verdict(results, table)) for table in build_tables(results)]
+        self.tracking.summarise_study(parent, study_metrics(found), self._note(results.study, found, parent, report))
+
+    def _note(self, study: Study, found: list[DatasetNumbers], parent: str, report: str | None = None) -> str:
+        links = study_links(study.name, self.tracking.experiment_id, parent, report)
+        return study_note(study.question, study.hypothesis, found, links)
+
+    def _curves(self, plan: StudyPlan) -> pd.DataFrame:
+        """Validation score by epoch of every trial that has a run."""
+        rows = [
+            (spec.dataset, level, f"seed {spec.seed}, fold {spec.fold}", epoch, value)
+            for level, spec in plan.trials
+            if spec.fingerprint in self.known
+            for epoch, value in self.tracking.curve(self.known[spec.fingerprint].run_id, "val_pcc")
+        ]
+        return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _floor_metrics(table: pd.DataFrame) -> dict[str, float]:
