@@ -116,7 +116,7 @@ def _paper_names(results: StudyResults) -> list[str]:
 
 
 def _fixed(results: StudyResults) -> dict[str, Any]:
-    varied = {axis.path for axis in results.study.axes} | {"seed"}
+    varied = {*results.study.paths, "seed"}
     return {path: value for path, value in results.config.items() if path not in varied}
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import Field, ValidationError
 
-from ablations.factor import Part, Problem, Scalar, Text, as_field, repeated_in
+from ablations.factor import Part, Problem, Scalar, Text, as_field, check_value, repeated_in
 from ablations.located_yaml import Location
 from cgd.config import field_paths
 from cgd.errors import ConfigError, closest
@@ -168,7 +168,7 @@ def check_parameter(parameter: Parameter, earlier: list[str], searched: list[str
     for path, values in parameter.when.items():
         _check_reference(parameter, path, earlier, searched, (*at, "when", path))
         for value in accepted(values):
-            _check_value(path, value, (*at, "when", path))
+            check_value(path, value, (*at, "when", path))
 
 
 def _check_path(path: str, at: Location) -> None:
@@ -186,7 +186,7 @@ def _check_choices(parameter: Parameter, at: Location) -> None:
         raise Problem((*at, "choices"), f"{parameter.path}: 'step' and 'log' belong to a range, not to choices")
     if parameter.reference is None:
         for i, choice in enumerate(parameter.choices):
-            _check_value(parameter.path, choice, (*at, "choices", i))
+            check_value(parameter.path, choice, (*at, "choices", i))
 
 
 def _check_range(parameter: Parameter, at: Location) -> None:
@@ -201,15 +201,7 @@ def _check_range(parameter: Parameter, at: Location) -> None:
         raise Problem(at, f"{path} takes whole numbers: expected whole 'low', 'high' and 'step'")
     if parameter.reference is None:
         for key, value in (("low", low), ("high", high)):
-            _check_value(path, value, (*at, key))
-
-
-def _check_value(path: str, value: Scalar, at: Location) -> None:
-    try:
-        as_field(path, value)
-    except ValidationError as error:
-        message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise Problem(at, f"{path} = {value!r}: {message}") from None
+            check_value(path, value, (*at, key))
 
 
 def _check_reference(parameter: Parameter, path: str, earlier: list[str], searched: list[str], at: Location) -> None:

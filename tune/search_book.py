@@ -213,6 +213,3 @@ def _check_settings(plan: SearchPlan, before: Mapping[str, Any]) -> None:
         )
 
 
-def points_of(space: Space, base: Config) -> list[Point]:
-    """What every search tries first: the base configuration."""
-    return [Point(DEFAULT, space.point(base))]

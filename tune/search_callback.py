@@ -167,7 +167,7 @@ class SearchCallback(ray_tune.Callback):
             run = self._open.get(trial.trial_id)
             if run is not None:
                 self._flush(run)
-                self.runs.tracking.tag(run.run_id, {"cgd.stopped_at_percent": str(run.percent)})
+                self.runs.tracking.set_tags(run.run_id, {"cgd.stopped_at_percent": str(run.percent)})
                 self.runs.tracking.end(run.run_id, FINISHED)
                 self.progress.stop(run.candidate.name, run.value, run.percent)
                 self._end(trial, run)
@@ -208,7 +208,7 @@ class SearchCallback(ray_tune.Callback):
 
     def _end(self, trial: Any, run: _Open) -> None:
         del self._open[trial.trial_id]
-        shutil.rmtree(self.checkpoints / trial.config["key"], ignore_errors=True)
+        shutil.rmtree(self.checkpoints / run.candidate.key, ignore_errors=True)
 
     def _kept_error(self) -> _KeptError:
         return _KeptError(self)

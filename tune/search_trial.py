@@ -80,7 +80,7 @@ def run_candidate(
     Parameters
     ----------
     params
-        `key` names the candidate's checkpoints, `config` is its configuration as JSON, `replicates` the positions in
+        What to run, either as it is or under `job`: `key` names the candidate's checkpoints, `config` is its configuration as JSON, `replicates` the positions in
         `replicates` to score it on.
 
     Reports after each epoch, and at the end its result or error. An exception is reported, not raised: repeating it
@@ -90,9 +90,10 @@ def run_candidate(
     from ray import tune as ray_tune
 
     try:
-        config = Config.from_dict(json.loads(params["config"]))
-        chosen = [replicates[i] for i in params["replicates"]]
-        found = _score(config, chosen, datasets, Path(checkpoints) / params["key"])
+        job = params.get("job", params)
+        config = Config.from_dict(json.loads(job["config"]))
+        chosen = [replicates[i] for i in job["replicates"]]
+        found = _score(config, chosen, datasets, Path(checkpoints) / job["key"])
         # without its percentage: what has arrived is no longer to be stopped
         report = {KIND: IS_RESULT, VALUE: found.value, PAYLOAD: found.to_json()}
     except Exception as error:  # the boundary between one candidate and the search: whatever it was, others go on
