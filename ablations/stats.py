@@ -37,6 +37,20 @@ class Estimate:
         Genes averaged, counted once per fold whatever the number of seeds.
     n_unscored
         Genes left out because no seed gave them a value.
+    p
+        Two-sided p value of "the mean is 0": below 0.05 exactly where the interval excludes 0.
+    p_holm
+        The same after Holm's correction over all levels and data sets of the study; NaN where not corrected.
+    effect_size
+        Mean over the standard deviation of the per-gene values (a paired Cohen's d for differences).
+    mde
+        Smallest true difference this design would find 8 times in 10 (two-sided, alpha 0.05).
+    standard_error, df
+        Of the mean, and the degrees of freedom of that standard error.
+    n_folds, n_seeds
+        Folds, and distinct seeds, behind the mean.
+    noise_known
+        Whether the replicates let the training noise be estimated and the interval include it.
     """
 
     mean: float
@@ -44,6 +58,15 @@ class Estimate:
     high: float
     n_genes: int
     n_unscored: int = 0
+    p: float = math.nan
+    p_holm: float = math.nan
+    effect_size: float = math.nan
+    mde: float = math.nan
+    standard_error: float = math.nan
+    df: float = math.nan
+    n_folds: int = 0
+    n_seeds: int = 0
+    noise_known: bool = False
 
     @property
     def excludes_zero(self) -> bool:

@@ -56,6 +56,12 @@ class Row:
         What the paper states for this level and data set, else None.
     trials, wall_seconds, peak_memory_mb
         Of the level's trials: counts, mean seconds and largest peak of the finished ones (NaN: unknown).
+    n_parameters, cpu_hours, gpu_hours
+        Mean number of trained parameters; hours summed over the finished trials (NaN: unknown).
+    n_replicates
+        Distinct (seed, fold) finished.
+    fractions
+        Metric -> share of the way from the best floor in that metric (0) to the ceiling (1); NaN where undefined.
     """
 
     kind: Literal["floor", "ceiling", "level"]
@@ -69,6 +75,11 @@ class Row:
     trials: TrialCounts | None = None
     wall_seconds: float = math.nan
     peak_memory_mb: float = math.nan
+    n_parameters: float = math.nan
+    cpu_hours: float = math.nan
+    gpu_hours: float = math.nan
+    n_replicates: int = 0
+    fractions: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def primary(self) -> Estimate:
@@ -79,6 +90,17 @@ class Row:
         """Seeds whose own difference has the sign of the mean difference."""
         mean = self.differences[PRIMARY].mean
         return sum(value * mean > 0 for value in self.by_seed.values())
+
+
+@dataclass(frozen=True)
+class OlderRow:
+    """What another version of the code gave for a level: mean PCC over `n_trials`, the newest finished at `when`."""
+
+    level: str
+    code_version: str
+    pcc: float
+    n_trials: int
+    when: str
 
 
 @dataclass(frozen=True)
@@ -95,6 +117,18 @@ class DatasetTable:
         Best level minus strongest floor, paired by gene; None where either is missing.
     copied_share
         Mean share of a test gene's entries that is copied from the truth (published protocol, else NaN).
+    floor_of
+        Metric -> name of the best floor in that metric.
+    best_versus
+        Level -> level minus best, paired PCC; empty without a best level.
+    cheapest
+        The level with the shortest trials among the best and those whose interval against the best reaches 0.
+    too_small
+        Whether some level's minimum detectable effect exceeds the smallest effect the study asks about.
+    noise_known
+        Whether the replicates let the training noise be estimated; where not, intervals leave it out.
+    older
+        Results of other versions of the code, kept apart.
     """
 
     name: str
@@ -103,6 +137,12 @@ class DatasetTable:
     absent_floors: tuple[str, ...]
     over_floor: Estimate | None
     copied_share: float
+    floor_of: Mapping[str, str] = field(default_factory=dict)
+    best_versus: Mapping[str, Estimate] = field(default_factory=dict)
+    cheapest: Row | None = None
+    too_small: bool = False
+    noise_known: bool = False
+    older: tuple[OlderRow, ...] = ()
 
     @property
     def paper_name(self) -> str | None:

@@ -102,3 +102,11 @@ def _gap(difference: Estimate, reference: str, seeds: str = "") -> str:
 def signed(value: float) -> str:
     """`+0.021`, with a true minus sign."""
     return f"{value:+.3f}".replace("-", "−")
+
+
+def opening(results: StudyResults, tables: list[DatasetTable]) -> str:
+    """The first line of a report: whether the study is too small for what it asks, else its one-line answer."""
+    small = [table.name for table in tables if table.too_small]
+    if small:
+        return f"Too small to see what it asks: {', '.join(small)}."
+    return " ".join(f"{table.name}: {verdict(results, table)}" for table in tables)
