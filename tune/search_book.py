@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 import uuid
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -88,7 +90,9 @@ class SearchBook:
 
     def _begin(self, points: Sequence[Point]) -> None:
         names = ["mean validation PCC", "seconds"]
-        self.study.set_metric_names(names if self.plan.objective == "pareto" else names[:1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            self.study.set_metric_names(names if self.plan.objective == "pareto" else names[:1])
         self.study.set_user_attr(SETTINGS, self.plan.settings)
         self.study.set_user_attr(SAMPLER, {"name": "TPE", **self.plan.space.sampler.model_dump(), "constant_liar": True})
         self.study.set_user_attr(POINTS, [{"origin": p.origin, "params": p.params} for p in points])

@@ -59,6 +59,9 @@ class BookedSearch(OptunaSearch):
         self.drawn: dict[str, Drawn] = {}
         self._config: Config | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its searcher into a snapshot that is never read
+
     @property
     def metric(self) -> str:
         """What every report must hold; the seconds arrive with the result alone."""
