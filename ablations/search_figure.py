@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ablations.drawing import BAND, INK, PALETTE, SOFT, STYLE, wrap
 from ablations.search_results import Sample, SearchResults
@@ -34,10 +35,10 @@ def draw_history(results: SearchResults) -> Figure:
         done, stopped = results.finished, [s for s in results.samples if s.state == "stopped early"]
         _dots(panel, [s.sample for s in done], [s.value for s in done], label="finished")
         if stopped:
-            hollow = {"facecolors": "none", "edgecolors": SOFT, "linewidths": 0.8, "s": 16}
+            hollow: dict[str, Any] = {"facecolors": "none", "edgecolors": SOFT, "linewidths": 0.8, "s": 16}
             panel.scatter([s.sample for s in stopped], [s.value for s in stopped], label="stopped early", **hollow)
         within = [s for s in done if s.fits_memory]
-        best = np.maximum.accumulate([s.value for s in within]) if within else []
+        best = np.maximum.accumulate(np.array([s.value for s in within]))
         panel.step([s.sample for s in within], best, where="post", color=INK, linewidth=1, label="best so far")
         if results.default is not None and results.default.is_finished:
             panel.axhline(results.default.value, color=_ACCENT, linestyle="--", linewidth=0.9, label="default")
@@ -123,8 +124,18 @@ def _slice(panel: Any, name: str, parameter: Parameter, results: SearchResults) 
     else:
         _dots(panel, [s.params[name] for s in samples], _values(samples))
         if parameter.log:
-            panel.set_xscale("log")
+            _log_scale(panel)
+        elif parameter.is_integer:
+            panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     panel.set_title(wrap(name, 30), fontsize=7, loc="left")
+
+
+def _log_scale(panel: Any) -> None:
+    """A logarithmic x axis with plain numbers: the house style draws '$' as it is, and powers need it."""
+    panel.set_xscale("log")
+    panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=6))
+    panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    panel.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _values(samples: Sequence[Sample]) -> list[float]:
@@ -146,7 +157,8 @@ def draw_front(results: SearchResults) -> Figure | None:
             panel.annotate(str(s.sample), (s.seconds, s.value), (3, -8), textcoords="offset points", fontsize=6.5)
         if results.default is not None and results.default in done:
             panel.scatter([results.default.seconds], [results.default.value], marker="D", s=30, color=_ACCENT, zorder=4)
-        panel.set_xscale("log")
+        if max(s.seconds for s in done) > 5 * min(s.seconds for s in done) > 0:
+            _log_scale(panel)
         panel.set(xlabel="seconds of a sample (diamond: the default; line: the Pareto front)", ylabel=_VALUE)
         _frame_values(panel, done)
         figure.canvas.draw()

@@ -13,8 +13,8 @@ from ablations.files import replace
 from ablations.page import render_template
 from ablations.search_figure import draw_front, draw_history, draw_importances, draw_parallel, draw_slices
 from ablations.search_results import SearchResults
-from ablations.search_wording import cautions, changes, counts, opening, score, with_interval
-from ablations.wording import number, percent
+from ablations.search_wording import cautions, changes, counts, opening, score, short, with_interval
+from ablations.wording import percent
 from cgd.errors import CGDError
 
 _FIGURES = {
@@ -75,6 +75,7 @@ def render_search(results: SearchResults, svgs: dict[str, str]) -> str:
         score=score,
         percent=percent,
         with_interval=with_interval,
+        short=short,
     )
 
 
@@ -87,8 +88,8 @@ def _bounds(parameter: Any) -> str:
 
 def tidy_samples(results: SearchResults) -> pd.DataFrame:
     """A row per sample: how it ended, what it is worth, what it cost, and each parameter in a column of its own."""
-    columns = ("sample", "origin", "state", "value", "percent", "seconds", "peak_memory_mb", "n_parameters")
-    columns += ("fits_memory", "on_front", "reason", "run_id")
+    columns = ["sample", "origin", "state", "value", "percent", "seconds", "peak_memory_mb", "n_parameters"]
+    columns += ["fits_memory", "on_front", "reason", "run_id"]
     rows = [{key: getattr(s, key) for key in columns} | s.params for s in results.samples]
     names = [name for name, _ in results.space.named()]
     return pd.DataFrame(rows, columns=[*columns, *names])
@@ -105,12 +106,10 @@ def summary_text(results: SearchResults) -> str:
         lines += ["", "confirmed on validation genes, over other seeds:"]
         for row in sorted(results.finalists, key=lambda row: -row.value):
             gaps = "; ".join(f"{name} {with_interval(found)}" for name, found in row.minus_default.items())
-            lines.append(f"  {row.label:<{width}}  {score(row.value)}  {'minus default: ' + gaps if gaps else ''}".rstrip())
+            lines.append(
+                f"  {row.label:<{width}}  {score(row.value)}  {'minus default: ' + gaps if gaps else ''}".rstrip()
+            )
     if results.winner_values:
         lines += ["", "the winner changes:"]
-        lines += [f"  {p}: {old} -> {_short(new)}" for p, old, new in changes(results.winner_values, results.config)]
+        lines += [f"  {p}: {old} -> {short(new)}" for p, old, new in changes(results.winner_values, results.config)]
     return "\n".join(lines)
-
-
-def _short(value: object) -> str:
-    return number(value, 5).rstrip("0") if isinstance(value, float) else str(value)

@@ -14,8 +14,8 @@ from ablations.stats import Estimate
 from cgd.errors import StudyError, TrackingError
 
 FORMAT = 1
-_NEEDED = ("name", "space", "sampler", "objective", "samples", "importances", "finalists", "datasets", "config")
-_NEEDED += ("winner", "winner_values", "validation", "test", "n_tests", "n_samples", "n_interrupted", "versions")
+_NEEDED = ["name", "space", "sampler", "objective", "samples", "importances", "finalists", "datasets", "config"]
+_NEEDED += ["winner", "winner_values", "validation", "test", "n_tests", "n_samples", "n_interrupted", "versions"]
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,8 @@ class SearchResults:
 
     @classmethod
     def _read(cls, record: Mapping[str, Any], source: str) -> SearchResults:
-        plain = ("name", "sampler", "objective", "n_samples", "n_interrupted", "datasets", "config", "importances")
-        plain += ("winner", "winner_values", "n_tests", "versions")
+        plain = ["name", "sampler", "objective", "n_samples", "n_interrupted", "datasets", "config", "importances"]
+        plain += ["winner", "winner_values", "n_tests", "versions"]
         return cls(
             **{key: record[key] for key in plain},
             space=Space.from_dict(record["space"], source),
@@ -186,13 +186,22 @@ def _number(value: float | None) -> float:
 
 
 def _sample(row: Mapping[str, Any]) -> Sample:
-    value = row["value"] if row["value"] is not None else row["last_value"]
+    is_finished = row["state"] == "finished"
     return Sample(
-        value=_number(value),
-        percent=100.0 if row["state"] == "finished" else _number(row["last_percent"]),
-        **{key: _number(row[key]) for key in ("seconds", "peak_memory_mb", "n_parameters")},
-        **{key: row[key] for key in ("sample", "origin", "state", "fits_memory", "on_front", "params", "values")},
-        **{key: row[key] for key in ("reason", "run_id")},
+        sample=row["sample"],
+        origin=row["origin"],
+        state=row["state"],
+        value=_number(row["value"] if is_finished else row["last_value"]),
+        percent=100.0 if is_finished else _number(row["last_percent"]),
+        seconds=_number(row["seconds"]),
+        peak_memory_mb=_number(row["peak_memory_mb"]),
+        n_parameters=_number(row["n_parameters"]),
+        fits_memory=row["fits_memory"],
+        on_front=row["on_front"],
+        params=row["params"],
+        values=row["values"],
+        reason=row["reason"],
+        run_id=row["run_id"],
     )
 
 
@@ -216,4 +225,4 @@ def _comparison(row: Mapping[str, Any] | None) -> Comparison | None:
 
 
 def _estimate(found: Mapping[str, Any]) -> Estimate:
-    return Estimate(*(_number(found[key]) for key in ("mean", "low", "high")), int(found["n_genes"]))
+    return Estimate(_number(found["mean"]), _number(found["low"]), _number(found["high"]), int(found["n_genes"]))

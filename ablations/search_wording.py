@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from ablations.search_results import Comparison, SearchResults
 from ablations.stats import Estimate
-from ablations.wording import interval, number, signed_or_dash
+from ablations.wording import number, plain, signed_or_dash
 
 
 def opening(results: SearchResults) -> str:
@@ -27,7 +28,8 @@ def opening(results: SearchResults) -> str:
     text = f"{results.winner.capitalize()} beats the default by {gain(results.validation)} on validation genes"
     if results.test is None or not results.test.by_dataset:
         return f"{text}; the comparison on the test genes is not finished."
-    return f"{text}; on the test genes, which the search never saw, the difference is {gain(results.test)}{_weight(results.test)}."
+    on_test = f"{gain(results.test)}{_weight(results.test)}"
+    return f"{text}; on the test genes, which the search never saw, the difference is {on_test}."
 
 
 def gain(found: Comparison) -> str:
@@ -35,12 +37,13 @@ def gain(found: Comparison) -> str:
     if len(found.by_dataset) == 1:
         return with_interval(next(iter(found.by_dataset.values())))
     each = "; ".join(f"{name} {with_interval(estimate)}" for name, estimate in found.by_dataset.items())
-    return f"{signed_or_dash(found.mean)} PCC over the data sets ({each})"
+    return f"{signed_or_dash(found.mean, 4)} PCC over the data sets ({each})"
 
 
 def with_interval(found: Estimate) -> str:
-    """`+0.021 [+0.010, +0.032]`."""
-    return f"{signed_or_dash(found.mean)} {interval(found, sign=True)}".strip()
+    """`+0.0210 [+0.0100, +0.0320]`; configurations of a search lie close, so with four decimals."""
+    mean, low, high = (signed_or_dash(value, 4) for value in (found.mean, found.low, found.high))
+    return f"{mean} [{low}, {high}]" if math.isfinite(found.low) else mean
 
 
 def _weight(found: Comparison) -> str:
@@ -91,3 +94,8 @@ def changes(values: Mapping[str, object], config: Mapping[str, object]) -> list[
 def score(value: float) -> str:
     """A PCC with four decimals: configurations of a search lie close."""
     return number(value, 4)
+
+
+def short(value: object) -> str:
+    """A value of a field in few digits."""
+    return f"{value:.4g}" if isinstance(value, float) else plain(value)

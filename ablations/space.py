@@ -38,6 +38,7 @@ class Stopping(Part):
 
     first_percent: Annotated[int, Field(ge=1, le=99)] = 20
     factor: Annotated[float, Field(gt=1)] = 3
+    spared: Annotated[int, Field(ge=0, description="the first samples run to their end: few say little")] = 10
 
 
 class Space(Part):

@@ -19,7 +19,6 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from ablations.space import Space
 from cgd.config import Config
 from tune.search_plan import SearchPlan
 from tune.search_sampler import SAMPLE, PositionedSampler
@@ -94,7 +93,9 @@ class SearchBook:
             warnings.simplefilter("ignore", ExperimentalWarning)
             self.study.set_metric_names(names if self.plan.objective == "pareto" else names[:1])
         self.study.set_user_attr(SETTINGS, self.plan.settings)
-        self.study.set_user_attr(SAMPLER, {"name": "TPE", **self.plan.space.sampler.model_dump(), "constant_liar": True})
+        self.study.set_user_attr(
+            SAMPLER, {"name": "TPE", **self.plan.space.sampler.model_dump(), "constant_liar": True}
+        )
         self.study.set_user_attr(POINTS, [{"origin": p.origin, "params": p.params} for p in points])
         self.study.set_user_attr(UID, uuid.uuid4().hex[:12])
 
@@ -215,5 +216,3 @@ def _check_settings(plan: SearchPlan, before: Mapping[str, Any]) -> None:
             f"the search '{plan.name}' was made with another {', '.join(changed)}; its values do not compare with "
             "new ones. Give the same arguments, or --name for another search"
         )
-
-

@@ -17,8 +17,17 @@ from cgd.data.preprocess import PreparedPair
 from cgd.errors import TrackingError
 from tune.search_progress import SearchProgress
 from tune.search_trial import (
-    EPOCH, IS_EPOCH, IS_ERROR, IS_RESULT, KIND, PAYLOAD, PERCENT, REASON, VALUE, CandidateResult,
-)  # fmt: skip
+    EPOCH,
+    IS_EPOCH,
+    IS_ERROR,
+    IS_RESULT,
+    KIND,
+    PAYLOAD,
+    PERCENT,
+    REASON,
+    VALUE,
+    CandidateResult,
+)
 from tune.tracking import FINISHED, KILLED, RunRecord, Tracking
 
 KIND_OF_RUN = "search_trial"

@@ -133,7 +133,11 @@ class SearchCommand:
             files["Test report"] = str(test.report)
         if confirmed:
             files["Best config"] = str(self._write_best(parent, winner))
-        failed = [(row.finalist.label, f"{row.n_missing} runs of the confirmation failed") for row in confirmed if row.n_missing]
+        failed = [
+            (row.finalist.label, f"{row.n_missing} runs of the confirmation failed")
+            for row in confirmed
+            if row.n_missing
+        ]
         stopped = not complete or bool(test and test.missing)
         return SearchOutcome(summary_text(results), files, (*failed, *(test.failed if test else ())), stopped)
 
@@ -144,13 +148,13 @@ class SearchCommand:
     def _write_best(self, parent: str, winner: Confirmed | None) -> Path:
         """The winning configuration, or the default where it is the best, as `run_ablation.py --config` takes it."""
         config = winner.finalist.config if winner else self.plan.base
-        which = f"winner of the search '{self.plan.name}' ({winner.finalist.label})" if winner else (
-            f"the default, which no configuration of the search '{self.plan.name}' beat"
+        which = (
+            f"winner of the search '{self.plan.name}' ({winner.finalist.label})"
+            if winner
+            else (f"the default, which no configuration of the search '{self.plan.name}' beat")
         )
         text = f"# {which}\n{config.to_yaml()}"
         path = self.folder / "best.yaml"
         write_atomically(path, text)
         self.tracking.log_texts(parent, {"best.yaml": text})
         return path
-
-

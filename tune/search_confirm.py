@@ -90,9 +90,7 @@ def _changed(plan: SearchPlan, config: Config) -> dict[str, Any]:
     return {path: value for path, value in config.flatten().items() if before[path] != value}
 
 
-def confirm(
-    book: SearchBook, finalists: list[Finalist], runs: SearchRuns, workplace: Workplace
-) -> list[Confirmed]:
+def confirm(book: SearchBook, finalists: list[Finalist], runs: SearchRuns, workplace: Workplace) -> list[Confirmed]:
     """Score the finalists on every replicate of the confirmation; what is there already is not run again."""
     folder = workplace.folder / "confirmation"
     jobs = _jobs(book, finalists)
@@ -102,7 +100,9 @@ def confirm(
     missing = {key: job for key, job in jobs.items() if not _file(folder, key).is_file()}
     if missing:
         with Progress(len(missing), len(missing) * _PERCENT) as bar:
-            callback = ConfirmationCallback(missing, folder, runs, SearchProgress(bar), workplace.checkpoints)
+            callback = ConfirmationCallback(
+                missing, folder, runs, SearchProgress(bar, is_ranked=False), workplace.checkpoints
+            )
             grid = [
                 {"key": key, "config": job.candidate.config.model_dump_json(), "replicates": [job.replicate]}
                 for key, job in missing.items()
@@ -174,7 +174,9 @@ def _collect(
     finalist: Finalist, jobs: Mapping[str, _Job], folder: Path, replicates: tuple[Replicate, ...]
 ) -> Confirmed:
     own = {key: job for key, job in jobs.items() if job.finalist == finalist.label}
-    results = [(replicates[job.replicate], _read(folder, key)) for key, job in own.items() if _file(folder, key).is_file()]
+    results = [
+        (replicates[job.replicate], _read(folder, key)) for key, job in own.items() if _file(folder, key).is_file()
+    ]
     scores = pd.DataFrame(
         [{"dataset": replicate.dataset, "value": result.value} for replicate, result in results],
         columns=["dataset", "value"],

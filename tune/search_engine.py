@@ -60,9 +60,7 @@ def put_datasets(datasets: Mapping[str, PreparedPair]) -> dict[str, ray.ObjectRe
 class SampleCallback(SearchCallback):
     """Writes the samples of a search."""
 
-    def __init__(
-        self, search: BookedSearch, runs: SearchRuns, progress: SearchProgress, checkpoints: Path
-    ) -> None:
+    def __init__(self, search: BookedSearch, runs: SearchRuns, progress: SearchProgress, checkpoints: Path) -> None:
         super().__init__(runs, progress, checkpoints)
         self.search = search
 
@@ -159,7 +157,7 @@ def fit(
     trainable = ray_tune.with_parameters(
         run_candidate, replicates=replicates, datasets=dict(workplace.shared), checkpoints=str(workplace.checkpoints)
     )
-    resources = {"CPU": 1, "GPU": 1} if base.runtime.device == "cuda" else {"CPU": 1}
+    resources: dict[str, float] = {"CPU": 1, "GPU": 1} if base.runtime.device == "cuda" else {"CPU": 1}
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(trainable, resources),
         param_space=dict(param_space or {}),

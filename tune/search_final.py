@@ -93,7 +93,7 @@ def run_final_test(
 
 def _read(tracking: Tracking, run_id: str, outcome: StudyOutcome | None = None) -> FinalTest:
     per_gene = load_results(tracking.uri, run_id).per_gene
-    tables = [per_gene[per_gene["level"] == level].drop(columns="level") for level in (WINNER, DEFAULT)]
+    winner, default = (per_gene[per_gene["level"] == level].drop(columns="level") for level in (WINNER, DEFAULT))
     if outcome is None:
-        return FinalTest(run_id, None, *tables)
-    return FinalTest(run_id, outcome.report, *tables, failed=outcome.failed, missing=outcome.missing)
+        return FinalTest(run_id, None, winner, default)
+    return FinalTest(run_id, outcome.report, winner, default, outcome.failed, outcome.missing)

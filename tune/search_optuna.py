@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
@@ -70,8 +70,8 @@ class BookedSearch(OptunaSearch):
     def _draw(self, trial: Any) -> None:
         self._config = self.book.draw(trial)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next sample as parameters of `run_candidate`."""
+    def suggest(self, trial_id: str) -> Any:
+        """The next sample as parameters of `run_candidate`, or `Searcher.FINISHED`."""
         while self.book.prepare_next():
             try:
                 super().suggest(trial_id)
@@ -143,6 +143,35 @@ class _Past:
     trial_id: str
 
 
+class SparingASHA(AsyncHyperBandScheduler):
+    """ASHA that stops none of the first trials: compared with one or two others, half of all would be stopped.
+
+    Parameters
+    ----------
+    stopping
+        Budget of the first comparison, in per cent; share kept; trials spared.
+    """
+
+    def __init__(self, stopping: Stopping) -> None:
+        super().__init__(
+            time_attr=PERCENT,
+            metric=VALUE,
+            mode="max",
+            max_t=101,  # nobody arrives there: whole trials end by themselves
+            grace_period=stopping.first_percent,
+            reduction_factor=stopping.factor,
+        )
+        self._spared, self._order = stopping.spared, dict[str, int]()
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._order[trial.trial_id] = len(self._order)
+        super().on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        action = super().on_trial_result(tune_controller, trial, result)
+        return TrialScheduler.CONTINUE if self._order[trial.trial_id] < self._spared else action
+
+
 def make_scheduler(stopping: Stopping | None, past: list[FrozenTrial]) -> TrialScheduler:
     """ASHA on the percentage done, or none.
 
@@ -154,21 +183,13 @@ def make_scheduler(stopping: Stopping | None, past: list[FrozenTrial]) -> TrialS
     """
     if stopping is None:
         return FIFOScheduler()
-    scheduler = AsyncHyperBandScheduler(
-        time_attr=PERCENT,
-        metric=VALUE,
-        mode="max",
-        max_t=101,  # nobody arrives there: whole trials end by themselves
-        grace_period=stopping.first_percent,
-        reduction_factor=stopping.factor,
-    )
+    scheduler = SparingASHA(stopping)
     for trial in past:
-        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
-            _replay(scheduler, trial)
+        _replay(scheduler, trial)
     return scheduler
 
 
-def _replay(scheduler: AsyncHyperBandScheduler, trial: FrozenTrial) -> None:
+def _replay(scheduler: SparingASHA, trial: FrozenTrial) -> None:
     past = _Past(f"past-{trial.number}")
     scheduler.on_trial_add(None, past)
     for percent, value in sorted(trial.intermediate_values.items()):

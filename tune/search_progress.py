@@ -16,10 +16,12 @@ class SearchProgress:
         The terminal; a sample counts there as a hundred epochs.
     best
         Value and name of the best so far, from an earlier command.
+    is_ranked
+        Whether there is a best: the runs of a confirmation do not compare one by one.
     """
 
-    def __init__(self, progress: Progress, best: tuple[float, str] | None = None) -> None:
-        self.progress, self.best = progress, best
+    def __init__(self, progress: Progress, best: tuple[float, str] | None = None, is_ranked: bool = True) -> None:
+        self.progress, self.best, self.is_ranked = progress, best, is_ranked
 
     def start(self, name: str) -> None:
         self.progress.start(name, _WHOLE)
@@ -32,6 +34,8 @@ class SearchProgress:
         text = f"validation PCC {value:.4f} in {seconds:.0f} s"
         if not eligible:
             text += ", over the memory asked for"
+        elif not self.is_ranked:
+            pass
         elif self.best is None or value > self.best[0]:
             self.best = (value, name)
             text += ", the best so far"

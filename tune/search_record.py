@@ -14,7 +14,18 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ablations.stats import Estimate
 from cgd.version import environment
-from tune.search_book import BY_DATASET, MEMORY, ORIGIN, PARAMETERS, REASON, SAMPLE, SAMPLER, SECONDS, VALUES, SearchBook
+from tune.search_book import (
+    BY_DATASET,
+    MEMORY,
+    ORIGIN,
+    PARAMETERS,
+    REASON,
+    SAMPLE,
+    SAMPLER,
+    SECONDS,
+    VALUES,
+    SearchBook,
+)
 from tune.search_callback import SearchRuns
 from tune.search_confirm import Confirmed, differences
 from tune.search_engine import state_of

@@ -51,7 +51,6 @@ class PositionedSampler(BaseSampler):
                 multivariate=self.settings.multivariate,
                 group=self.settings.group,
                 constant_liar=True,
-                warn_independent_sampling=False,
                 seed=derive_seed(self.seed, "search", sample) % 2**32,
             )
 
@@ -73,7 +72,5 @@ class PositionedSampler(BaseSampler):
     ) -> Any:
         return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
 
-    def after_trial(
-        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Nothing: a TPE sampler learns from the storage alone."""

@@ -80,8 +80,8 @@ def run_candidate(
     Parameters
     ----------
     params
-        What to run, either as it is or under `job`: `key` names the candidate's checkpoints, `config` is its configuration as JSON, `replicates` the positions in
-        `replicates` to score it on.
+        What to run, either as it is or under `job`: `key` names the candidate's checkpoints, `config` is its
+        configuration as JSON, `replicates` are the positions in `replicates` to score it on.
 
     Reports after each epoch, and at the end its result or error. An exception is reported, not raised: repeating it
     would change nothing, while a worker that dies without a word is Tune's to restart, and continues from its
@@ -109,7 +109,9 @@ def _score(
 
     from cgd.evaluation import validate
 
-    tables, summaries, scores = [], [], []
+    tables: list[pd.DataFrame] = []
+    summaries: list[dict[str, Any]] = []
+    scores: list[float] = []
     for done, replicate in enumerate(replicates):
         best = -math.inf
 
