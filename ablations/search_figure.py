@@ -133,8 +133,9 @@ def _slice(panel: Any, name: str, parameter: Parameter, results: SearchResults) 
 def _log_scale(panel: Any) -> None:
     """A logarithmic x axis with plain numbers: the house style draws '$' as it is, and powers need it."""
     panel.set_xscale("log")
-    panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=6))
-    panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    low, high = panel.get_xlim()
+    panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high / low < 200 else (1.0,), numticks=6))
+    panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("e-0", "e-"))
     panel.xaxis.set_minor_formatter(NullFormatter())
 
 

@@ -123,7 +123,7 @@ class SearchBook:
     def front(self) -> list[FrozenTrial]:
         """Of `ranked`, those that no other beats in accuracy and seconds both, the most accurate first."""
         front: list[FrozenTrial] = []
-        for trial in self.ranked():
+        for trial in sorted(self.ranked(), key=lambda trial: (-trial.values[0], trial.user_attrs[SECONDS])):
             if not front or trial.user_attrs[SECONDS] < front[-1].user_attrs[SECONDS]:
                 front.append(trial)
         return front
