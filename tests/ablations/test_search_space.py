@@ -116,7 +116,7 @@ def test_a_path_stands_twice_only_under_conditions_that_exclude_each_other(tmp_p
 
 
 def test_an_unknown_space_names_the_closest():
-    with pytest.raises(StudyError, match="no search space 'trainin'.*did you mean 'training'"):
+    with pytest.raises(StudyError, match=r"no search space 'trainin'.*did you mean 'training'"):
         load_space("trainin")
 
 
@@ -134,5 +134,5 @@ def test_a_space_is_widened_to_hold_the_default_and_narrowed_to_what_is_not_held
 
 def test_a_default_that_no_multiple_gives_is_refused(tmp_path):
     lines = ("path: model.n_heads, choices: [2, 4]", "path: model.hidden_dim, choices: [2, 4], times: model.latent_dim")
-    with pytest.raises(ConfigError, match="in multiples of model.latent_dim, and 128 is none of 48"):
+    with pytest.raises(ConfigError, match=r"in multiples of model\.latent_dim, and 128 is none of 48"):
         load_space(write(tmp_path, *lines)).including(Config())

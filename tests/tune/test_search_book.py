@@ -213,6 +213,7 @@ def test_warm_starts_from_a_file_and_from_an_earlier_search(plan, tmp_path):
     assert "train.learning_rate" not in points[1].params
     assert "outside the space, and so drawn instead: train.learning_rate" in notes
     journal = tmp_path / "s.journal"
+    plan = dataclasses.replace(plan, n_samples=4)
     book = SearchBook(plan, open_journal(journal), points, resume=False)
     while step(book):
         pass
