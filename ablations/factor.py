@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ablations.located_yaml import Location
 from cgd.config import Config, field_paths
 from cgd.errors import closest
 
-Scalar = bool | int | float | str
+
+def _check_scalar(value: Any) -> Any:
+    if not isinstance(value, bool | int | float | str):
+        raise ValueError(f"expected a number, a word, true or false, found {value!r}")
+    return value
+
+
+Scalar = Annotated[bool | int | float | str, BeforeValidator(_check_scalar)]  # one message, not one per type
 Text = Annotated[str, Field(min_length=1)]
 
-_NO_FACTOR = {
-    "seed": "seeds are replicates: ask for several seeds instead",
-    "evaluation.protocol": "the two protocols never share a table: run the study once under each",
+_NOT_IN_A_STUDY = {
+    "seed": "seeds are replicates: ask for several seeds instead, with 'seeds: N' or --seeds N",
+    "split.n_folds": "folds are replicates: ask for several folds instead, with 'folds: K' or --folds K",
+    "evaluation.protocol": "the two protocols never share a table: run the study once under each, with --protocol",
 }
 
 
@@ -37,10 +54,19 @@ class Part(BaseModel):
 
 
 class Level(Part):
-    """One value of a factor; `label` is how tables, figures and the tracking store name it."""
+    """One value of a factor.
+
+    Attributes
+    ----------
+    label
+        How tables, figures and the tracking store name it.
+    only_on
+        Data sets it is run on; None for all of them.
+    """
 
     value: Scalar
     label: Text
+    only_on: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -56,31 +82,78 @@ class Factor(Part):
 
 
 class GridFactor(Factor):
-    """A factor of a grid, with its own levels."""
+    """A factor of a grid, with its own levels.
+
+    Attributes
+    ----------
+    when
+        Other paths of the grid -> their values with which this factor is varied; with any other it stays at its
+        default.
+    """
 
     levels: Annotated[tuple[Level, ...], Field(min_length=2)]
     default: Scalar
+    when: dict[str, Annotated[tuple[Scalar, ...], Field(min_length=1)]] = Field(default_factory=dict)
+
+    @field_validator("when", mode="before")
+    @classmethod
+    def _one_value_or_several(cls, when: Any) -> Any:
+        if not isinstance(when, dict):
+            return when
+        return {path: value if isinstance(value, list | tuple) else [value] for path, value in when.items()}
 
 
 def check_axis(axis: GridFactor, at: Location) -> None:
     """Refuse an unknown or unfit path, a level its field does not accept, repeated levels, a default that is none."""
-    path_at = (*at, "path") if at else ("factor", "path")
-    if axis.path not in field_paths():
-        raise Problem(path_at, f"no field '{axis.path}' in the configuration; {closest(axis.path, field_paths())}")
-    if axis.path in _NO_FACTOR:
-        raise Problem(path_at, f"'{axis.path}' cannot be a factor: {_NO_FACTOR[axis.path]}")
-    if axis.path.startswith("runtime."):
-        raise Problem(path_at, f"'{axis.path}' cannot be a factor: it does not change what a trial computes")
-    values = [_checked(axis.path, level.value, (*at, "levels", i, "value")) for i, level in enumerate(axis.levels)]
+    check_path(axis.path, "be a factor", (*at, "path") if at else ("factor", "path"))
+    values = [check_value(axis.path, level.value, (*at, "levels", i, "value")) for i, level in enumerate(axis.levels)]
     for what, found in (("value", values), ("label", [level.label for level in axis.levels])):
         if repeated := repeated_in(found):
             raise Problem((*at, "levels"), f"two levels have the {what} {repeated[0]!r}")
-    if _checked(axis.path, axis.default, (*at, "default")) not in values:
+    default = check_value(axis.path, axis.default, (*at, "default"))
+    if default not in values:
         shown = ", ".join(str(value) for value in values)
         raise Problem((*at, "default"), f"the default {axis.default!r} is not one of the levels: {shown}")
+    at_default = values.index(default)
+    if axis.levels[at_default].only_on is not None:
+        message = "the default is what every level is compared with, so it cannot be left out of a data set"
+        raise Problem((*at, "levels", at_default, "only_on"), message)
 
 
-def _checked(path: str, value: Scalar, at: Location) -> Any:
+def check_only_on(axis: GridFactor, datasets: Collection[str], at: Location) -> None:
+    """Refuse a level that names a data set the study does not list."""
+    for i, level in enumerate(axis.levels):
+        for name in level.only_on or ():
+            if name not in datasets:
+                message = f"'{name}' is not among the study's 'datasets'; {closest(name, datasets)}"
+                raise Problem((*at, "levels", i, "only_on"), message)
+
+
+def check_when(axis: GridFactor, axes: Sequence[GridFactor], at: Location) -> None:
+    """Refuse a condition on anything but the levels of another factor of the grid."""
+    others = {other.path: other for other in axes if other.path != axis.path}
+    for path, values in axis.when.items():
+        if path not in others:
+            raise Problem((*at, "when", path), f"'{path}' is no other factor of this grid; {closest(path, others)}")
+        known = [as_field(path, level.value) for level in others[path].levels]
+        for value in values:
+            if check_value(path, value, (*at, "when", path)) not in known:
+                shown = ", ".join(str(level) for level in known)
+                raise Problem((*at, "when", path), f"{value!r} is not one of the levels of '{path}': {shown}")
+
+
+def check_path(path: str, doing: str, at: Location) -> None:
+    """Refuse a path that no study may vary or fix; `doing` completes "cannot ..."."""
+    if path not in field_paths():
+        raise Problem(at, f"no field '{path}' in the configuration; {closest(path, field_paths())}")
+    if path in _NOT_IN_A_STUDY:
+        raise Problem(at, f"'{path}' cannot {doing}: {_NOT_IN_A_STUDY[path]}")
+    if path.startswith("runtime."):
+        raise Problem(at, f"'{path}' cannot {doing}: it does not change what a trial computes")
+
+
+def check_value(path: str, value: Scalar, at: Location) -> Any:
+    """`value` as the field at `path` holds it. Refuses one that the field does not accept."""
     try:
         return as_field(path, value)
     except ValidationError as error:

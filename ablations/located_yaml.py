@@ -38,6 +38,12 @@ class LocatedYAML:
             line = start
         return line
 
+    def say(self, location: Location, message: str) -> str:
+        """`line N: where: message`, without the line where there is no file."""
+        where = ".".join(str(part) for part in location)
+        line = f"line {self.line(location)}: " if self.root else ""
+        return f"{line}{where}: {message}" if where else f"{line}{message}"
+
 
 def _child(node: yaml.Node | None, part: int | str) -> tuple[yaml.Node | None, int]:
     """The node under `part` and the 1-based line where it starts (for a mapping: the line of its key)."""
@@ -50,8 +56,15 @@ def _child(node: yaml.Node | None, part: int | str) -> tuple[yaml.Node | None, i
     return None, 0
 
 
-def read_yaml(path: Path) -> LocatedYAML:
-    """Read a YAML mapping. Raises StudyError with the line for malformed YAML or anything but a mapping."""
+def read_yaml(path: Path, expected: str = "a study with 'name:', 'question:', 'factor:' ...") -> LocatedYAML:
+    """Read a YAML mapping.
+
+    Raises
+    ------
+    StudyError
+        With the line: malformed YAML, a key that is written twice (YAML would keep the last one without a word), or
+        anything but a mapping.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         values, root = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
@@ -63,5 +76,27 @@ def read_yaml(path: Path) -> LocatedYAML:
         raise StudyError(f"{path} is not a readable YAML file: {error}") from None
     if not isinstance(values, dict):
         found = "nothing" if values is None else type(values).__name__
-        raise StudyError(f"{path}, line 1: expected a study with 'name:', 'question:', 'factor:' ..., found {found}")
+        raise StudyError(f"{path}, line 1: expected {expected}, found {found}")
+    if (twice := _repeated_key(root, set())) is not None:
+        line = twice.start_mark.line + 1
+        raise StudyError(f"{path}, line {line}: the key '{twice.value}' is written twice; keep one of them")
     return LocatedYAML(values, root)
+
+
+def _repeated_key(node: yaml.Node | None, seen: set[int]) -> yaml.Node | None:
+    """The first key of a mapping at or below `node` that stands there for the second time."""
+    if not isinstance(node, yaml.CollectionNode) or id(node) in seen:  # an alias may point back at its parent
+        return None
+    seen.add(id(node))
+    keys: set[str] = set()
+    for item in node.value:
+        if isinstance(node, yaml.MappingNode):
+            key, value = item
+            if isinstance(key, yaml.ScalarNode) and key.value in keys:
+                return key
+            keys.add(str(key.value))
+        else:
+            value = item
+        if (found := _repeated_key(value, seen)) is not None:
+            return found
+    return None

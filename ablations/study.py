@@ -1,7 +1,8 @@
 """A study: one question about one factor, and the trials that answer it.
 
-The built-in studies are the paper's five ablations (Sadia, Ahamed, Cheng, CausalGeD, arXiv:2502.07751, section V),
-one YAML file each beside this module. A study changes exactly the configuration field it declares and nothing else.
+The built-in studies are one YAML file each beside this module: the paper's five ablations (Sadia, Ahamed, Cheng,
+CausalGeD, arXiv:2502.07751, section V) and those that the method itself asks for. A study changes exactly the
+configuration fields it declares and nothing else. docs/studies.md says how to write one.
 """
 
 from __future__ import annotations
@@ -14,12 +15,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from ablations.factor import Factor, GridFactor, Level, Part, Problem, Scalar, Text, as_field, check_axis, repeated_in
+from ablations.combinations import Combination, Configuration, cross, listed
+from ablations.factor import Factor, GridFactor, Level, Part, Problem, Scalar, Text, as_field, repeated_in
 from ablations.located_yaml import LocatedYAML, Location, read_yaml
+from ablations.study_checks import check_content, check_layout, in_words
 from cgd.config import Config
 from cgd.errors import ConfigError, StudyError, closest
 
 _BUILT_IN = Path(__file__).parent
+PAPER_STUDIES = ("ar_decay", "decoder_training", "depth", "encoder_variation", "timestep_sampling")
+_BY_CODE_ONLY = "configurations"
+
+Replicates = Annotated[int, Field(ge=1, strict=True)]
 
 
 class Paper(Part):
@@ -31,15 +38,6 @@ class Paper(Part):
     claim: Text
     values: dict[str, dict[str, float]] = Field(default_factory=dict)
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Combination:
-    """One row of a study: a level, or one level of each factor of a grid. `values` is dotted path -> value."""
-
-    label: str
-    values: Mapping[str, Scalar]
-    is_default: bool
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,20 @@ class Trial:
 
 
 class Study(Part):
-    """One question. With `grid: true` it crosses the levels of several `factors`; otherwise it varies one `factor`."""
+    """One question, in one of three layouts.
+
+    It varies one `factor`; or with `grid: true` it crosses the levels of several `factors`; or, made by code only, it
+    compares `configurations` that were found elsewhere.
+
+    Attributes
+    ----------
+    fixed
+        Dotted path -> value that holds throughout instead of the configuration's own.
+    seeds, folds, datasets
+        Replicates and data sets where a command names none.
+    smallest_effect
+        Smallest difference in mean PCC worth knowing.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     question: Text
@@ -65,60 +76,54 @@ class Study(Part):
     default: Scalar | None = None
     grid: bool = False
     factors: tuple[GridFactor, ...] = ()
+    configurations: tuple[Configuration, ...] = ()
+    fixed: dict[str, Scalar] = Field(default_factory=dict)
+    seeds: Replicates | None = None
+    folds: Replicates | None = None
+    datasets: tuple[Text, ...] = ()
+    smallest_effect: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.01
     figure: Literal["bars", "lines", "table"] = "bars"
     paper: Paper | None = None
 
     @model_validator(mode="after")
     def _is_sound(self) -> Study:
-        self._check_layout()
-        for i, axis in enumerate(self.axes):
-            check_axis(axis, ("factors", i) if self.grid else ())
-        unknown = set(self.paper.values if self.paper else ()) - set(self.labels)
-        for label in sorted(unknown):
-            raise Problem(("paper", "values", label), f"no level is labelled '{label}'; {closest(label, self.labels)}")
+        check_layout(self)
+        check_content(self)
+        if self.paper:
+            for label in sorted(set(self.paper.values) - set(self.labels)):
+                message = f"no level is labelled '{label}'; {closest(label, self.labels)}"
+                raise Problem(("paper", "values", label), message)
         return self
-
-    def _check_layout(self) -> None:
-        if not self.grid and self.factors:
-            raise Problem(
-                ("factors",),
-                f"found {len(self.factors)} factors: a study changes one, declared as 'factor', 'levels' and "
-                "'default'; to cross several on purpose, add 'grid: true'",
-            )
-        if not self.grid and (self.factor is None or len(self.levels) < 2 or self.default is None):
-            raise Problem((), "expected a 'factor', at least two 'levels' and the 'default' level")
-        if self.grid and (self.factor is not None or self.levels or self.default is not None):
-            raise Problem((), "a grid lists everything under 'factors'; remove 'factor', 'levels' and 'default'")
-        repeated = repeated_in([factor.path for factor in self.factors])
-        if self.grid and (len(self.factors) < 2 or repeated):
-            raise Problem(("factors",), "a grid crosses at least two factors with different paths")
 
     @property
     def axes(self) -> tuple[GridFactor, ...]:
-        """The factors with their levels: one, or those of the grid."""
+        """The factors with their levels: one, or those of the grid; none where configurations are compared."""
         if self.factor is None or self.default is None:
             return self.factors
         axis = GridFactor.model_construct(
-            path=self.factor.path, name=self.factor.name, levels=self.levels, default=self.default
+            path=self.factor.path, name=self.factor.name, levels=self.levels, default=self.default, when={}
         )
         return (axis,)
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """Every dotted path the study varies."""
+        varied = [path for row in self.configurations for path in row.values]
+        return tuple(dict.fromkeys([*(axis.path for axis in self.axes), *varied]))
+
+    @property
     def title(self) -> str:
         """The factor in words, e.g. for a heading."""
-        return " × ".join(axis.name for axis in self.axes)
+        return " × ".join(axis.name for axis in self.axes) or "Configuration"
 
     @property
     def combinations(self) -> tuple[Combination, ...]:
-        """The levels in file order; for a grid their product."""
-        paths = [axis.path for axis in self.axes]
-        defaults = [as_field(axis.path, axis.default) for axis in self.axes]
-        rows = []
-        for levels in itertools.product(*(axis.levels for axis in self.axes)):
-            values = [as_field(path, level.value) for path, level in zip(paths, levels, strict=True)]
-            label = " × ".join(level.label for level in levels)
-            rows.append(Combination(label, dict(zip(paths, values, strict=True)), values == defaults))
-        return tuple(rows)
+        """All rows: the levels in file order; for a grid their product."""
+        return listed(self.configurations) if self.configurations else cross(self.axes)
+
+    def combinations_on(self, dataset: str) -> tuple[Combination, ...]:
+        """The rows that are run on this data set."""
+        return tuple(row for row in self.combinations if row.runs_on(dataset))
 
     @property
     def labels(self) -> list[str]:
@@ -128,20 +133,50 @@ class Study(Part):
     def default_label(self) -> str:
         return next(row.label for row in self.combinations if row.is_default)
 
-    def trials(self, base: Config, datasets: list[str], seeds: list[int], folds: list[int]) -> list[Trial]:
+    def base(self, config: Config) -> Config:
+        """`config` with what the study holds fixed. Raises StudyError if they contradict each other."""
+        try:
+            return config.with_values(self.fixed) if self.fixed else config
+        except ConfigError as error:
+            raise StudyError(f"study '{self.name}', fixed: {error}") from None
+
+    def check_assigned(self, assigned: Mapping[str, Any]) -> None:
+        """Refuse an assignment (dotted path -> value) of the command line that contradicts what is fixed."""
+        for path, value in self.fixed.items():
+            if path in assigned and as_field(path, assigned[path]) != as_field(path, value):
+                raise StudyError(
+                    f"--set {path}={assigned[path]} contradicts study '{self.name}', which holds {path} fixed at "
+                    f"{value}; leave out the --set, or change 'fixed' in a copy of the study"
+                )
+
+    def trials(self, base: Config, datasets: Sequence[str], seeds: Sequence[int], folds: Sequence[int]) -> list[Trial]:
         """Every data set x fold x seed x level, the levels innermost so that unfinished studies stay comparable.
+
+        `base` is the command's configuration; what the study holds fixed comes on top.
 
         Raises
         ------
         StudyError
-            A list is empty or repeats itself, a fold does not exist, or a level is not valid on top of `base`.
+            A list is empty or repeats itself, a fold does not exist, a level is not valid on top of `base`, or a data
+            set has one level only.
         """
         for what, asked in (("data set", datasets), ("seed", seeds), ("fold", folds)):
             _check_list(self.name, what, asked)
+        own = self.base(base)
         return [
-            Trial(self.name, row.label, dataset, seed, fold, self._config(base, row, seed, fold))
-            for dataset, fold, seed, row in itertools.product(datasets, folds, seeds, self.combinations)
+            Trial(self.name, row.label, dataset, seed, fold, self._config(own, row, seed, fold))
+            for dataset in datasets
+            for fold, seed, row in itertools.product(folds, seeds, self._rows_on(dataset))
         ]
+
+    def _rows_on(self, dataset: str) -> tuple[Combination, ...]:
+        rows = self.combinations_on(dataset)
+        if len(rows) < 2:
+            limited = [f"'{row.label}' on {', '.join(sorted(row.only_on))}" for row in self.combinations if row.only_on]
+            raise StudyError(
+                f"study '{self.name}' has nothing to compare on '{dataset}', as it runs {'; '.join(limited)} only"
+            )
+        return rows
 
     def _config(self, base: Config, row: Combination, seed: int, fold: int) -> Config:
         where = f"study '{self.name}', level '{row.label}'"
@@ -179,8 +214,26 @@ def load_study(name_or_path: str | Path) -> Study:
     names = list_studies()
     path = _BUILT_IN / f"{name_or_path}.yaml" if str(name_or_path) in names else Path(name_or_path)
     if not path.is_file():
-        raise StudyError(f"no study '{name_or_path}' and no such file; {closest(str(name_or_path), names)}")
-    return _validate(read_yaml(path), str(path))
+        hint = closest(str(name_or_path), names)
+        raise StudyError(f"no study '{name_or_path}' and no such file; {hint} (--list shows them)")
+    document = read_yaml(path)
+    if _BY_CODE_ONLY in document.values:
+        message = "is written by the search alone; a study file varies a 'factor', or 'factors' with 'grid: true'"
+        raise StudyError(f"{path}, {document.say((_BY_CODE_ONLY,), message)}")
+    return _validate(document, str(path))
+
+
+def load_studies(names: Sequence[str | Path]) -> list[Study]:
+    """Several studies, each once; `all` stands for the built-in ones, `paper` for the five of the paper.
+
+    Raises
+    ------
+    StudyError
+        As `load_study`.
+    """
+    groups: dict[str, Sequence[str]] = {"all": list_studies(), "paper": PAPER_STUDIES}
+    wanted = [name for given in names for name in groups.get(str(given), [given])]
+    return [load_study(name) for name in dict.fromkeys(wanted)]
 
 
 def _validate(document: LocatedYAML, source: str) -> Study:
@@ -194,12 +247,10 @@ def _validate(document: LocatedYAML, source: str) -> Study:
 def _explain(error: Any, document: LocatedYAML) -> str:
     cause = error.get("ctx", {}).get("error")
     location = cause.location if isinstance(cause, Problem) else error["loc"]
-    message = error["msg"].removeprefix("Value error, ")
+    message = in_words(error)
     if error["type"] == "extra_forbidden":
         message = f"unknown key; {closest(str(location[-1]), _keys_at(location[:-1]))}"
-    where = ".".join(str(part) for part in location)
-    line = f"line {document.line(location)}: " if document.root else ""
-    return f"{line}{where}: {message}" if where else f"{line}{message}"
+    return document.say(location, message)
 
 
 def _keys_at(location: Location) -> list[str]:
@@ -207,7 +258,7 @@ def _keys_at(location: Location) -> list[str]:
     named: dict[str, type[BaseModel]] = {"factor": Factor, "levels": Level, "factors": GridFactor, "paper": Paper}
     for key in location:
         part = named.get(str(key), part)
-    return list(part.model_fields)
+    return [key for key in part.model_fields if key != _BY_CODE_ONLY]
 
 
 def _check_list(study: str, what: str, asked: Sequence[Any]) -> None:

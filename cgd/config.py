@@ -145,6 +145,9 @@ class SamplingConfig(_Section):
     n_samples: Annotated[int, Field(ge=0)] = Field(8, description="draws; their spread is the reported uncertainty")
     n_ensemble: PositiveInt = Field(4, description="noise draws and rotations the posterior mean is averaged over")
     n_ar_steps: PositiveInt = Field(1, description="AR steps at inference")
+    guidance: NonNegative = Field(
+        1.0, description="classifier-free guidance: 0 without the condition, 1 with it, above 1 beyond it"
+    )
 
 
 class TrainConfig(_Section):
@@ -168,6 +171,9 @@ class TrainConfig(_Section):
     )
     rotate: bool = Field(True, description="random orthogonal rotation of the ST latent per panel (tokens: gene)")
     mixture_size: PositiveInt = Field(3, description="at most this many genes mixed into one token; 1: no mixing")
+    condition_drop: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="share of training sequences whose condition is replaced by a learned blank"
+    )
     pretrain_epochs: Annotated[int, Field(ge=0)] = Field(30, description="full-batch epochs of the autoencoder alone")
     pretrain_learning_rate: Positive = 1e-4
     kl_weight: NonNegative = Field(1e-3, description="weight of the KL term (encoder: variational)")
@@ -223,6 +229,11 @@ class Config(_Section):
             )
         if self.sampling.estimate == "draws" and self.sampling.n_samples < 1:
             raise ValueError("sampling.estimate = draws needs sampling.n_samples >= 1")
+        if self.sampling.guidance != 1 and not self.train.condition_drop:
+            raise ValueError(
+                f"sampling.guidance = {self.sampling.guidance} needs train.condition_drop above 0: a model that was "
+                "never trained without its condition cannot predict without it"
+            )
         if self.sampling.n_steps >= self.diffusion.n_timesteps:
             raise ValueError(
                 f"sampling.n_steps ({self.sampling.n_steps}) must be below "

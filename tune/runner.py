@@ -7,6 +7,7 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,14 @@ from ablations.results import StudyResults, load_results
 from ablations.study import Study
 from ablations.tables import build_tables
 from ablations.verdict import verdict
-from cgd.data.catalog import PAPER_NAMES
-from cgd.data.split import make_splits
 from cgd.errors import TrackingError
 from cgd.evaluation import evaluate_floors, summarise_table
-from cgd.version import code_version, environment
+from cgd.version import code_version
 from tune.callback import TrackingCallback
 from tune.cluster import connected
 from tune.plan import FloorSpec, Plan, StudyPlan
 from tune.progress import Progress
+from tune.study_record import study_record
 from tune.study_summary import (
     DatasetNumbers,
     numbers_of,
@@ -38,7 +38,7 @@ from tune.study_summary import (
     study_view,
     view_key,
 )
-from tune.tracking import FAILED, FINISHED, KILLED, RUNNING, RunRecord, Tracking
+from tune.tracking import FAILED, FINISHED, KILLED, RUNNING, OlderRun, RunRecord, Tracking
 from tune.trial import TrialSpec, run_trial
 
 
@@ -67,15 +67,23 @@ class Runner:
         Folder of checkpoints and reports.
     arguments
         The command's arguments, stored with the study.
+    forecast
+        What the command was forecast to cost, stored with the study; None for no forecast.
     log_models
         Attach the fitted model to each trial's run.
     """
 
     def __init__(
-        self, plan: Plan, tracking: Tracking, output: Path, arguments: dict[str, Any], log_models: bool = True
+        self,
+        plan: Plan,
+        tracking: Tracking,
+        output: Path,
+        arguments: dict[str, Any],
+        forecast: dict[str, Any] | None = None,
+        log_models: bool = True,
     ) -> None:
         self.plan, self.tracking, self.output, self.arguments = plan, tracking, output, arguments
-        self.log_models = log_models
+        self.forecast, self.log_models = forecast, log_models
         self.known = tracking.runs("trial")
         self.known_floors = tracking.runs("floors")
         self.resumed: list[str] = []  # studies whose parent run was re-opened
@@ -99,10 +107,10 @@ class Runner:
             tags = {
                 "cgd.study": plan.study.name,
                 "cgd.study_key": plan.key,
-                "cgd.protocol": self.plan.base.evaluation.protocol,
+                "cgd.protocol": plan.base.evaluation.protocol,
                 "cgd.code_version": code_version(),
             }
-            name = f"{plan.study.name} · {', '.join(self.plan.dataset_keys)}"
+            name = f"{plan.study.name} · {', '.join(plan.dataset_keys)}"
             key = f"study-{plan.key}-{time.time_ns()}"
             parent = parents[plan.study.name] = self.tracking.open_run("study", key, name, tags, run_id)
             self.tracking.describe(parent, self._note(plan.study, [], parent))
@@ -216,16 +224,19 @@ class Runner:
         return owner
 
     def _tags(self) -> dict[str, dict[str, str]]:
-        """`cgd.study.NAME = level` for every study a trial belongs to."""
+        """`cgd.study.NAME = level` for every study a trial belongs to, and what it is in any code version."""
         tags: dict[str, dict[str, str]] = {}
         for plan in self.plan.studies:
             for level, spec in plan.trials:
-                tags.setdefault(spec.fingerprint, {})[f"cgd.study.{plan.study.name}"] = level
+                same = {"cgd.code_version": code_version(), "cgd.trial_key": spec.trial_key}
+                tags.setdefault(spec.fingerprint, same)[f"cgd.study.{plan.study.name}"] = level
         return tags
 
     def conclude(self, plan: StudyPlan, parent: str, complete: bool) -> StudyOutcome:
         """Write the study's record, its report from the store, and end its run."""
-        self.tracking.log_texts(parent, {"study.json": json.dumps(self._record(plan), indent=1)})
+        record = study_record(plan, self.plan, self.known, self.known_floors, self._other_code)
+        record |= {"forecast": self.forecast, "arguments": self.arguments}
+        self.tracking.log_texts(parent, {"study.json": json.dumps(record, indent=1)})
         results = load_results(self.tracking.uri, parent)
         folder = self.output / "reports" / f"{plan.study.name}-{plan.key}"
         files = write_report(results, folder)
@@ -242,6 +253,14 @@ class Runner:
         status = FAILED if failed else FINISHED
         self.tracking.end(parent, status if complete and not missing else KILLED)
         return StudyOutcome(plan.study.name, parent, files.html, summary_text(results), tuple(failed), tuple(missing))
+
+    @cached_property
+    def _other_code(self) -> dict[str, list[OlderRun]]:
+        """Finished trials of other code versions by their key, read once for all studies."""
+        found: dict[str, list[OlderRun]] = {}
+        for run in self.tracking.trials_of_other_code(code_version()):
+            found.setdefault(run.trial_key, []).append(run)
+        return found
 
     def _summarise(self, results: StudyResults, parent: str, report: str) -> None:
         """The study's numbers and its answer on the parent run itself."""
@@ -261,44 +280,6 @@ class Runner:
             for epoch, value in self.tracking.curve(self.known[spec.fingerprint].run_id, "val_pcc")
         ]
         return pd.DataFrame(rows, columns=list(COLUMNS))
-
-    def _record(self, plan: StudyPlan) -> dict[str, Any]:
-        """What the report is written from, besides the runs themselves."""
-        rows = []
-        for level, spec in plan.trials:
-            record = self.known.get(spec.fingerprint)
-            row = {"fingerprint": spec.fingerprint, "dataset": spec.dataset, "level": level}
-            row |= {"seed": spec.seed, "fold": spec.fold, "run_id": record.run_id if record else None}
-            row |= {"status": record.status if record else "MISSING", "error": record.error if record else None}
-            rows.append(row)
-        floors = [
-            {"run_id": self.known_floors[f.fingerprint].run_id, "dataset": f.dataset, "fold": f.fold}
-            for f in plan.floors
-            if f.fingerprint in self.known_floors
-        ]
-        return {
-            "study": plan.study.model_dump(mode="json"),
-            "protocol": self.plan.base.evaluation.protocol,
-            "config": self.plan.base.flatten(),
-            "datasets": {name: self._describe(name) for name in self.plan.dataset_keys},
-            "trials": rows,
-            "floors": floors,
-            "versions": environment(),
-            "arguments": self.arguments,
-        }
-
-    def _describe(self, name: str) -> dict[str, Any]:
-        key = self.plan.dataset_keys[name]
-        prepared = self.plan.datasets[key]
-        return {
-            "n_spots": prepared.n_spots,
-            "n_cells": prepared.n_cells,
-            "n_genes": len(prepared.panel),
-            "n_test": len(make_splits(prepared.panel, self.plan.base.split)[0].test),
-            "paper_name": PAPER_NAMES.get(name),
-            "sha256": prepared.sha256,
-            "notes": self.plan.notes[name],
-        }
 
 
 def _floor_metrics(table: pd.DataFrame) -> dict[str, float]:

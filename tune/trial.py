@@ -41,6 +41,8 @@ class TrialSpec:
         Genes of the fold.
     prepared
         Key of the prepared pair in the shared data.
+    trial_key
+        Fingerprint of the same trial without the code version: what another version may have run already.
     """
 
     fingerprint: str
@@ -51,6 +53,7 @@ class TrialSpec:
     config: Config
     split: GeneSplit
     prepared: str
+    trial_key: str
 
 
 def run_trial(

@@ -68,7 +68,7 @@ class _Generation:
 
         def denoise(x: Tensor, t: int) -> Tensor:
             timestep = torch.full(step.shape, t, device=step.device)
-            return network.predict(prefix, x.to(center.device), timestep, center, position, step).to(x.device)
+            return network.predict_guided(prefix, x.to(center.device), timestep, center, position, step).to(x.device)
 
         if self.draw:
             shape = tuple(center.shape)
@@ -90,8 +90,8 @@ class _PanelGeneration(_Generation):
         rotation = rotation.to(context.z.device)
         known = (context.z @ rotation)[None]
         step = torch.zeros(1, len(context.z), dtype=torch.long, device=known.device)
-        prefix = self.network.cat.start(tokens.condition(context.code)[None])
-        prefix = self.network.cat.extend(prefix, known, tokens.embed_position(context.code)[None], step)
+        prefix = self.network.start(tokens.condition(context.code)[None])
+        prefix = self.network.extend(prefix, known, tokens.embed_position(context.code)[None], step)
         order = torch.arange(len(self.targets.code))
         if self.targets.order is not None:
             order = self.targets.order.argsort(descending=True).cpu()
@@ -121,7 +121,7 @@ class _PanelGeneration(_Generation):
             x = center + scale * self._reverse(prefix, center, position, step, generator)
             parts.append(x[0])
             if i + 1 < len(pieces):
-                prefix = self.network.cat.extend(prefix, x, position, step)
+                prefix = self.network.extend(prefix, x, position, step)
         return torch.cat(parts)
 
     def _tokens(self) -> GeneTokens:
@@ -137,7 +137,7 @@ class _LatentGeneration(_Generation):
         assert isinstance(tokens, LatentTokens)
         order = tokens.token_order(n, generator).to(self.center.device)
         centers, position = tokens.split(self.center[0], order), tokens.embed_index(order)
-        prefix = self.network.cat.start(tokens.condition(self.targets.code))
+        prefix = self.network.start(tokens.condition(self.targets.code))
         n_steps = min(self.network.config.sampling.n_ar_steps, tokens.n_tokens)
         pieces, parts = torch.arange(tokens.n_tokens).tensor_split(n_steps), []
         for i, part in enumerate(pieces):
@@ -145,5 +145,5 @@ class _LatentGeneration(_Generation):
             x = centers[:, part] + self._reverse(prefix, centers[:, part], position[:, part], step, generator)
             parts.append(x)
             if i + 1 < len(pieces):
-                prefix = self.network.cat.extend(prefix, x, position[:, part], step)
+                prefix = self.network.extend(prefix, x, position[:, part], step)
         return tokens.join(torch.cat(parts, 1), order)

@@ -42,6 +42,8 @@ class Network(nn.Module):
         self.cat = CAT(model, self.tokens.content_dim, config.runtime.attention)
         self.process = ForwardProcess(diffusion.schedule, diffusion.n_timesteps, diffusion.prediction_type)
         self.timesteps = TimestepSampler(diffusion.timestep_sampling, diffusion.per_step, diffusion.n_timesteps)
+        blank = torch.zeros(model.n_condition_tokens, model.width)
+        self.blank = nn.Parameter(blank) if config.train.condition_drop else None
         for name in ("z", "code"):
             self.register_buffer(f"{name}_shift", torch.zeros(model.latent_dim))
             self.register_buffer(f"{name}_scale", torch.ones(model.latent_dim))
@@ -84,7 +86,8 @@ class Network(nn.Module):
     def diffusion_loss(self, table: GeneTable, ridge_lambda: float, generators: dict[str, torch.Generator]) -> Tensor:
         """Weighted mean squared error of the predicted diffusion target over a batch of sequences."""
         sequence = self.tokens.training_sequence(table, ridge_lambda, generators["batch"])
-        prefix = self._clean_prefix(sequence.content, sequence.position, sequence.condition, sequence.step)
+        condition = self._drop_condition(sequence.condition, generators["batch"])
+        prefix = self._clean_prefix(sequence.content, sequence.position, condition, sequence.step)
         weight = step_weights(sequence.step, self.config.ar.max_weight, self.config.ar.min_weight)
         # without detaching, a jointly trained encoder could shrink its own target
         x_start = ((sequence.content - sequence.center) / sequence.scale).detach()
@@ -99,6 +102,14 @@ class Network(nn.Module):
             total = total + (weight * error).sum() / weight.sum()
         return total / self.config.diffusion.timesteps_per_step
 
+    def _drop_condition(self, condition: Tensor, generator: torch.Generator) -> Tensor:
+        """(B, c, D) condition, that of a random share of the sequences replaced by the blank."""
+        if self.blank is None:
+            return condition
+        rate = self.config.train.condition_drop
+        dropped = torch.rand(len(condition), generator=generator).to(condition.device) < rate
+        return torch.where(dropped[:, None, None], self.blank, condition)
+
     def _clean_prefix(self, content: Tensor, position: Tensor, condition: Tensor, step: Tensor) -> Prefix:
         """Condition and clean tokens; the clean part ends where the longest of the last steps begins."""
         last_size = (step == step[:, -1:]).sum(1)
@@ -110,6 +121,36 @@ class Network(nn.Module):
 
     def autoencoder_loss(self, x_st: Tensor, x_sc: Tensor, generator: torch.Generator) -> Tensor:
         return self.autoencoder.loss(x_st, x_sc, self.config.train.kl_weight, generator)
+
+    # ---- generation -------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_guided(self) -> bool:
+        return self.config.sampling.guidance != 1
+
+    def start(self, condition: Tensor) -> Prefix:
+        """Prefix of the (B, c, D) condition tokens; with guidance that of B blanks follows in the same batch."""
+        if self._is_guided and self.blank is not None:
+            condition = torch.cat([condition, self.blank.expand_as(condition)])
+        return self.cat.start(condition)
+
+    def extend(self, prefix: Prefix, content: Tensor, position: Tensor, step: Tensor) -> Prefix:
+        """A prefix of `start`, followed by clean tokens."""
+        return self.cat.extend(prefix, self._doubled(content), self._doubled(position), self._doubled(step))
+
+    def predict_guided(
+        self, prefix: Prefix, x_t: Tensor, t: Tensor, center: Tensor, position: Tensor, step: Tensor
+    ) -> Tensor:
+        """`predict` with classifier-free guidance: from the prediction without the condition through that with it."""
+        tokens = (self._doubled(tensor) for tensor in (x_t, t, center, position, step))
+        predicted = self.predict(prefix, *tokens)
+        if not self._is_guided:
+            return predicted
+        with_condition, without = predicted.chunk(2)
+        return without + self.config.sampling.guidance * (with_condition - without)
+
+    def _doubled(self, tokens: Tensor) -> Tensor:
+        return torch.cat([tokens, tokens]) if self._is_guided else tokens
 
     def predict(self, prefix: Prefix, x_t: Tensor, t: Tensor, center: Tensor, position: Tensor, step: Tensor) -> Tensor:
         """Predicted diffusion target: the best linear one for a unit normal x_start, corrected by the CAT.

@@ -35,6 +35,7 @@ CONTRADICTIONS = [
     ({"ar.token_order": "granger", "model.tokens": "latent"}, "needs model.tokens = gene"),
     ({"diffusion.prediction_type": "noise"}, "use sampling.estimate = draws"),
     ({"sampling.estimate": "draws", "sampling.n_samples": 0}, "needs sampling.n_samples >= 1"),
+    ({"sampling.guidance": 2.0}, "guidance = 2.0 needs train.condition_drop above 0"),
     ({"diffusion.n_timesteps": 5}, r"n_steps \(10\) must be below diffusion.n_timesteps \(5\)"),
 ]
 

@@ -188,3 +188,39 @@ def test_residual_scaling_gives_each_dimension_unit_error_about_the_centre(tiny)
     network, reference, _ = build(tiny, {"model.latent_scaling": "residual"})
     z = reference.context_table(network).z
     torch.testing.assert_close(reference.residual(z).square().mean(0), torch.ones(8), rtol=1e-3, atol=1e-3)
+
+
+# ---- condition dropping and guidance ------------------------------------------------------------------------------
+
+DROP = {"train.condition_drop": 0.5}
+
+
+@pytest.mark.parametrize("values", [GENE, LATENT], ids=["gene", "latent"])
+def test_guidance_is_a_line_through_the_predictions_with_and_without_the_condition(tiny, values):
+    def member(weight):
+        network, reference, targets = build(tiny, {**values, **DROP, "sampling.guidance": weight}, trained_head=True)
+        torch.nn.init.normal_(network.blank, generator=torch.Generator().manual_seed(1))
+        return generate(network, reference, targets, n=1)[0]
+
+    without, half, with_condition, beyond = (member(weight) for weight in (0.0, 0.5, 1.0, 2.0))
+    assert (with_condition - without).abs().max() > 0.01
+    torch.testing.assert_close(half, (without + with_condition) / 2, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(beyond, 2 * with_condition - without, rtol=1e-3, atol=1e-3)
+
+
+def test_the_stated_share_of_sequences_loses_its_condition(tiny):
+    network, _, _ = build(tiny, {"train.condition_drop": 0.3})
+    condition = torch.randn(4000, *network.blank.shape)
+    found = network._drop_condition(condition, torch.Generator().manual_seed(0))
+    blank = (found == network.blank).flatten(1).all(1)
+    assert 0.27 < blank.float().mean() < 0.33
+    torch.testing.assert_close(found[~blank], condition[~blank])
+
+
+def test_the_blank_is_learned_where_the_condition_is_dropped(tiny):
+    network, reference, _ = build(tiny, DROP, trained_head=True)
+    table = reference.training_table(network, torch.Generator().manual_seed(0), with_gradient=False)
+    generators = {name: torch.Generator().manual_seed(0) for name in ("batch", "timestep", "noise")}
+    network.diffusion_loss(table, reference.ridge_lambda, generators).backward()
+    assert network.blank.grad.abs().sum() > 0
+    assert build(tiny, {})[0].blank is None
