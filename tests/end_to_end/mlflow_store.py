@@ -1,9 +1,13 @@
 """Reading back what a command wrote."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow import MlflowClient
+
+
+_MACHINE = re.compile("seconds|memory|^system/")  # metrics of the machine rather than of the method
 
 
 @dataclass
@@ -29,7 +33,7 @@ class Store:
         """Fingerprint -> everything of a trial that must not depend on how it was run."""
         found = {}
         for run in self.runs("trial"):
-            metrics = {k: v for k, v in run.data.metrics.items() if "seconds" not in k and "memory" not in k}
+            metrics = {k: v for k, v in run.data.metrics.items() if not _MACHINE.search(k)}
             content = (run.info.status, self.history(run, "train_loss"), metrics, self.text(run, "per_gene.json"))
             found.setdefault(run.data.tags["cgd.fingerprint"], []).append(content)
         return found
