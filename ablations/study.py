@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from ablations.combinations import Combination, Configuration, cross, listed
 from ablations.factor import Factor, GridFactor, Level, Part, Problem, Scalar, Text, as_field, repeated_in
 from ablations.located_yaml import LocatedYAML, Location, read_yaml
-from ablations.study_checks import check_content, check_layout
+from ablations.study_checks import check_content, check_layout, in_words
 from cgd.config import Config
 from cgd.errors import ConfigError, StudyError, closest
 
@@ -247,7 +247,7 @@ def _validate(document: LocatedYAML, source: str) -> Study:
 def _explain(error: Any, document: LocatedYAML) -> str:
     cause = error.get("ctx", {}).get("error")
     location = cause.location if isinstance(cause, Problem) else error["loc"]
-    message = error["msg"].removeprefix("Value error, ")
+    message = in_words(error)
     if error["type"] == "extra_forbidden":
         message = f"unknown key; {closest(str(location[-1]), _keys_at(location[:-1]))}"
     return document.say(location, message)
