@@ -208,7 +208,7 @@ def reach(spread: Spread, shape: FloatArray | float = 1.0) -> FloatArray:
     low, high = np.zeros_like(scale), 2.0 * scale
     while (inside := _tail(spread, high, shape) > ALPHA)[scale > 0].any():
         high = np.where(inside, 2 * high, high)
-    for _ in range(50):
+    for _ in range(40):
         middle = (low + high) / 2
         outside = _tail(spread, middle, shape) < ALPHA
         low, high = np.where(outside, low, middle), np.where(outside, middle, high)
