@@ -129,8 +129,8 @@ def method() -> str:
     return (
         "A mean is taken over genes; a gene that cannot be scored is left out and counted. An effect is the paired "
         f"difference to the default over the same seed, fold and gene. Intervals hold with {PERCENT} confidence: "
-        f"Student's t over the genes within their folds, corrected for skewness by {N_RESAMPLES} bootstrap resamples of "
-        "the genes, and widened for the noise between trained models where the replicates let it be estimated. Holm's "
+        f"Student's t over the genes within their folds, corrected for skewness by {N_RESAMPLES} bootstrap resamples "
+        "of the genes, and widened for the noise between trained models where the replicates tell. Holm's "
         "correction runs over all levels and data sets of the study, for PCC. The best level is the one furthest above "
         "the default."
     )

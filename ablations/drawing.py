@@ -60,7 +60,8 @@ def to_svg(figure: Figure, inline: bool = False) -> str:
         return svg
     # the names of groups repeat from one figure to the next, and nothing refers to them
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg[svg.index("<svg") :])
-    return svg.replace(INK, "currentColor").replace(PALETTE[0], f"var(--mark, {PALETTE[0]})")
+    colours = {INK: "currentColor", PALETTE[0]: f"var(--mark, {PALETTE[0]})", BAND: f"var(--band, {BAND})"}
+    return re.sub("|".join(colours), lambda found: colours[found[0]], svg)
 
 
 def to_pdf(figure: Figure) -> bytes:
@@ -82,11 +83,6 @@ def _saved(figure: Figure, **options: Any) -> bytes:
 
 def _no(*keys: str) -> dict[str, None]:
     return dict.fromkeys(keys)
-
-
-def number(value: float) -> str:
-    """Three decimals with a true minus sign; a dash for nothing."""
-    return f"{value:.3f}".replace("-", "−") if math.isfinite(value) else "–"
 
 
 def data_set_name(table: DatasetTable) -> str:

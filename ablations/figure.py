@@ -22,7 +22,6 @@ from ablations.drawing import (
     data_set_name,
     errors,
     n_columns_of_legend,
-    number,
     reach,
     settle,
     wrap,
@@ -31,7 +30,7 @@ from ablations.figure_lines import draw_lines
 from ablations.figure_table import draw_table
 from ablations.study import Study
 from ablations.tables import DatasetTable, Row
-from ablations.wording import short_name
+from ablations.wording import number, short_name
 
 MEASURE = "mean PCC over the test genes"
 _WIDEST = 10.5  # inches; more data sets than fit continue on a row below

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from ablations.drawing import (
     BAND,
@@ -87,6 +88,7 @@ def _panel(panel: Any, rows: Sequence[tuple[str, Estimate | None]]) -> None:
     for y, (_, unknown) in enumerate(rows):
         if unknown is not None and not unknown.is_known:
             _beside(panel, y, ("no result",))
+    panel.xaxis.set_major_locator(MaxNLocator(5))
     panel.set(xlim=(low, high), ylim=(len(rows) - 0.4, -0.6))
 
 

@@ -19,14 +19,13 @@ from ablations.drawing import (
     ceiling_of,
     data_set_name,
     errors,
-    number,
     reach,
     spread,
     wrap,
 )
 from ablations.study import Study
 from ablations.tables import DatasetTable
-from ablations.wording import short_name
+from ablations.wording import number, short_name
 
 _NEAREST = 0.055  # of the axis: levels closer than this would have their labels run into each other
 _SQUEEZE = 1.35  # a ceiling that would stretch the axis by more than this is told in numbers only

@@ -16,13 +16,12 @@ from ablations.drawing import (
     SOFT,
     ceiling_of,
     data_set_name,
-    number,
     reach,
     wrap,
 )
 from ablations.study import Study
 from ablations.tables import DatasetTable, Row
-from ablations.wording import short_name
+from ablations.wording import number, short_name
 
 _COLUMN, _PER_BLOCK = 1.5, 6  # inches, and how many stand side by side
 _LINE, _GLYPH = 0.145, 0.14  # inches: a line of text, and the interval drawn beneath it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 from ablations.stats import Estimate
@@ -17,7 +18,8 @@ def number(value: float | None, digits: int = 3) -> str:
     """`1 234.568`, with a true minus sign and a dash for nothing."""
     if value is None or not math.isfinite(value):
         return "–"
-    return f"{value:,.{digits}f}".replace("-", "−").replace(",", "\u202f")
+    text = f"{value:,.{digits}f}".replace(",", "\u202f")
+    return text.replace("-", "−") if re.search("[1-9]", text) else text.lstrip("-")  # not -0.000
 
 
 def interval(found: Estimate, sign: bool = False) -> str:
