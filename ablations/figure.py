@@ -1,186 +1,154 @@
-"""The figure of a study: PCC with intervals per level, one panel per data set, the floors as reference lines."""
+"""The figure of a study in the paper's form: bars (Fig. 6, 7), lines (Fig. 8, 9) or a table (Table II)."""
 
 from __future__ import annotations
 
-import io
-import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from scipy.optimize import isotonic_regression
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
+from ablations.drawing import (
+    CHARACTER,
+    HATCHES,
+    INK,
+    PALETTE,
+    SMALL,
+    STYLE,
+    ceiling_of,
+    data_set_name,
+    errors,
+    n_columns_of_legend,
+    number,
+    reach,
+    settle,
+    wrap,
+)
+from ablations.figure_lines import draw_lines
+from ablations.figure_table import draw_table
+from ablations.study import Study
 from ablations.tables import DatasetTable, Row
+from ablations.wording import short_name
 
-INK = "#1f2330"
-LEVEL, DEFAULT = "#8fb3e8", "#2563c9"
-FLOOR, STRONGEST = "#8b93a1", "#c2571a"
-_STYLE = {
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlecolor": INK,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "font.size": 9,
-    "svg.fonttype": "none",  # real text: it can be selected, read aloud and takes the page's font
-    "svg.hashsalt": "causalged",
-    "text.color": INK,
-    "text.parse_math": False,  # a '$' in a name is a '$'
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
-_SHORT = {"mean_pattern": "mean pattern", "knn": "k nearest genes", "ceiling": "ceiling"}
-_SHORT |= {"zero_fill": "hidden = 0", "visible_mean_fill": "hidden = visible mean"}
+MEASURE = "mean PCC over the test genes"
+_WIDEST = 10.5  # inches; more data sets than fit continue on a row below
+_WIDEST_BAR = 0.55  # inches
+_SQUEEZE = 1.6  # a ceiling further up than this many times everything else would flatten what the figure is about
 
 
-def draw(tables: Sequence[DatasetTable], kind: Literal["bars", "lines", "table"], axis_name: str) -> Figure:
-    """One panel per data set. `bars` and `lines` have the levels from left to right, `table` from top to bottom."""
-    with mpl.rc_context(_STYLE):
-        n_columns = 2 if len(tables) in (2, 4) else min(3, max(1, len(tables)))
-        n_rows = max(1, math.ceil(len(tables) / n_columns))
-        figure = Figure(figsize=(1.2 + 4.6 * n_columns, 3.7 * n_rows), layout="constrained")
-        FigureCanvasAgg(figure)
-        panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
-        for panel, table in zip(panels, tables, strict=False):
-            panel.set_title(f"{table.name} ({table.paper_name})" if table.paper_name else table.name)
-            if kind == "table":
-                _forest(panel, table, axis_name)
-            else:
-                _upright(panel, table, kind, axis_name)
-            if not panel.get_subplotspec().is_first_col():
-                panel.set_ylabel("")
-        for panel in panels[len(tables) :]:
-            panel.remove()
-        figure.canvas.draw()
+def draw(study: Study, tables: Sequence[DatasetTable], stamp: str = "") -> Figure:
+    """Every level on every data set with its interval, the strongest floor and the ceiling.
+
+    Parameters
+    ----------
+    stamp
+        A line that must stand in the figure itself, because figures travel without their captions.
+    """
+    with mpl.rc_context(STYLE):
+        if study.figure == "table":
+            return settle(draw_table(study, tables, stamp))
+        if study.figure == "lines":
+            return settle(draw_lines(study, tables, stamp))
+        return settle(_draw_bars(study, tables, stamp))
+
+
+def _draw_bars(study: Study, tables: Sequence[DatasetTable], stamp: str) -> Figure:
+    """Data sets from left to right, in each a bar per level."""
+    labels = [label for label in study.labels if any(row.name == label for table in tables for row in table.levels)]
+    group = max(1.7, 0.2 * len(labels) + 0.45)
+    per_row = max(1, min(len(tables), int(_WIDEST / group)))
+    chunks = [tables[i : i + per_row] for i in range(0, len(tables), per_row)] or [()]
+    inches = max(4.2, 0.7 + group * per_row)
+    figure = Figure(figsize=(inches, 0.7 + 2.9 * len(chunks)), layout="constrained")
+    panels = figure.subplots(len(chunks), 1, squeeze=False, sharey=True).ravel()
+    limits = _limits(tables)
+    for panel, chunk in zip(panels, chunks, strict=True):
+        _bar_groups(panel, chunk, labels, (inches - 0.7) / per_row, limits)
+        panel.set(ylabel=MEASURE, ylim=limits)
+        panel.set_xlim(-0.5, per_row - 0.5)
+    _bar_legend(figure, study, labels, inches)
+    if stamp:
+        figure.supxlabel(wrap(stamp, int(inches / CHARACTER)), fontsize=SMALL + 0.5, color=INK, fontweight="bold")
     return figure
 
 
-def to_svg(figure: Figure, inline: bool = False) -> str:
-    """The figure as SVG. `inline`: transparent and in the text colour of the page, to stand inside HTML."""
-    stream = io.StringIO()
-    with mpl.rc_context(_STYLE):
-        figure.savefig(
-            stream,
-            format="svg",
-            transparent=inline,
-            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
-        )
-    svg = stream.getvalue()
-    return svg[svg.index("<svg") :].replace(INK, "currentColor") if inline else svg
+def _limits(tables: Sequence[DatasetTable]) -> tuple[float, float]:
+    """From 0, or below, to just above the highest bar, floor, and ceiling where that does not squeeze the bars."""
+    floors = [table.strongest_floor for table in tables]
+    values = reach([row.primary for table in tables for row in table.levels])
+    values += [0.0, *(row.primary.mean for row in floors if row)]
+    top = max(values)
+    ceilings = [row.primary.mean for table in tables if (row := ceiling_of(table))]
+    top = max([top, *(value for value in ceilings if value <= _SQUEEZE * top)]) or 1.0
+    return 1.1 * min(values), top + 0.1 * (top - min(values))
 
 
-def _upright(panel: Any, table: DatasetTable, kind: str, axis_name: str) -> None:
-    levels, x = table.levels, np.arange(len(table.levels))
-    means = np.array([row.primary.mean for row in levels])
-    colours = [DEFAULT if row.is_default else LEVEL for row in levels]
-    if kind == "bars":
-        panel.bar(x, means, width=0.62, color=colours, zorder=2)
-        panel.axhline(0, color=INK, linewidth=0.8, zorder=3)
-    else:
-        panel.plot(x, means, color=DEFAULT, linewidth=1.4, zorder=3)
-        panel.scatter(x, means, s=30, color=colours, edgecolors=DEFAULT, zorder=5)
-    panel.errorbar(x, means, yerr=_errors(levels), fmt="none", ecolor=INK, elinewidth=1, capsize=3, zorder=4)
-    long = sum(len(row.title) for row in levels) > 32
-    panel.set_xticks(x, [_tick(row) for row in levels], rotation=30 if long else 0, ha="right" if long else "center")
-    panel.set_xlim(-0.6, len(levels) - 0.4)
-    panel.set(xlabel=axis_name, ylabel="mean PCC over genes")
-    _references(panel, table)
+def _bar_groups(
+    panel: Any, tables: Sequence[DatasetTable], labels: Sequence[str], group: float, limits: tuple[float, float]
+) -> None:
+    """`group`: inches between two data sets."""
+    width = min(0.8 / max(1, len(labels)), _WIDEST_BAR / group)
+    for i, label in enumerate(labels):
+        found = [(k, row) for k, table in enumerate(tables) for row in table.levels if row.name == label]
+        x = np.array([k for k, _ in found]) + (i - (len(labels) - 1) / 2) * width
+        _bars(panel, x, [row for _, row in found], width, i, show_values=width * group > 0.3)
+    for k, table in enumerate(tables):
+        _reference_lines(panel, k, table, limits)
+    panel.axhline(0, color=INK, linewidth=0.7, zorder=4)
+    panel.set_xticks(range(len(tables)), [_caption(table, limits, int(group / CHARACTER) - 2) for table in tables])
+    panel.tick_params(axis="x", length=0, pad=6)
 
 
-def _forest(panel: Any, table: DatasetTable, axis_name: str) -> None:
-    """A row per floor and level, as in the tables; each floor's line runs down through the levels."""
-    floors = [row for row in table.references if row.kind == "floor"]
-    rows = [*floors, *table.levels]
-    for y, row in enumerate(rows):
-        colour, style = _reference_style(row, table.strongest_floor)
-        if row.kind == "level":
-            colour = DEFAULT if row.is_default else LEVEL
-        elif row.primary.is_known:
-            panel.plot([row.primary.mean] * 2, [y, len(rows) - 0.5], color=colour, linestyle=style, linewidth=0.9)
-        panel.errorbar(
-            [row.primary.mean], [y], xerr=_errors([row]), fmt="o", color=colour, ecolor=INK, capsize=2.5, zorder=4
-        )
-    panel.axhline(len(floors) - 0.5, color=INK, linewidth=0.5)
-    panel.set_yticks(range(len(rows)), [f"{_name_of(row)}   {_number(row.primary.mean)}" for row in rows])
-    panel.set_ylim(len(rows) - 0.4, -0.6)
-    panel.set(ylabel=axis_name, xlabel="mean PCC over genes")
-    ceiling = {"transform": panel.transAxes, "ha": "right", "va": "top", "fontsize": 7.5, "color": FLOOR}
-    panel.text(1.0, 1.0, _ceiling(table, "→"), **ceiling)
+def _bars(panel: Any, x: np.ndarray, rows: Sequence[Row], width: float, which: int, show_values: bool) -> None:
+    means = [row.primary.mean for row in rows]
+    panel.bar(x, means, 0.92 * width, zorder=2, **_bar_style(which))
+    bars = errors([row.primary for row in rows])
+    panel.errorbar(x, means, yerr=bars, fmt="none", ecolor=INK, elinewidth=0.9, capsize=2, zorder=3)
+    for place, row, up in zip(x, rows, np.nan_to_num(bars[1]), strict=True):
+        if not row.primary.is_known:
+            panel.annotate(
+                "no result", (place, 0), (0, 3), textcoords="offset points", rotation=90, ha="center", fontsize=SMALL
+            )
+        elif show_values:
+            panel.annotate(
+                number(row.primary.mean), (place, max(row.primary.mean + up, 0)), (0, 2),
+                textcoords="offset points", ha="center", fontsize=SMALL, zorder=6,
+            )  # fmt: skip
 
 
-def _name_of(row: Row) -> str:
-    return f"{row.title} (default)" if row.is_default else _SHORT.get(row.name, row.title)
+def _bar_style(which: int) -> dict[str, Any]:
+    hatch = HATCHES[which % len(HATCHES)]
+    return {"facecolor": PALETTE[which % len(PALETTE)], "hatch": hatch, "edgecolor": INK, "linewidth": 0.5}
 
 
-def _reference_style(row: Row, strongest: Row | None) -> tuple[str, str]:
-    return (STRONGEST, "-") if strongest is not None and row.name == strongest.name else (FLOOR, "--")
+def _reference_lines(panel: Any, k: int, table: DatasetTable, limits: tuple[float, float]) -> None:
+    ends = (k - 0.47, k + 0.47)
+    if table.strongest_floor:
+        panel.hlines(table.strongest_floor.primary.mean, *ends, color=INK, linewidth=1.5, zorder=5)
+    if (ceiling := ceiling_of(table)) and ceiling.primary.mean <= limits[1]:
+        panel.hlines(ceiling.primary.mean, *ends, color=INK, linewidth=1, linestyle=":", zorder=5)
 
 
-def _tick(row: Row) -> str:
-    return f"{row.title}\n(default)" if row.is_default else row.title
+def _caption(table: DatasetTable, limits: tuple[float, float], width: int) -> str:
+    """What stands under a data set: its name, its floor and its ceiling in numbers."""
+    lines = [wrap(data_set_name(table), width)]
+    if floor := table.strongest_floor:
+        lines.append(wrap(f"floor: {short_name(floor)} {number(floor.primary.mean)}", width))
+    if ceiling := ceiling_of(table):
+        hidden = "" if ceiling.primary.mean <= limits[1] else " ↑"
+        lines.append(wrap(f"ceiling {number(ceiling.primary.mean)}{hidden}", width))
+    return "\n".join(lines)
 
 
-def _number(value: float) -> str:
-    return f"{value:.3f}".replace("-", "−") if math.isfinite(value) else "–"
-
-
-def _errors(levels: Sequence[Row]) -> np.ndarray:
-    """(2, n_levels) distances from the mean down to `low` and up to `high`."""
-    estimates = [row.primary for row in levels]
-    spans = [(max(e.mean - e.low, 0.0), max(e.high - e.mean, 0.0)) for e in estimates]
-    return np.array(spans, dtype=float).T
-
-
-def _references(panel: Any, table: DatasetTable) -> None:
-    """A line per floor, named at its right end; the strongest stands out."""
-    floors = [row for row in table.references if row.kind == "floor" and row.primary.is_known]
-    values = [row.primary.mean for row in floors]
-    low, high = min([panel.get_ylim()[0], *values]), max([panel.get_ylim()[1], *values])
-    pad = 0.04 * (high - low or 1.0)
-    panel.set_ylim(low - pad, high + pad)
-    wanted = [(value - low + pad) / (high - low + 2 * pad) for value in values]
-    *places, top = spread([*wanted, 1.0], gap=0.062)
-    for row, value, place in zip(floors, values, places, strict=True):
-        colour, style = _reference_style(row, table.strongest_floor)
-        panel.axhline(value, color=colour, linestyle=style, linewidth=1, zorder=1)
-        _label(panel, _name_of(row), value, place, colour)
-    panel.text(1.05, top, _ceiling(table, "↑"), transform=panel.transAxes, va="center", fontsize=7.5, color=FLOOR)
-
-
-def _label(panel: Any, text: str, value: float, place: float, colour: str) -> None:
-    """`text` right of the panel at height `place` (0..1), with a leader from the line at `value`."""
-    leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
-    panel.annotate(
-        text,
-        xy=(1.0, value),
-        xycoords=panel.get_yaxis_transform(),
-        xytext=(1.05, place),
-        textcoords="axes fraction",
-        va="center",
-        fontsize=7.5,
-        color=colour,
-        arrowprops=leader,
-        annotation_clip=False,
-    )
-
-
-def _ceiling(table: DatasetTable, arrow: str) -> str:
-    """The ceiling in words: drawn to scale, it would squeeze the differences that the figure is about."""
-    known = [row for row in table.references if row.kind == "ceiling" and row.primary.is_known]
-    return f"ceiling {_number(known[0].primary.mean)} {arrow}" if known else ""
-
-
-def spread(places: Sequence[float], gap: float) -> list[float]:
-    """Positions at least `gap` apart, in the order of `places` and as near to them as possible (least squares)."""
-    order = np.argsort(places, kind="stable")
-    steps = gap * np.arange(len(places))
-    moved = np.empty(len(places))
-    if len(places):
-        moved[order] = isotonic_regression(np.asarray(places, dtype=float)[order] - steps).x + steps
-    return [float(value) for value in moved]
+def _bar_legend(figure: Figure, study: Study, labels: Sequence[str], inches: float) -> None:
+    names = [wrap(f"{label} (default)" if label == study.default_label else label, 44) for label in labels]
+    handles: list[Any] = [Patch(**_bar_style(i)) for i in range(len(labels))]
+    handles += [Line2D([], [], color=INK, linewidth=1.5), Line2D([], [], color=INK, linewidth=1, linestyle=":")]
+    names += ["strongest floor", "ceiling (↑ off the scale)"]
+    figure.legend(
+        handles, names, loc="outside upper left", ncols=n_columns_of_legend(names, inches), title=study.title,
+        alignment="left", title_fontproperties={"weight": "bold", "size": 8}, handlelength=2.2, labelcolor=INK,
+    )  # fmt: skip

@@ -56,7 +56,7 @@ def _child(node: yaml.Node | None, part: int | str) -> tuple[yaml.Node | None, i
     return None, 0
 
 
-def read_yaml(path: Path) -> LocatedYAML:
+def read_yaml(path: Path, expected: str = "a study with 'name:', 'question:', 'factor:' ...") -> LocatedYAML:
     """Read a YAML mapping.
 
     Raises
@@ -76,7 +76,7 @@ def read_yaml(path: Path) -> LocatedYAML:
         raise StudyError(f"{path} is not a readable YAML file: {error}") from None
     if not isinstance(values, dict):
         found = "nothing" if values is None else type(values).__name__
-        raise StudyError(f"{path}, line 1: expected a study with 'name:', 'question:', 'factor:' ..., found {found}")
+        raise StudyError(f"{path}, line 1: expected {expected}, found {found}")
     if (twice := _repeated_key(root, set())) is not None:
         line = twice.start_mark.line + 1
         raise StudyError(f"{path}, line {line}: the key '{twice.value}' is written twice; keep one of them")

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ HIDDEN_METRICS = tuple(f"hidden_{metric}" for metric in METRICS)
 PUBLISHED_COLUMNS = (*HIDDEN_METRICS, "copied_share")
 _TRIAL_KEYS = ("fingerprint", "run_id", "dataset", "level", "seed", "fold", "status", "error")
 _COSTS = ("wall_seconds", "peak_memory_mb", "n_parameters", "n_scored")
+_CLOCK = ("started", "ended", "n_threads")
+_OLDER = ("dataset", "level", "seed", "fold", "code_version", "run_id", "pcc", "when")
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,18 @@ class StudyResults:
         One row per data set, fold, method and gene, with the same metrics.
     trials
         One row per trial: what it is, its `status` (FINISHED, FAILED or anything else for not finished), its error,
-        wall_seconds, peak_memory_mb, n_parameters and n_scored (NaN where not recorded).
+        wall_seconds, peak_memory_mb, n_parameters, n_scored, started and ended (epoch seconds), n_threads (NaN where
+        not recorded) and device ("cpu", "cuda" or None).
     floor_runs
         run_id, dataset and fold of the runs that hold the floors.
+    code_version
+        Of the code that ran the trials; empty where not recorded.
+    older
+        Finished runs of the same trials by another code version: dataset, level, seed, fold, code_version, run_id,
+        pcc, when (ISO date).
+    forecast
+        What was expected before the trials ran: wall_seconds on n_concurrent slots, disk_mb, trials (a list of
+        fingerprint, seconds, memory_mb) and made (ISO date); None without one.
     """
 
     run_id: str
@@ -56,6 +67,9 @@ class StudyResults:
     trials: pd.DataFrame
     floor_runs: list[dict[str, Any]]
     versions: dict[str, Any]
+    code_version: str = ""
+    older: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(_OLDER)))
+    forecast: dict[str, Any] | None = None
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -97,7 +111,18 @@ def _header(content: Any, run_id: str) -> dict[str, Any]:
         study = Study.from_dict(content["study"], f"study.json of run {run_id}")
     except StudyError as error:
         raise TrackingError(str(error)) from None
-    return {"study": study} | {key: content[key] for key in ("protocol", "config", "datasets", "versions")}
+    known = {key: content[key] for key in ("protocol", "config", "datasets", "versions")}
+    optional = {"code_version": content.get("code_version") or "", "forecast": content.get("forecast")}
+    return {"study": study, "older": _older(content.get("older") or [], run_id)} | known | optional
+
+
+def _older(entries: Any, run_id: str) -> pd.DataFrame:
+    try:
+        table = pd.DataFrame([{key: entry[key] for key in _OLDER} for entry in entries], columns=list(_OLDER))
+        return table.assign(pcc=pd.to_numeric(table["pcc"]).astype(float))
+    except (KeyError, TypeError, ValueError) as error:
+        message = f"run {run_id}: 'older' of study.json is not a list of {', '.join(_OLDER)}: {error}"
+        raise TrackingError(f"{message}; run the study again to rewrite it") from None
 
 
 def _read_trials(
@@ -109,14 +134,24 @@ def _read_trials(
         run = store.run(row["run_id"]) if row["run_id"] else None
         if run is not None:  # the run knows better than the study's list, which may be older
             row["status"] = run.info.status
-            row |= {key: run.data.metrics.get(key) for key in _COSTS}
+            row |= {key: run.data.metrics.get(key) for key in _COSTS} | _circumstances(run)
         if run is not None and row["status"] == "FINISHED":
             where = {key: row[key] for key in ("dataset", "level", "seed", "fold")}
             tables.append(store.table(row["run_id"], ["gene"], columns).assign(**where))
         rows.append(row)
-    trials = pd.DataFrame(rows, columns=[*_TRIAL_KEYS, *_COSTS])
-    trials[list(_COSTS)] = trials[list(_COSTS)].astype(float)
+    trials = pd.DataFrame(rows, columns=[*_TRIAL_KEYS, *_COSTS, *_CLOCK, "device"])
+    numeric = [*_COSTS, *_CLOCK]
+    trials[numeric] = trials[numeric].astype(float)
     return trials, _stack(tables, ["dataset", "level", "seed", "fold", "gene", *columns])
+
+
+def _circumstances(run: Any) -> dict[str, Any]:
+    """When a trial ran and on what; None where the store does not say."""
+    threads = run.data.tags.get("cgd.runtime.n_threads")
+    clock = {"started": run.info.start_time, "ended": run.info.end_time}  # milliseconds
+    seconds = {key: value / 1000 if value is not None else None for key, value in clock.items()}
+    number = float(threads) if threads and threads.isdecimal() else None
+    return {**seconds, "n_threads": number, "device": run.data.tags.get("cgd.runtime.device")}
 
 
 def _read_floors(store: _Store, entries: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:

@@ -1,0 +1,65 @@
+"""A table of a report as text, written once and set in HTML, Markdown and LaTeX alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in one field: `text`, smaller `notes` beneath it, `tags` after it.
+
+    `is_strong` marks what a reader looks for, `is_bad` what went wrong.
+    """
+
+    text: str = ""
+    notes: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    is_strong: bool = False
+    is_bad: bool = False
+
+    @property
+    def in_line(self) -> str:
+        """Everything in one line."""
+        tags = f" ({', '.join(self.tags)})" if self.tags else ""
+        return " ".join([self.text + tags, *self.notes]).strip()
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row. `kind` is floor, ceiling or level; `has_rule` draws a line above it."""
+
+    cells: tuple[Cell, ...]
+    kind: str = "level"
+    has_rule: bool = False
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table.
+
+    Attributes
+    ----------
+    key
+        Its name in file formats that need one (a LaTeX label).
+    columns, lines
+        Every line has a cell for every column.
+    groups
+        (heading, number of columns) over the columns; empty without.
+    n_names
+        The first so many columns are names, not numbers.
+    note
+        What a reader must know to read it.
+    """
+
+    key: str
+    title: str
+    columns: tuple[str, ...]
+    lines: tuple[Line, ...]
+    groups: tuple[tuple[str, int], ...] = ()
+    n_names: int = 1
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        assert all(len(line.cells) == len(self.columns) for line in self.lines)
+        assert not self.groups or sum(n for _, n in self.groups) == len(self.columns)

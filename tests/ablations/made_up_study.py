@@ -1,0 +1,83 @@
+"""Results of a study that never ran, as large as one likes: what the reports are tried on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ablations.results import HIDDEN_METRICS, METRICS, StudyResults
+from ablations.study import Study
+from cgd.config import Config
+
+FLOORS = {"random": 0.0, "gene_mean": 0.0, "mean_pattern": 0.08, "knn": 0.13, "kernel_ridge": 0.17, "ceiling": 0.78}
+
+
+def made_up(
+    study: Study,
+    datasets: dict[str, str | None],
+    seeds: Sequence[int] = (0, 1, 2),
+    n_genes: int = 40,
+    published: bool = False,
+) -> StudyResults:
+    """Level i of data set k lies at 0.2 + 0.1 k + 0.012 i, plus gene effects and the noise of each seed.
+
+    `datasets`: name -> the paper's abbreviation or None.
+    """
+    base = Config().with_values({"evaluation.protocol": "published" if published else "heldout_genes"})
+    rng = np.random.default_rng(7)
+    genes, trials, floors = [], [], []
+    for k, dataset in enumerate(datasets):
+        effect = 0.1 * rng.normal(size=n_genes)
+        for method, pcc in FLOORS.items():
+            table = _genes(min(pcc + 0.1 * k * (pcc > 0.05), 0.95) + effect, published)
+            floors.append(table.assign(dataset=dataset, fold=0, method=method))
+        for i, label in enumerate(study.labels):
+            for seed in seeds:
+                pcc = 0.2 + 0.1 * k + 0.012 * i + effect + 0.04 * rng.normal(size=n_genes)
+                where = {"dataset": dataset, "level": label, "seed": seed, "fold": 0}
+                genes.append(_genes(pcc, published).assign(**where))
+                trials.append(where | _trial(i, seed, f"{k}{i}{seed}"))
+    facts = {"n_spots": 1549, "n_cells": 14249, "n_genes": 4 * n_genes, "n_test": n_genes, "sha256": "ab12" * 16}
+    return StudyResults(
+        run_id="parent0",
+        study=study,
+        protocol="published" if published else "heldout_genes",
+        config=base.flatten(),
+        datasets={name: {**facts, "paper_name": paper} for name, paper in datasets.items()},
+        per_gene=pd.concat(genes, ignore_index=True),
+        floors=pd.concat(floors, ignore_index=True),
+        trials=pd.DataFrame(trials),
+        floor_runs=[{"run_id": f"floors-{name}", "dataset": name, "fold": 0} for name in datasets],
+        versions={"causalged": "0.1.0"},
+    )
+
+
+def _genes(pcc: np.ndarray, published: bool) -> pd.DataFrame:
+    table = pd.DataFrame({"gene": [f"Gene{i}" for i in range(len(pcc))]})
+    for offset, metric in enumerate(METRICS):
+        sign = -1 if metric in ("rmse", "js") else 1
+        table[metric] = (0.0 if sign > 0 else 1.0) + sign * (pcc - 0.01 * offset)
+    if published:
+        table = table.assign(**{metric: table[metric.removeprefix("hidden_")] / 2 for metric in HIDDEN_METRICS})
+        table["copied_share"] = 0.87
+    return table
+
+
+def _trial(i: int, seed: int, name: str) -> dict[str, Any]:
+    return {
+        "fingerprint": f"print{name}",
+        "run_id": f"run{name}",
+        "status": "FINISHED",
+        "error": None,
+        "wall_seconds": 30.0 + 10 * i + seed,
+        "peak_memory_mb": 800.0 + 25 * i,
+        "n_parameters": 120_000.0 * (i + 1),
+        "n_scored": 40.0,
+        "started": 1000.0,
+        "ended": 1030.0 + 10 * i + seed,
+        "n_threads": 2.0,
+        "device": "cpu",
+    }

@@ -1,0 +1,249 @@
+"""The book of a search: same proposals whether interrupted or not, nothing lost, nothing twice."""
+
+import dataclasses
+import math
+
+import optuna
+import pandas as pd
+import pytest
+from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState
+
+from ablations.space import Space, Stopping, load_space
+from cgd.config import Config
+from cgd.errors import ConfigError
+from tune.search_book import GIVEN, INTERRUPTED, ORIGIN, SAMPLE, VALUES, SearchBook
+from tune.search_optuna import BookedSearch, SparingASHA, make_scheduler
+from tune.search_plan import SearchPlan
+from tune.search_start import first_points
+from tune.search_storage import SearchError, open_journal, open_storage
+from tune.search_trial import CandidateResult
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+N = 16
+
+
+@pytest.fixture
+def plan():
+    """The full space: conditional, and large enough that proposals never agree by chance."""
+    space = load_space("full")
+    space = space.model_copy(update={"sampler": space.sampler.model_copy(update={"n_startup_trials": 5})})
+    return SearchPlan("s", space, Config(), None, (), (), N, 2, "accuracy", None, {"space": "full"})
+
+
+def result_of(values):
+    """A made-up value that depends on the parameters, so that TPE has something to learn."""
+    value = -abs(math.log10(values["train.learning_rate"]) + 3) - 0.1 * values["model.depth"]
+    summary = {"seconds": 1.0, "peak_memory_mb": 100.0 * values["model.depth"], "n_parameters": 5.0}
+    return CandidateResult(value, {"d": value}, summary, pd.DataFrame({"gene": ["a"], "pcc": [value]}))
+
+
+def begin(plan, storage, resume=False):
+    return SearchBook(plan, storage, first_points(plan, None)[0], resume)
+
+
+def ask(book):
+    trial = book.study.ask() if book.prepare_next() else None
+    if trial is not None:
+        book.draw(trial)
+    return trial
+
+
+def step(book):
+    trial = ask(book)
+    if trial is None:
+        return False
+    book.complete(trial, result_of(book.plan.base.with_values(trial.user_attrs[VALUES]).flatten()))
+    return True
+
+
+def story(book):
+    return [(t.user_attrs[SAMPLE], t.params, t.values) for t in book.trials()]
+
+
+@pytest.fixture
+def uninterrupted(plan):
+    book = begin(plan, InMemoryStorage())
+    while step(book):
+        pass
+    return story(book)
+
+
+def test_the_default_comes_first_and_every_sample_differs(plan, uninterrupted):
+    assert [sample for sample, _, _ in uninterrupted] == list(range(N))
+    assert uninterrupted[0][1] == plan.space.point(plan.base)
+    assert len({repr(params) for _, params, _ in uninterrupted}) == N
+
+
+def test_the_same_seed_gives_the_same_search_and_another_another(plan, uninterrupted):
+    again = begin(plan, InMemoryStorage())
+    while step(again):
+        pass
+    assert story(again) == uninterrupted
+    other = begin(dataclasses.replace(plan, base=Config(seed=1)), InMemoryStorage())
+    while step(other):
+        pass
+    assert [s for s, *_ in story(other)] == [s for s, *_ in uninterrupted]
+    assert all(a[1] != b[1] for a, b in zip(story(other)[1:], uninterrupted[1:], strict=True))
+
+
+def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(plan, uninterrupted, tmp_path):
+    path = tmp_path / "s.journal"
+    book = begin(plan, open_journal(path))
+    for done in (0, 3, 7, 11):  # before, within and after the random samples
+        while len(book.finished()) < done:
+            step(book)
+        if done == 7:
+            book.prepare_next()  # killed between enqueuing and asking
+        elif done == 3:
+            book.prepare_next()
+            trial = book.study.ask()
+            trial.suggest_categorical("model.decoder", ["frozen", "joint"])  # killed while drawing
+        else:
+            ask(book)  # killed while running
+        path.write_bytes(path.read_bytes() + b'{"op_code": 4, "wor')  # and while writing
+        book = begin(plan, open_journal(path), resume=True)
+        assert book.n_interrupted == (0 if done == 7 else 1)
+    while step(book):
+        pass
+    assert story(book) == uninterrupted
+    states = [t.state for t in book.study.get_trials()]
+    assert states.count(TrialState.COMPLETE) == N
+    assert TrialState.RUNNING not in states
+    assert sum(bool(t.user_attrs.get(INTERRUPTED)) for t in book.study.get_trials()) == 3
+
+
+def test_concurrent_samples_see_what_is_finished_and_survive_a_kill_together(plan):
+    storage = InMemoryStorage()
+    book = begin(plan, storage)
+    first, second, third = ask(book), ask(book), ask(book)
+    book.complete(second, result_of(second.user_attrs[VALUES]))
+    again = begin(plan, storage, resume=True)
+    assert again.n_interrupted == 2
+    assert [t.user_attrs[SAMPLE] for t in again.finished()] == [1]
+    redone = [ask(again), ask(again)]
+    assert [t.params for t in redone] == [first.params, third.params]
+    assert ask(again).user_attrs[SAMPLE] == 3
+
+
+def test_a_search_is_not_continued_by_accident_nor_under_other_settings(plan):
+    storage = InMemoryStorage()
+    begin(plan, storage)
+    with pytest.raises(SearchError, match="exists already; --resume continues it"):
+        begin(plan, storage)
+    with pytest.raises(SearchError, match="made with another space"):
+        begin(dataclasses.replace(plan, settings={"space": "training"}), storage, resume=True)
+
+
+def test_more_samples_extend_a_finished_search(plan, uninterrupted):
+    storage = InMemoryStorage()
+    short = begin(dataclasses.replace(plan, n_samples=6), storage)
+    while step(short):
+        pass
+    longer = begin(plan, storage, resume=True)
+    while step(longer):
+        pass
+    assert story(longer) == uninterrupted
+
+
+def test_a_refused_sample_is_told_with_its_reason_and_the_next_is_drawn(plan, tmp_path):
+    space = Space.from_dict(
+        {
+            "name": "bad",
+            "description": "widths that do not divide",
+            "parameters": [{"path": "model.width", "choices": [32, 33]}, {"path": "model.depth", "low": 1, "high": 4}],
+        }
+    )
+    book = begin(dataclasses.replace(plan, space=space.including(Config()), n_samples=30), InMemoryStorage())
+    refused = []
+    search = BookedSearch(book, tmp_path, lambda sample, reason: refused.append((sample, reason)))
+    given = []
+    while (params := search.suggest(f"t{len(given)}")) != "FINISHED":
+        given.append(params)
+    failed = [t for t in book.trials() if t.state == TrialState.FAIL]
+    assert len(given) + len(refused) == 30
+    assert {t.user_attrs[SAMPLE] for t in failed} == {sample for sample, _ in refused}
+    assert all("must be a multiple of n_heads" in t.user_attrs["reason"] for t in failed)
+    assert len(failed) > 3
+
+
+def test_memory_is_a_constraint(plan):
+    book = begin(dataclasses.replace(plan, max_memory_mb=250.0), InMemoryStorage())
+    while step(book):
+        pass
+    over = [t for t in book.finished() if t.user_attrs["peak_memory_mb"] > 250]
+    assert over
+    assert not {t.number for t in over} & {t.number for t in book.ranked()}
+    assert all(t.constraints["memory"] == t.user_attrs["peak_memory_mb"] - 250 for t in book.finished())
+
+
+def test_the_front_holds_what_nothing_beats_twice(plan):
+    book = begin(dataclasses.replace(plan, objective="pareto"), InMemoryStorage())
+    for value, seconds in ((0.4, 5.0), (0.5, 9.0), (0.3, 9.0), (0.2, 1.0), (0.5, 8.0)):
+        result = result_of({"train.learning_rate": 1e-3, "model.depth": 1})
+        costs = {**result.summary, "seconds": seconds}
+        book.complete(ask(book), dataclasses.replace(result, value=value, summary=costs))
+    assert [(t.values[0], t.user_attrs["seconds"]) for t in book.front()] == [(0.5, 8.0), (0.4, 5.0), (0.2, 1.0)]
+
+
+def test_asha_spares_the_first_and_refills_its_rungs(plan):
+    stopping = Stopping(first_percent=20, factor=2, spared=3)
+    book = begin(plan, InMemoryStorage())
+    for value in (0.5, 0.4, 0.6, 0.7):
+        trial = ask(book)
+        book.report(trial, value, 20)
+        book.report(trial, 99.0, 20)  # the first report of a percentage counts
+        book.report(trial, value, 40)
+        book.complete(trial, result_of(trial.user_attrs[VALUES]))
+    fresh, refilled = make_scheduler(stopping, []), make_scheduler(stopping, book.finished())
+    assert isinstance(refilled, SparingASHA)
+    stand_in = dataclasses.make_dataclass("StandIn", ["trial_id"])("new")
+    for scheduler in (fresh, refilled):
+        scheduler.on_trial_add(None, stand_in)
+    report = {"percent": 20, "val_pcc": 0.45}
+    assert fresh.on_trial_result(None, stand_in, report) == "CONTINUE"
+    assert refilled.on_trial_result(None, stand_in, report) == "STOP"
+
+
+def test_warm_starts_from_a_file_and_from_an_earlier_search(plan, tmp_path):
+    path = tmp_path / "best.yaml"
+    path.write_text(Config().with_values({"model.depth": 2, "train.learning_rate": 0.5}).to_yaml())
+    points, notes = first_points(plan, str(path))
+    assert points[1].params["model.depth"] == 2
+    assert "train.learning_rate" not in points[1].params
+    assert "outside the space, and so drawn instead: train.learning_rate" in notes
+    journal = tmp_path / "s.journal"
+    plan = dataclasses.replace(plan, n_samples=4)
+    book = SearchBook(plan, open_journal(journal), points, resume=False)
+    while step(book):
+        pass
+    assert [t.user_attrs[ORIGIN] for t in book.trials()][:3] == ["default", "warm start", "sampled"]
+    assert book.trials()[1].params["model.depth"] == 2
+    assert book.trials()[1].user_attrs[GIVEN] == points[1].params
+    later, notes = first_points(plan, str(journal))
+    assert later[1].params == book.ranked()[0].params
+    assert notes == [f"warm start from s, trial {book.ranked()[0].number} ({book.ranked()[0].values[0]:.4f})"]
+    with pytest.raises(SearchError, match="no such file"):
+        first_points(plan, str(tmp_path / "none.journal"))
+    with pytest.raises(ConfigError, match="no configuration file"):
+        first_points(plan, str(tmp_path / "none.yaml"))
+
+
+def test_sqlite_is_refused_where_it_could_have_several_writers(tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    for url in (f"sqlite:///{tmp_path / 'shared.db'}", "sqlite:///shared.db"):
+        with pytest.raises(SearchError, match="SQLite locks the whole file"):
+            open_storage(tmp_path / "s.journal", url, output)
+    open_storage(tmp_path / "s.journal", f"sqlite:///{output / 'own.db'}", output)
+    with pytest.raises(SearchError, match="cannot use the search storage"):
+        open_storage(tmp_path / "s.journal", "nonsense://x", output)
+
+
+def test_a_damaged_journal_is_refused_with_its_name(plan, tmp_path):
+    path = tmp_path / "s.journal"
+    begin(plan, open_journal(path))
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([lines[0], b"{oops", *lines[1:]]))
+    with pytest.raises(SearchError, match=r"s\.journal is not a whole search journal"):
+        begin(plan, open_journal(path), resume=True)
