@@ -86,6 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="print the trials, what the store has of them and a forecast of time, memory and disk, and stop",
     )
     add("--no-forecast", action="store_true", help="with --dry-run: no forecast, which runs a few steps of trials")
+    add("--no-models", action="store_true", help="do not attach the fitted models to the trials' runs")
     add("--verbose", action="store_true", help="show on the terminal, too, what libraries log, and Ray's workers print")
     add(
         "--audit",
@@ -137,8 +138,8 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
     if arguments.dry_run:
         from tune.dry_run import DryRun
 
-        dry_run = DryRun(planner.plan, uri, arguments.output, arguments.address, arguments.max_concurrent)
-        dry_run.show(log, with_forecast=not arguments.no_forecast)
+        how = (arguments.address, arguments.max_concurrent, not arguments.no_models)
+        DryRun(planner.plan, uri, arguments.output, *how).show(log, with_forecast=not arguments.no_forecast)
         return Ending()
     return _run_studies(arguments, planner.plan, uri, log)
 
@@ -212,7 +213,8 @@ def _run_studies(arguments: argparse.Namespace, plan: Plan, uri: str, log: Comma
             tracking.mark_killed()
         forecast = load_forecast(output, plan)
         record = forecast.to_record() if forecast else None
-        runner = Runner(plan, tracking, output, _recorded(arguments), forecast=record)
+        log_models = not arguments.no_models
+        runner = Runner(plan, tracking, output, _recorded(arguments), forecast=record, log_models=log_models)
         _announce(runner, len(plan.trials), forecast)
         parents, complete = runner.run(arguments.resume, arguments.address, arguments.max_concurrent)
         outcomes = [runner.conclude(study, parents[study.study.name], complete) for study in plan.studies]
