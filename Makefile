@@ -1,6 +1,6 @@
 # make ablation   install everything and run the AR-decay study on the embedded data set
 # make test       install everything and run the tests
-# make ui         browse the results on http://127.0.0.1:5000
+# make ui         browse the results on http://127.0.0.1:5000 (docs/mlflow.md)
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -24,7 +24,7 @@ lint: $(VENV)/.installed-dev
 # loopback only, one worker, no job runner: 2 processes in place of 15
 ui: $(VENV)/.installed
 	@test -f $(OUTPUT)/mlflow.db || { echo "no MLflow store at $(OUTPUT)/mlflow.db: run 'make ablation' first, or give OUTPUT=DIR"; exit 2; }
-	@echo "MLflow UI: http://127.0.0.1:$(PORT)  (Ctrl-C stops it)"
+	@echo "MLflow UI: http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning  (Ctrl-C stops it)"
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true \
 	$(VENV)/bin/mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
 	  --backend-store-uri sqlite:///$(abspath $(OUTPUT))/mlflow.db \

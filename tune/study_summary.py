@@ -127,16 +127,21 @@ def study_note(
 
 
 def _table(one: DatasetNumbers) -> list[str]:
-    lines = ["| level | mean test PCC | minus default (95 % interval) |", "|---|---|---|"]
+    lines = ["| level | mean test PCC | minus default (95 % interval) |", "|---|---:|---:|"]
     if math.isfinite(one.floor):
         lines.append(f"| floor: {escaped(one.floor_name)} | {_number(one.floor)} | |")
     for row in one.levels:
         mark = " (default)" if row.is_default else ""
-        change = f"{row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})" if math.isfinite(row.difference) else ""
+        known = math.isfinite(row.difference)
+        change = f"{_signed(row.difference)} ({_signed(row.low)} to {_signed(row.high)})" if known else ""
         lines.append(f"| {escaped(row.level)}{mark} | {_number(row.pcc)} | {change} |")
     if math.isfinite(one.ceiling):
         lines.append(f"| ceiling | {_number(one.ceiling)} | |")
     return lines
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 3) + 0.0:+.3f}"  # never -0.000
 
 
 def _number(value: float) -> str:
@@ -170,12 +175,12 @@ def view_key(name: str) -> str:
     return f"cgd-{name}"
 
 
-def study_view(name: str) -> dict[str, Any]:
-    """State of MLflow's run page that lays a study's curves over each other, averaged by level and data set.
+def study_view(name: str, by_dataset: bool) -> dict[str, Any]:
+    """State of MLflow's run page that lays a study's curves over each other, averaged by level.
 
-    The fields are those of MLflow's own shared views.
+    With `by_dataset` by level and data set, where there are several. The fields are those of MLflow's shared views.
     """
-    tags = (f"cgd.study.{name}", "cgd.dataset")
+    tags = [f"cgd.study.{name}"] + ["cgd.dataset"] * by_dataset
     return {
         "searchFilter": study_filter(name),
         "orderByKey": "attributes.start_time",

@@ -91,7 +91,8 @@ def test_nothing_is_pickled_and_a_run_has_one_model_however_often_it_was_tried(l
     models = client.search_logged_models([run.info.experiment_id])
     assert [(m.model_id, str(m.status)) for m in models] == [(model_id, "READY")]
     assert [output.model_id for output in run.outputs.model_outputs] == [model_id]
-    files = [p for p in Path(models[0].artifact_location.removeprefix("file://")).rglob("*") if p.is_file()]
+    folder = Path(models[0].artifact_location.removeprefix("file://"))
+    files = [p for p in folder.rglob("*") if p.is_file() and p.parent.name != "__pycache__"]
     assert {p.suffix for p in files} <= {".safetensors", ".json", ".py", ".yaml", ".txt", ""}
 
 

@@ -72,9 +72,11 @@ def test_a_study_says_its_answer_first_and_leads_to_report_trials_and_curves():
 
 
 def test_the_view_of_a_study_groups_its_trials_by_level():
-    state = study_view("depth")
+    state = study_view("depth", by_dataset=True)
     assert state["searchFilter"] == "tags.`cgd.study.depth` LIKE '%'"
     assert [key["groupByData"] for key in state["groupBy"]["groupByKeys"]] == ["cgd.study.depth", "cgd.dataset"]
+    alone = study_view("depth", by_dataset=False)
+    assert [key["groupByData"] for key in alone["groupBy"]["groupByKeys"]] == ["cgd.study.depth"]
 
 
 def test_text_from_outside_is_text():
