@@ -115,7 +115,7 @@ class TrackingCallback(ray_tune.Callback):
             self.tracking.log_texts(run_id, {"config.yaml": spec.config.to_yaml(), "split.json": spec.split.to_json()})
             self.tracking.log_dataset(run_id, self.datasets[spec.prepared])
         self._open[spec.fingerprint] = _Open(run_id, last)
-        self.progress.start(spec.name, spec.config.train.epochs)
+        self.progress.start(spec.name, spec.config.train.epochs, spec.dataset)
 
     @_remember_error
     def on_trial_result(
@@ -130,7 +130,7 @@ class TrackingCallback(ray_tune.Callback):
                 run.last_epoch = int(metrics["epoch"])
             if time.monotonic() - run.flushed > _FLUSH_SECONDS:
                 self._flush(run)
-            self.progress.epoch(spec.name, int(metrics["epoch"]))
+            self.progress.epoch(spec.name, int(metrics["epoch"]), metrics)
         elif RESULT in result:
             self._finish(spec, run, result[RESULT])
         elif ERROR in result:
@@ -172,7 +172,7 @@ class TrackingCallback(ray_tune.Callback):
         self._flush(run)
         self.tracking.fail(run.run_id, f"{kind}: {message}", detail)
         self.outcomes[spec.fingerprint] = RunRecord(run.run_id, FAILED, f"{kind}: {message}")
-        self.progress.finish(spec.name, f"FAILED: {message}")
+        self.progress.finish(spec.name, f"FAILED: {message}", failed=True)
 
 
 def _runtime(spec: TrialSpec) -> dict[str, Any]:

@@ -5,44 +5,56 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ablations.study import Study, list_studies, load_study
+from ablations.study import list_studies, load_studies, load_study
 from cgd.config import Config
 from cgd.errors import CGDError, ConfigError
+from tune.command import EXIT_CODES, EXIT_FAILED, EXIT_OK, EXIT_STOPPED, Ending, run_command
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 130
+if TYPE_CHECKING:  # these import torch and ray, which --help and --list do without
+    from tune.forecast import Forecast
+    from tune.log_files import CommandLog
+    from tune.plan import Plan, Planner
+    from tune.runner import Runner, StudyOutcome
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="run_ablation.py",
         description="Run ablation studies of CausalGeD on Ray, log every trial to MLflow and write a report.",
-        epilog="Trials the tracking store already has are not run again. Exit codes: 0 all trials finished, "
-        "1 some failed, 2 wrong arguments or data, 130 stopped with Ctrl-C.",
+        epilog=f"Trials the tracking store already has are not run again. NO_COLOR is honoured.\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add(
         "--study",
         metavar="NAME",
         action="append",
-        help="a study by name or YAML path; repeatable; 'all' for all built in",
+        help="a study by name or YAML path; repeatable; 'all' for all built in, 'paper' for the paper's five",
     )
     add(
         "--dataset",
         metavar="NAME|PATH",
         action="append",
-        help="a name, a folder, or ST.h5ad,SC.h5ad; repeatable (default: simulated)",
+        help="a name, a folder, or ST.h5ad,SC.h5ad; repeatable (default: the study's own, or simulated)",
     )
     add(
-        "--seeds", metavar="N", type=_positive, default=1, help="replicates: training seeds seed..seed+N-1 (default: 1)"
+        "--seeds",
+        metavar="N",
+        type=_positive,
+        help="replicates: training seeds seed..seed+N-1 (default: the study's own, or 1)",
     )
-    add("--folds", metavar="K", type=_positive, help="gene folds; 1 is one 70/20/10 split (default: split.n_folds)")
+    add(
+        "--folds",
+        metavar="K",
+        type=_positive,
+        help="gene folds; 1 is one 70/20/10 split (default: the study's own, or split.n_folds)",
+    )
     add(
         "--set",
         metavar="PATH=VALUE",
@@ -68,7 +80,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--max-concurrent", metavar="N", type=_positive, help="trials at a time (default: one per CPU)")
     add("--address", metavar="ADDR", default="local", help="Ray cluster to join: auto or HOST:PORT (default: local)")
     add("--resume", action="store_true", help="continue the study an interrupted command left, in the same parent run")
-    add("--dry-run", action="store_true", help="print the trials and what the store already has, and stop")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="print the trials, what the store has of them and a forecast of time, memory and disk, and stop",
+    )
+    add("--no-forecast", action="store_true", help="with --dry-run: no forecast, which runs a few steps of trials")
+    add("--verbose", action="store_true", help="show on the terminal, too, what libraries log, and Ray's workers print")
     add(
         "--audit",
         action="store_true",
@@ -88,39 +106,48 @@ def _positive(text: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = build_parser().parse_args(argv)
-    try:
-        return _run(arguments)
-    except CGDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except KeyboardInterrupt:
-        print("\nstopped; the same command with --resume continues", file=sys.stderr)
-        return EXIT_STOPPED
+    arguments.output = arguments.output.expanduser().resolve()
+    return run_command("run_ablation", lambda log: _run(arguments, log), arguments.output, arguments.verbose)
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
     if arguments.list:
         return _list()
-    base = _base_config(arguments)
-    studies = _studies(arguments.study)
+    assigned = dict(_parse_assignment(text) for text in arguments.values)
+    base = _base_config(arguments, assigned)
+    studies = load_studies(arguments.study or [])
     if not studies and not arguments.audit:
-        raise CGDError(f"name a study with --study: {', '.join(list_studies())}, or all")
-    from tune.cluster import check_reachable  # these import torch and ray, which --help and --list do without
+        raise CGDError(f"name a study with --study: {', '.join(list_studies())}, all or paper")
+    from tune.cluster import check_reachable
     from tune.plan import Planner
 
     check_reachable(arguments.address)
-    planner = Planner(base, arguments.dataset or ["simulated"], list(range(base.seed, base.seed + arguments.seeds)))
+    seeds = range(base.seed, base.seed + arguments.seeds) if arguments.seeds else None
+    n_folds = base.split.n_folds if arguments.folds or "split.n_folds" in assigned else None
+    planner = Planner(base, arguments.dataset, seeds, n_folds)
     for study in studies:
+        study.check_assigned(assigned)
         planner.add(study)
     for name, notes in planner.plan.notes.items():
         for note in notes:
             print(f"{name}: {note}")
     if arguments.audit:
         return _audit(planner)
-    return _run_studies(arguments, planner)
+    uri = arguments.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or _own_store(arguments.output)
+    if arguments.dry_run:
+        from tune.dry_run import DryRun
+
+        dry_run = DryRun(planner.plan, uri, arguments.output, arguments.address, arguments.max_concurrent)
+        dry_run.show(log, with_forecast=not arguments.no_forecast)
+        return Ending()
+    return _run_studies(arguments, planner.plan, uri, log)
 
 
-def _list() -> int:
+def _own_store(output: Path) -> str:
+    return f"sqlite:///{output / 'mlflow.db'}"
+
+
+def _list() -> Ending:
     from cgd.data.catalog import available
 
     print("Studies:")
@@ -131,12 +158,12 @@ def _list() -> int:
     print("Data sets:")
     for name in available():
         print(f"  {name}")
-    return EXIT_OK
+    return Ending()
 
 
-def _base_config(arguments: argparse.Namespace) -> Config:
+def _base_config(arguments: argparse.Namespace, assigned: dict[str, Any]) -> Config:
     config = Config.from_yaml(arguments.config) if arguments.config else Config()
-    values = dict(_parse_assignment(text) for text in arguments.values)
+    values = dict(assigned)
     if arguments.folds:
         values["split.n_folds"] = arguments.folds
     if arguments.protocol:
@@ -154,69 +181,55 @@ def _parse_assignment(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {text}: '{value}' is not a YAML value") from None
 
 
-def _studies(names: list[str] | None) -> list[Study]:
-    wanted = [name for given in names or [] for name in (list_studies() if given == "all" else [given])]
-    return [load_study(name) for name in dict.fromkeys(wanted)]
-
-
-def _audit(planner: Any) -> int:
+def _audit(planner: Planner) -> Ending:
     from cgd.data.split import make_splits
     from cgd.evaluation import audit_leakage
 
     passed = True
-    for name, key in planner.plan.dataset_keys.items():
+    for name, key in planner.under_base().items():
         prepared, config = planner.plan.datasets[key], planner.plan.base
         for split in make_splits(prepared.panel, config.split):
             audit = audit_leakage(config, prepared, split)
             passed &= audit.identical
             verdict = "bit-identical" if audit.identical else f"DIFFERS by up to {audit.largest_difference:.3g}"
             print(f"{name}, fold {split.fold}: {audit.n_values} values, {verdict} with the truth replaced by noise")
-    return EXIT_OK if passed else EXIT_FAILED
+    return Ending(EXIT_OK if passed else EXIT_FAILED)
 
 
-def _run_studies(arguments: argparse.Namespace, planner: Any) -> int:
+def _run_studies(arguments: argparse.Namespace, plan: Plan, uri: str, log: CommandLog) -> Ending:
+    from tune.forecast import load_forecast
     from tune.lock import locked
     from tune.runner import Runner
     from tune.tracking import Tracking, sqlite_file
 
-    output = arguments.output.expanduser().resolve()
-    uri = arguments.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{output / 'mlflow.db'}"
-    own_store = uri == f"sqlite:///{output / 'mlflow.db'}"
-    if arguments.dry_run:
-        return _dry_run(planner.plan, uri, output)
+    output = arguments.output
+    own_store = uri == _own_store(output)
     database = sqlite_file(uri)
     with locked(output), locked(database.parent) if database and not own_store else nullcontext():
+        log.open(output)
         tracking = Tracking(uri, output / "artifacts")
         if own_store:
             tracking.mark_killed()
-        runner = Runner(planner.plan, tracking, output, _recorded(arguments))
-        n_missing, n_trials = len(runner.missing()), len(planner.plan.trials)
-        print(f"{n_trials} trials: {n_trials - n_missing} in the store already, {n_missing} to run")
+        forecast = load_forecast(output, plan)
+        record = forecast.to_record() if forecast else None
+        runner = Runner(plan, tracking, output, _recorded(arguments), forecast=record)
+        _announce(runner, len(plan.trials), forecast)
         parents, complete = runner.run(arguments.resume, arguments.address, arguments.max_concurrent)
-        outcomes = [runner.conclude(plan, parents[plan.study.name], complete) for plan in planner.plan.studies]
-    return _print_outcomes(outcomes, uri, output if own_store else None)
+        outcomes = [runner.conclude(study, parents[study.study.name], complete) for study in plan.studies]
+    return _print_outcomes(outcomes, uri, output if own_store else None, log)
+
+
+def _announce(runner: Runner, n_trials: int, forecast: Forecast | None) -> None:
+    from tune.plan_table import describe_wait
+
+    missing = runner.missing()
+    print(f"{n_trials} trials: {n_trials - len(missing)} in the store already, {len(missing)} to run")
+    if forecast and forecast.of(missing).trials:
+        print(describe_wait(forecast, missing))
 
 
 def _recorded(arguments: argparse.Namespace) -> dict[str, Any]:
     return {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
-
-
-def _dry_run(plan: Any, uri: str, output: Path) -> int:
-    from tune.tracking import Tracking, sqlite_file
-
-    database = sqlite_file(uri)
-    exists = database is None or database.exists()  # looking must not create it
-    known = Tracking(uri, output / "artifacts").runs("trial") if exists else {}
-    states = {}
-    for study in plan.studies:
-        print(f"\n{study.study.name}: {study.study.question}")
-        for level, spec in study.trials:
-            record = known.get(spec.fingerprint)
-            state = states[spec.fingerprint] = record.status if record else "to run"
-            print(f"  {spec.fingerprint}  {level:<14} {spec.dataset}  seed {spec.seed}  fold {spec.fold}  {state}")
-    done = sum(state == "FINISHED" for state in states.values())
-    print(f"\n{len(states)} distinct trials: {done} finished in {uri}, {len(states) - done} to run")
-    return EXIT_OK
 
 
 def _open_ui(uri: str, output: Path | None) -> str:
@@ -229,7 +242,7 @@ def _open_ui(uri: str, output: Path | None) -> str:
     return f"make ui{folder}  (http://127.0.0.1:5000)"
 
 
-def _print_outcomes(outcomes: list[Any], uri: str, output: Path | None) -> int:
+def _print_outcomes(outcomes: list[StudyOutcome], uri: str, output: Path | None, log: CommandLog) -> Ending:
     for outcome in outcomes:
         print(f"\n{outcome.summary}")
     print()
@@ -237,13 +250,13 @@ def _print_outcomes(outcomes: list[Any], uri: str, output: Path | None) -> int:
         print(f"Report:       {outcome.report}")
     print(f"MLflow store: {uri}")
     print(f"Open the UI:  {_open_ui(uri, output)}")
-    failed = list(dict.fromkeys(pair for outcome in outcomes for pair in outcome.failed))
-    missing = list(dict.fromkeys(name for outcome in outcomes for name in outcome.missing))
-    for name, error in failed:
-        print(f"FAILED  {name}: {error}", file=sys.stderr)
+    print(f"Log:          {log.path}")
+    failed = dict.fromkeys(pair for outcome in outcomes for pair in outcome.failed)
+    missing = dict.fromkeys(name for outcome in outcomes for name in outcome.missing)
+    errors = [f"FAILED  {name}: {error}" for name, error in failed]
     if missing:
-        print(f"stopped: {len(missing)} trials did not run; the same command with --resume continues", file=sys.stderr)
-        return EXIT_STOPPED
+        errors.append(f"stopped: {len(missing)} trials did not run; the same command with --resume continues")
+        return Ending(EXIT_STOPPED, tuple(errors))
     if failed:
-        print(f"{len(failed)} trial(s) failed; the same command runs them again", file=sys.stderr)
-    return EXIT_FAILED if failed else EXIT_OK
+        errors.append(f"{len(failed)} trial(s) failed; the same command runs them again")
+    return Ending(EXIT_FAILED if failed else EXIT_OK, tuple(errors))

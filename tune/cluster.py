@@ -12,6 +12,7 @@ import ray
 
 from cgd.errors import CGDError
 from tune.environment import ROOT
+from tune.log_files import is_verbose
 
 _MEND = "Give the address of a running cluster's head, or omit --address to run on this machine"
 
@@ -37,14 +38,15 @@ def connected(address: str, n_cpus: int | None = None) -> Iterator[int]:
     ClusterError
         No cluster at `address`.
     """
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    verbose = is_verbose()
+    logs = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.WARNING}
     try:
         if address == "local":
             # trials of one worker need no dashboard; it would listen on a port for nothing
-            ray.init(address="local", num_cpus=n_cpus or os.cpu_count(), include_dashboard=False, **quiet)
+            ray.init(address="local", num_cpus=n_cpus or os.cpu_count(), include_dashboard=False, **logs)
         else:
             runtime_env = {"working_dir": str(ROOT), "excludes": [".git", ".venv", "outputs", "tests"]}
-            ray.init(address=address, runtime_env=runtime_env, **quiet)
+            ray.init(address=address, runtime_env=runtime_env, **logs)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ClusterError(f"no Ray cluster at '{address}': {error}. {_MEND}") from None
     try:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ablations.study import Study
+from ablations.study import Study, Trial
 from cgd.config import Config
 from cgd.data.catalog import load_dataset
 from cgd.data.pair import Pair
@@ -18,14 +19,34 @@ from cgd.evaluation import trial_fingerprint
 from cgd.version import code_version
 from tune.trial import TrialSpec
 
+DEFAULT_DATASET = "simulated"
+
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """A study on its data sets: (level, trial) in order, and the floors it needs."""
+    """A study on its data sets.
+
+    Attributes
+    ----------
+    study
+        The question.
+    base
+        The study's own configuration: the command's, with its folds and with what the study holds fixed.
+    trials
+        (level, trial) in order.
+    floors
+        The floors its data sets and folds need.
+    dataset_keys
+        Data set name -> key of the pair as prepared under `base`.
+    key
+        Names exactly these trials.
+    """
 
     study: Study
+    base: Config
     trials: tuple[tuple[str, TrialSpec], ...]
     floors: tuple[FloorSpec, ...]
+    dataset_keys: dict[str, str]
     key: str
 
 
@@ -43,13 +64,24 @@ class FloorSpec:
 
 @dataclass
 class Plan:
-    """Everything a command will do."""
+    """Everything a command will do.
+
+    Attributes
+    ----------
+    base
+        The command's configuration; studies may hold some of it fixed at other values.
+    datasets
+        Prepared pairs by key.
+    studies
+        In the order they were added.
+    notes
+        Data set or study -> what was matched, dropped or left out.
+    """
 
     base: Config
-    datasets: dict[str, PreparedPair] = field(default_factory=dict)  # by prepared key
-    dataset_keys: dict[str, str] = field(default_factory=dict)  # data set name -> prepared key under the base config
+    datasets: dict[str, PreparedPair] = field(default_factory=dict)
     studies: list[StudyPlan] = field(default_factory=list)
-    notes: dict[str, list[str]] = field(default_factory=dict)  # data set name -> what was matched or dropped
+    notes: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def trials(self) -> dict[str, TrialSpec]:
@@ -62,41 +94,91 @@ class Plan:
 
 
 class Planner:
-    """Turns studies into trials; each data set is read and prepared once."""
+    """Turns studies into trials; each data set is read and prepared once.
 
-    def __init__(self, base: Config, datasets: list[str], seeds: list[int]) -> None:
+    Parameters
+    ----------
+    base
+        The command's configuration.
+    datasets, seeds, n_folds
+        What the command names. None leaves it to each study, and where that is silent to the embedded data set, the
+        seed of `base` alone and `split.n_folds` of `base`.
+
+    Raises
+    ------
+    DataError
+        A data set cannot be read, or two have the same name.
+    """
+
+    def __init__(
+        self,
+        base: Config,
+        datasets: Sequence[str] | None = None,
+        seeds: Sequence[int] | None = None,
+        n_folds: int | None = None,
+    ) -> None:
         self.plan = Plan(base)
-        self.seeds = seeds
+        self._datasets, self._seeds, self._n_folds = datasets, seeds, n_folds
         self._splits: dict[str, list[GeneSplit]] = {}
         self._hidden: set[str] = set()
         self._pairs: dict[str, Pair] = {}
-        for name in datasets:
-            pair = load_dataset(name)
-            if pair.name in self._pairs:
-                raise DataError(f"two data sets are called '{pair.name}'; give each folder its own name")
-            self._pairs[pair.name] = pair
-            self.plan.dataset_keys[pair.name] = self._prepare(pair.name, base)
+        self._names: dict[str, str] = {}  # as given -> name of the pair
+        for given in datasets or ():
+            self._load(given)
 
     def add(self, study: Study) -> None:
         """Plan one study. Raises StudyError or DataError before anything runs."""
         if study.name in (plan.study.name for plan in self.plan.studies):
             raise StudyError(f"two studies are called '{study.name}'; give one another name")
-        base, names = self.plan.base, list(self._pairs)
-        folds = list(range(base.split.n_folds))
-        trials, floors = [], {}
-        for trial in study.trials(base, names, self.seeds, folds):
-            key = self._prepare(trial.dataset, trial.config)
-            split = self._split(key, trial.config)[trial.fold]
-            self._check(key, split, trial.config)
-            prepared = self.plan.datasets[key]
-            name = _trial_name(study, trial.level, trial.dataset, trial.seed, trial.fold, base.split.n_folds)
-            fingerprint = trial_fingerprint(trial.config, prepared, split)
-            spec = TrialSpec(fingerprint, name, trial.dataset, trial.seed, trial.fold, trial.config, split, key)
-            trials.append((trial.level, spec))
-            floor = self._floor(trial.dataset, trial.fold)
-            floors[floor.fingerprint] = floor
+        command = self._command_config(study)
+        base = study.base(command)
+        names = [self._load(given) for given in self._datasets or study.datasets or (DEFAULT_DATASET,)]
+        first = command.seed
+        seeds = self._seeds if self._seeds is not None else range(first, first + (study.seeds or 1))
+        rows = study.trials(command, names, list(seeds), list(range(base.split.n_folds)))
+        trials = tuple((row.level, self._spec(study, row, base)) for row in rows)
+        floors = {(row.dataset, row.fold): self._floor(row.dataset, row.fold, base) for row in rows}
+        self._note_left_out(study, names)
         digest = hashlib.sha256(json.dumps([study.name, [spec.fingerprint for _, spec in trials]]).encode())
-        self.plan.studies.append(StudyPlan(study, tuple(trials), tuple(floors.values()), digest.hexdigest()[:16]))
+        keys = {name: self._prepare(name, base) for name in names}
+        self.plan.studies.append(StudyPlan(study, base, trials, tuple(floors.values()), keys, digest.hexdigest()[:16]))
+
+    def under_base(self) -> dict[str, str]:
+        """Data set name -> key of the pair prepared under the command's own configuration."""
+        names = list(self._pairs) or [self._load(DEFAULT_DATASET)]
+        return {name: self._prepare(name, self.plan.base) for name in names}
+
+    def _command_config(self, study: Study) -> Config:
+        """The command's configuration with the folds of this study."""
+        n_folds = self._n_folds or study.folds
+        return self.plan.base.with_values({"split.n_folds": n_folds}) if n_folds else self.plan.base
+
+    def _load(self, given: str) -> str:
+        """Name of the pair that `given` (a name, a folder or two files) stands for; reads it the first time."""
+        if given not in self._names:
+            pair = load_dataset(given)
+            other = self._pairs.setdefault(pair.name, pair)
+            if other is not pair and other.sha256 != pair.sha256:
+                raise DataError(f"two data sets are called '{pair.name}'; give each folder its own name")
+            self._names[given] = pair.name
+        return self._names[given]
+
+    def _spec(self, study: Study, trial: Trial, base: Config) -> TrialSpec:
+        key = self._prepare(trial.dataset, trial.config)
+        split = self._split(key, trial.config)[trial.fold]
+        self._check(key, split, trial.config)
+        prepared = self.plan.datasets[key]
+        return TrialSpec(
+            fingerprint=trial_fingerprint(trial.config, prepared, split),
+            name=_trial_name(study, trial, base.split.n_folds),
+            dataset=trial.dataset,
+            seed=trial.seed,
+            fold=trial.fold,
+            config=trial.config,
+            split=split,
+            prepared=key,
+            trial_key=trial.config.fingerprint(prepared.sha256, split.sha256),
+        )
 
     def _prepare(self, name: str, config: Config) -> str:
         """Key of the prepared pair; trials with the same data section share it."""
@@ -124,8 +206,13 @@ class Planner:
             self._splits[name] = make_splits(self.plan.datasets[key].panel, config.split)
         return self._splits[name]
 
-    def _floor(self, dataset: str, fold: int) -> FloorSpec:
-        base, key = self.plan.base, self.plan.dataset_keys[dataset]
+    def _note_left_out(self, study: Study, names: Sequence[str]) -> None:
+        for level in (level for axis in study.axes for level in axis.levels):
+            if level.only_on is not None and not set(level.only_on) & set(names):
+                self._note(f"study {study.name}", (f"level '{level.label}' runs on {', '.join(level.only_on)} only",))
+
+    def _floor(self, dataset: str, fold: int, base: Config) -> FloorSpec:
+        key = self._prepare(dataset, base)
         split = self._split(key, base)[fold]
         prepared = self.plan.datasets[key]
         parts = [base.fingerprint_of(section) for section in ("data", "split", "evaluation")]
@@ -134,6 +221,6 @@ class Planner:
         return FloorSpec(fingerprint, dataset, fold, base, split, key)
 
 
-def _trial_name(study: Study, level: str, dataset: str, seed: int, fold: int, n_folds: int) -> str:
-    folds = f" · fold {fold}" if n_folds > 1 else ""
-    return f"{study.name}={level} · {dataset} · seed {seed}{folds}"
+def _trial_name(study: Study, trial: Trial, n_folds: int) -> str:
+    fold = f" · fold {trial.fold}" if n_folds > 1 else ""
+    return f"{study.name}={trial.level} · {trial.dataset} · seed {trial.seed}{fold}"

@@ -7,6 +7,7 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from cgd.data.catalog import PAPER_NAMES
 from cgd.data.split import make_splits
 from cgd.errors import TrackingError
 from cgd.evaluation import evaluate_floors, summarise_table
-from cgd.version import environment
+from cgd.version import code_version, environment
 from tune.callback import TrackingCallback
 from tune.cluster import connected
 from tune.plan import FloorSpec, Plan, StudyPlan
 from tune.progress import Progress
-from tune.tracking import FAILED, FINISHED, KILLED, RUNNING, RunRecord, Tracking
+from tune.tracking import FAILED, FINISHED, KILLED, RUNNING, OlderRun, RunRecord, Tracking
 from tune.trial import TrialSpec, run_trial
 
 
@@ -54,10 +55,20 @@ class Runner:
         Folder of checkpoints and reports.
     arguments
         The command's arguments, stored with the study.
+    forecast
+        What the command was forecast to cost, stored with the study; None for no forecast.
     """
 
-    def __init__(self, plan: Plan, tracking: Tracking, output: Path, arguments: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        tracking: Tracking,
+        output: Path,
+        arguments: dict[str, Any],
+        forecast: dict[str, Any] | None = None,
+    ) -> None:
         self.plan, self.tracking, self.output, self.arguments = plan, tracking, output, arguments
+        self.forecast = forecast
         self.known = tracking.runs("trial")
         self.known_floors = tracking.runs("floors")
         self.resumed: list[str] = []  # studies whose parent run was re-opened
@@ -81,10 +92,10 @@ class Runner:
             tags = {
                 "cgd.study": plan.study.name,
                 "cgd.study_key": plan.key,
-                "cgd.protocol": self.plan.base.evaluation.protocol,
+                "cgd.protocol": plan.base.evaluation.protocol,
                 "mlflow.note.content": f"{plan.study.question}\n\n{plan.study.hypothesis}",
             }
-            name = f"{plan.study.name} · {', '.join(self.plan.dataset_keys)}"
+            name = f"{plan.study.name} · {', '.join(plan.dataset_keys)}"
             key = f"study-{plan.key}-{time.time_ns()}"
             parents[plan.study.name] = self.tracking.open_run("study", key, name, tags, run_id)
         if resume and not self.resumed:
@@ -192,11 +203,12 @@ class Runner:
         return owner
 
     def _tags(self) -> dict[str, dict[str, str]]:
-        """`cgd.study.NAME = level` for every study a trial belongs to."""
+        """`cgd.study.NAME = level` for every study a trial belongs to, and what it is in any code version."""
         tags: dict[str, dict[str, str]] = {}
         for plan in self.plan.studies:
             for level, spec in plan.trials:
-                tags.setdefault(spec.fingerprint, {})[f"cgd.study.{plan.study.name}"] = level
+                same = {"cgd.code_version": code_version(), "cgd.trial_key": spec.trial_key}
+                tags.setdefault(spec.fingerprint, same)[f"cgd.study.{plan.study.name}"] = level
         return tags
 
     def conclude(self, plan: StudyPlan, parent: str, complete: bool) -> StudyOutcome:
@@ -233,26 +245,45 @@ class Runner:
         ]
         return {
             "study": plan.study.model_dump(mode="json"),
-            "protocol": self.plan.base.evaluation.protocol,
-            "config": self.plan.base.flatten(),
-            "datasets": {name: self._describe(name) for name in self.plan.dataset_keys},
+            "protocol": plan.base.evaluation.protocol,
+            "config": plan.base.flatten(),
+            "datasets": {name: self._describe(plan, name) for name in plan.dataset_keys},
             "trials": rows,
             "floors": floors,
+            "code_version": code_version(),
+            "older": self._older(plan),
+            "forecast": self.forecast,
             "versions": environment(),
             "arguments": self.arguments,
         }
 
-    def _describe(self, name: str) -> dict[str, Any]:
-        key = self.plan.dataset_keys[name]
-        prepared = self.plan.datasets[key]
+    @cached_property
+    def _other_code(self) -> dict[str, list[OlderRun]]:
+        """Finished trials of other code versions by their key, read once for all studies."""
+        found: dict[str, list[OlderRun]] = {}
+        for run in self.tracking.trials_of_other_code(code_version()):
+            found.setdefault(run.trial_key, []).append(run)
+        return found
+
+    def _older(self, plan: StudyPlan) -> list[dict[str, Any]]:
+        """The same trials as finished by other code versions: never mixed with the results, shown beside them."""
+        return [
+            {"dataset": spec.dataset, "level": level, "seed": spec.seed, "fold": spec.fold}
+            | {"code_version": run.code_version, "run_id": run.run_id, "pcc": run.pcc, "when": run.when.isoformat()}
+            for level, spec in plan.trials
+            for run in self._other_code.get(spec.trial_key, ())
+        ]
+
+    def _describe(self, plan: StudyPlan, name: str) -> dict[str, Any]:
+        prepared = self.plan.datasets[plan.dataset_keys[name]]
         return {
             "n_spots": prepared.n_spots,
             "n_cells": prepared.n_cells,
             "n_genes": len(prepared.panel),
-            "n_test": len(make_splits(prepared.panel, self.plan.base.split)[0].test),
+            "n_test": len(make_splits(prepared.panel, plan.base.split)[0].test),
             "paper_name": PAPER_NAMES.get(name),
             "sha256": prepared.sha256,
-            "notes": self.plan.notes[name],
+            "notes": self.plan.notes.get(name, []),
         }
 
 

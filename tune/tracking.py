@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,17 @@ class RunRecord:
     run_id: str
     status: str
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class OlderRun:
+    """A finished trial of another code version; `pcc` is None where it recorded none."""
+
+    run_id: str
+    trial_key: str
+    code_version: str
+    pcc: float | None
+    when: date
 
 
 @contextmanager
@@ -94,6 +106,28 @@ class Tracking:
             if key in tags:
                 found.setdefault(tags[key], RunRecord(run.info.run_id, run.info.status, tags.get("cgd.error")))
         return found
+
+    def finished(self, kind: str) -> Iterator[tuple[dict[str, str], dict[str, str], dict[str, float]]]:
+        """Tags, parameters and metrics of every finished run of a kind."""
+        for run in self._search(f"tags.`cgd.kind` = '{kind}' AND attributes.status = '{FINISHED}'"):
+            yield run.data.tags, run.data.params, run.data.metrics
+
+    def trials_of_other_code(self, code_version: str) -> list[OlderRun]:
+        """Every finished trial of another code version, in one query; the newest first."""
+        query = (
+            "tags.`cgd.kind` = 'trial' and attributes.status = 'FINISHED' "
+            f"and tags.`cgd.code_version` != '{code_version}' and tags.`cgd.trial_key` != ''"
+        )
+        return [
+            OlderRun(
+                run.info.run_id,
+                run.data.tags["cgd.trial_key"],
+                run.data.tags["cgd.code_version"],
+                run.data.metrics.get("test_pcc"),
+                datetime.fromtimestamp(run.info.end_time / 1000, UTC).date(),
+            )
+            for run in self._search(query)
+        ]
 
     def _search(self, query: str) -> Iterator[Run]:
         token = None

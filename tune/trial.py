@@ -38,6 +38,8 @@ class TrialSpec:
         Genes of the fold.
     prepared
         Key of the prepared pair in the shared data.
+    trial_key
+        Fingerprint of the same trial without the code version: what another version may have run already.
     """
 
     fingerprint: str
@@ -48,6 +50,7 @@ class TrialSpec:
     config: Config
     split: GeneSplit
     prepared: str
+    trial_key: str
 
 
 def run_trial(

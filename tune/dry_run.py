@@ -1,0 +1,82 @@
+"""What a command would do: its trials, what the store has of them, and what the rest will cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tune.cluster import connected
+from tune.forecast import EpochShares, Forecast, epoch_shares, forecast_trial, make_forecast, save_forecast
+from tune.log_files import CommandLog
+from tune.plan import Plan
+from tune.plan_table import print_forecast, print_plan
+from tune.probing import Probes, group_by_cost, run_probes
+from tune.terminal import make_console
+from tune.tracking import FINISHED, RunRecord, Tracking, sqlite_file
+from tune.trial import TrialSpec
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """A plan, and where and how it would run.
+
+    Attributes
+    ----------
+    plan
+        What would run.
+    uri
+        The tracking store; looking does not create it.
+    output
+        Folder in which the forecast is kept.
+    address, max_concurrent
+        As for the real run.
+    """
+
+    plan: Plan
+    uri: str
+    output: Path
+    address: str
+    max_concurrent: int | None
+
+    def show(self, log: CommandLog, with_forecast: bool) -> None:
+        """Print the plan and, unless everything is finished, a forecast from probes, which is kept."""
+        plan, console, tracking = self.plan, make_console(), self._tracking()
+        known = tracking.runs("trial") if tracking else {}
+        missing = unfinished(plan, known)
+        if with_forecast and missing:
+            log.open(self.output)
+            n = len(group_by_cost(missing))
+            console.print(f"probing what {len(missing)} trials cost, {n} configurations (--no-forecast skips it) ...")
+            shares = epoch_shares(tracking.finished("trial"), (s.study.name for s in plan.studies)) if tracking else {}
+            forecast, probes = self._forecast(missing, shares)
+            print_plan(console, plan, known, forecast)
+            print_forecast(console, forecast, probes, shares, self.output)
+            if forecast.trials:
+                save_forecast(self.output, plan, forecast)
+        else:
+            print_plan(console, plan, known, None)
+        n_trials, n_finished = len(plan.trials), len(plan.trials) - len(missing)
+        text = f"\n{n_trials} distinct trials: {n_finished} finished in {self.uri}, {len(missing)} to run"
+        console.print(text, soft_wrap=True)
+
+    def _tracking(self) -> Tracking | None:
+        database = sqlite_file(self.uri)
+        return Tracking(self.uri, self.output / "artifacts") if database is None or database.exists() else None
+
+    def _forecast(self, specs: list[TrialSpec], shares: EpochShares) -> tuple[Forecast, Probes]:
+        with connected(self.address) as n_cpus:
+            probes = run_probes(specs, self.plan.datasets)
+        trials = [forecast_trial(s, probes.of[s.fingerprint], shares) for s in specs if s.fingerprint in probes.of]
+        slots = n_slots(n_cpus, self.max_concurrent)
+        return make_forecast(trials, slots, probes.warmup_seconds, probes.launch_seconds), probes
+
+
+def unfinished(plan: Plan, known: Mapping[str, RunRecord]) -> list[TrialSpec]:
+    """Trials the store has no finished run of, in the order they will run."""
+    return [spec for key, spec in plan.trials.items() if key not in known or known[key].status != FINISHED]
+
+
+def n_slots(n_cpus: int, max_concurrent: int | None) -> int:
+    """Trials at a time on so many CPUs."""
+    return max(min(max_concurrent or n_cpus, n_cpus), 1)
