@@ -203,7 +203,7 @@ class SearchCallback(ray_tune.Callback):
             run.last_epoch = int(result[EPOCH]["epoch"])
         if time.monotonic() - run.flushed > _FLUSH_SECONDS:
             self._flush(run)
-        self.progress.percent(run.candidate.name, run.percent)
+        self.progress.percent(run.candidate.name, run.percent, run.value)
 
     def _flush(self, run: _Open) -> None:
         self.runs.tracking.log_epochs(run.run_id, run.pending)

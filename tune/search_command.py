@@ -92,7 +92,7 @@ class SearchCommand:
             "mlflow.note.content": f"Search of the space `{plan.space.name}`: {plan.space.description}\n\n"
             "Samples are scored on validation genes. The winner and the default are compared once on the test genes.",
         }
-        name = f"search {plan.name} · {', '.join(plan.planner.plan.dataset_keys)}"
+        name = f"search {plan.name} · {', '.join(plan.dataset_keys)}"
         key = f"search-{self.book.uid}"
         known = self.tracking.runs("search").get(key)
         return self.tracking.open_run("search", key, name, tags, known.run_id if known else None)

@@ -99,9 +99,9 @@ def _n_interrupted(book: SearchBook) -> int:
 
 
 def _datasets(book: SearchBook) -> dict[str, dict[str, Any]]:
-    plan, found = book.plan.planner.plan, {}
-    for name, key in plan.dataset_keys.items():
-        prepared = plan.datasets[key]
+    found = {}
+    for name, key in book.plan.dataset_keys.items():
+        prepared = book.plan.planner.plan.datasets[key]
         split = next(r.split for r in book.plan.candidates if r.dataset == name)
         found[name] = {
             "n_spots": prepared.n_spots,
