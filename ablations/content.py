@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablations.context_sheets import cheapest_sentences, cost_sheet, forecast_sheet, older_sheet, paper_sheet
+from ablations.intervals import N_RESAMPLES
 from ablations.result_sheets import dataset_sheet, effects_sheet, fractions_sheet, levels_sheet
 from ablations.results import StudyResults
 from ablations.sheet import Sheet
-from ablations.stats import FEW_GENES, N_RESAMPLES
 from ablations.tables import DatasetTable
-from ablations.verdict import PERCENT, opening, troubles, verdict
+from ablations.verdict import PERCENT, notes, opening, troubles, verdict
 from ablations.wording import percent, plain
 
 _FACTS = (("n_spots", "spots"), ("n_cells", "cells"), ("n_genes", "genes"), ("n_test", "test genes"))
@@ -24,8 +24,8 @@ class Content:
 
     Attributes
     ----------
-    opening, troubles, verdicts
-        The first line; what must be known before a number is read; (data set, sentences).
+    opening, troubles, verdicts, notes
+        The first line; what must be known before a number is read; (data set, sentences); what intervals leave out.
     levels, fixed
         (label, what it sets, whether it is the default) per level; dotted path -> value of all that was not varied.
     stamp, copied
@@ -41,6 +41,7 @@ class Content:
     opening: str
     troubles: list[str]
     verdicts: list[tuple[str, str]]
+    notes: list[str]
     levels: list[tuple[str, str, bool]]
     fixed: dict[str, str]
     stamp: str
@@ -73,6 +74,7 @@ def gather(results: StudyResults, tables: list[DatasetTable]) -> Content:
         opening=opening(results, tables),
         troubles=troubles(tables),
         verdicts=[(table.name, verdict(results, table)) for table in tables],
+        notes=notes(tables),
         levels=[(row.label, _settings(row.values), row.is_default) for row in results.study.combinations],
         fixed=_fixed(results),
         stamp=stamp(results),
@@ -122,23 +124,16 @@ def design(content: Content) -> str:
     return "Seeds {}; folds {}.".format(*lists)
 
 
-def method(content: Content) -> str:
+def method() -> str:
     """How means, intervals and corrections were made."""
-    text = (
+    return (
         "A mean is taken over genes; a gene that cannot be scored is left out and counted. An effect is the paired "
-        "difference to the default over the same seed, fold and gene. Intervals are "
-        f"{PERCENT} bootstrap intervals ({N_RESAMPLES} resamples of the genes within their folds, a gene's seeds "
-        "averaged first), widened for a small number of genes and, where the replicates let it be estimated, for the noise "
-        f"between trained models; below {FEW_GENES} genes read them with care. Holm's correction runs over all levels "
-        "and data sets of the study, for PCC. The best level is the one furthest above the default."
+        f"difference to the default over the same seed, fold and gene. Intervals hold with {PERCENT} confidence: "
+        f"Student's t over the genes within their folds, corrected for skewness by {N_RESAMPLES} bootstrap resamples of "
+        "the genes, and widened for the noise between trained models where the replicates let it be estimated. Holm's "
+        "correction runs over all levels and data sets of the study, for PCC. The best level is the one furthest above "
+        "the default."
     )
-    unknown = [table.name for table in content.tables if not table.noise_known]
-    if unknown:
-        text += (
-            f" On {', '.join(unknown)} the replicates do not let the training noise be estimated, so the intervals "
-            "leave it out: they say how the mean would vary over other genes, not over another training."
-        )
-    return text
 
 
 def _settings(values: Mapping[str, Any]) -> str:
@@ -146,5 +141,5 @@ def _settings(values: Mapping[str, Any]) -> str:
 
 
 def _fixed(results: StudyResults) -> dict[str, str]:
-    varied = {path for row in results.study.combinations for path in row.values} | {"seed"}
+    varied = {*results.study.paths, "seed"}
     return {path: plain(value) for path, value in results.config.items() if path not in varied}

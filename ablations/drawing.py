@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.optimize import isotonic_regression
 
@@ -44,13 +45,22 @@ STYLE = {
 }
 
 
+def settle(figure: Figure) -> Figure:
+    """Lay the figure out once; every file of it then has the same layout, and is written faster."""
+    FigureCanvasAgg(figure)
+    figure.canvas.draw()
+    figure.set_layout_engine("none")
+    return figure
+
+
 def to_svg(figure: Figure, inline: bool = False) -> str:
-    """The figure as SVG. `inline`: transparent and in the text colour of the page, to stand inside HTML."""
+    """The figure as SVG. `inline`: transparent and in the colours of the page, light or dark, to stand inside HTML."""
     svg = _saved(figure, format="svg", transparent=inline, metadata=_no("Date", "Creator", "Format", "Type")).decode()
     if not inline:
         return svg
     # the names of groups repeat from one figure to the next, and nothing refers to them
-    return re.sub(r'<g id="[^"]*">', "<g>", svg[svg.index("<svg") :]).replace(INK, "currentColor")
+    svg = re.sub(r'<g id="[^"]*">', "<g>", svg[svg.index("<svg") :])
+    return svg.replace(INK, "currentColor").replace(PALETTE[0], f"var(--mark, {PALETTE[0]})")
 
 
 def to_pdf(figure: Figure) -> bytes:

@@ -7,13 +7,29 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ablations.located_yaml import Location
 from cgd.config import Config, field_paths
 from cgd.errors import closest
 
-Scalar = bool | int | float | str
+
+def _check_scalar(value: Any) -> Any:
+    if not isinstance(value, bool | int | float | str):
+        raise ValueError(f"expected a number, a word, true or false, found {value!r}")
+    return value
+
+
+Scalar = Annotated[bool | int | float | str, BeforeValidator(_check_scalar)]  # one message, not one per type
 Text = Annotated[str, Field(min_length=1)]
 
 _NOT_IN_A_STUDY = {

@@ -7,7 +7,6 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -25,6 +24,7 @@ from ablations.drawing import (
     n_columns_of_legend,
     number,
     reach,
+    settle,
     wrap,
 )
 from ablations.figure_lines import draw_lines
@@ -49,14 +49,10 @@ def draw(study: Study, tables: Sequence[DatasetTable], stamp: str = "") -> Figur
     """
     with mpl.rc_context(STYLE):
         if study.figure == "table":
-            figure = draw_table(study, tables, stamp)
-        elif study.figure == "lines":
-            figure = draw_lines(study, tables, stamp)
-        else:
-            figure = _draw_bars(study, tables, stamp)
-        FigureCanvasAgg(figure)
-        figure.canvas.draw()
-    return figure
+            return settle(draw_table(study, tables, stamp))
+        if study.figure == "lines":
+            return settle(draw_lines(study, tables, stamp))
+        return settle(_draw_bars(study, tables, stamp))
 
 
 def _draw_bars(study: Study, tables: Sequence[DatasetTable], stamp: str) -> Figure:
@@ -142,7 +138,7 @@ def _caption(table: DatasetTable, limits: tuple[float, float], width: int) -> st
     if floor := table.strongest_floor:
         lines.append(wrap(f"floor: {short_name(floor)} {number(floor.primary.mean)}", width))
     if ceiling := ceiling_of(table):
-        hidden = "" if ceiling.primary.mean <= limits[1] else " (off the scale)"
+        hidden = "" if ceiling.primary.mean <= limits[1] else " ↑"
         lines.append(wrap(f"ceiling {number(ceiling.primary.mean)}{hidden}", width))
     return "\n".join(lines)
 
@@ -151,7 +147,7 @@ def _bar_legend(figure: Figure, study: Study, labels: Sequence[str], inches: flo
     names = [wrap(f"{label} (default)" if label == study.default_label else label, 44) for label in labels]
     handles: list[Any] = [Patch(**_bar_style(i)) for i in range(len(labels))]
     handles += [Line2D([], [], color=INK, linewidth=1.5), Line2D([], [], color=INK, linewidth=1, linestyle=":")]
-    names += ["strongest floor", "ceiling"]
+    names += ["strongest floor", "ceiling (↑ off the scale)"]
     figure.legend(
         handles, names, loc="outside upper left", ncols=n_columns_of_legend(names, inches), title=study.title,
         alignment="left", title_fontproperties={"weight": "bold", "size": 8}, handlelength=2.2, labelcolor=INK,

@@ -8,7 +8,6 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -23,6 +22,7 @@ from ablations.drawing import (
     data_set_name,
     errors,
     reach,
+    settle,
     wrap,
 )
 from ablations.stats import CONFIDENCE, Estimate
@@ -46,17 +46,16 @@ def draw_effects(study: Study, tables: Sequence[DatasetTable], stamp: str = "") 
     with mpl.rc_context(STYLE):
         size = (1.9 + len(known) * (_PANEL + _TEXT), 1.3 + _ROW * max(len(rows), 2))
         figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasAgg(figure)
         axes = figure.subplots(1, len(known), squeeze=False, sharey=True).ravel()
         for panel, (metric, heading) in zip(axes, known, strict=True):
             _panel(panel, [(name, estimates.get(metric)) for name, estimates in rows])
+            panel.tick_params(axis="y", length=0)
             _headings(panel, heading if len(known) > 1 else "", study)
         _names(axes[0], rows)
         _legend(figure)
         if stamp:
             figure.supxlabel(wrap(stamp, int(size[0] / CHARACTER)), fontsize=SMALL + 0.5, fontweight="bold")
-        figure.canvas.draw()
-    return figure
+        return settle(figure)
 
 
 def _rows(tables: Sequence[DatasetTable]) -> list[tuple[str, dict[str, Estimate]]]:
@@ -79,9 +78,9 @@ def _panel(panel: Any, rows: Sequence[tuple[str, Estimate | None]]) -> None:
         if math.isfinite(found.mde):
             left, right = max(low, -found.mde), min(high, found.mde)
             panel.fill_betweenx([y - 0.33, y + 0.33], left, right, color=BAND, linewidth=0, alpha=0.55, zorder=0)
-        face = PALETTE[0] if is_marked(found) else "none"
+        face = PALETTE[0] if found.differs else "none"
         panel.errorbar(
-            [found.mean], [y], xerr=errors([found]), fmt="D" if is_marked(found) else "o", color=PALETTE[0],
+            [found.mean], [y], xerr=errors([found]), fmt="D" if found.differs else "o", color=PALETTE[0],
             markerfacecolor=face, markersize=4.5, elinewidth=1.2, capsize=2.2, zorder=4,
         )  # fmt: skip
         _beside(panel, y, _words(found))
@@ -91,13 +90,8 @@ def _panel(panel: Any, rows: Sequence[tuple[str, Estimate | None]]) -> None:
     panel.set(xlim=(low, high), ylim=(len(rows) - 0.4, -0.6))
 
 
-def is_marked(found: Estimate) -> bool:
-    """Whether a difference survives the correction over all levels and data sets."""
-    return math.isfinite(found.p_holm) and found.p_holm < 1 - CONFIDENCE
-
-
 def _words(found: Estimate) -> tuple[str, str, str]:
-    return signed_or_dash(found.mean), interval(found, sign=True), p_value(found.p_holm) + " *" * is_marked(found)
+    return signed_or_dash(found.mean), interval(found, sign=True), p_value(found.p_holm) + " *" * found.differs
 
 
 def _beside(panel: Any, y: float, words: Sequence[str], **style: Any) -> None:
@@ -124,7 +118,6 @@ def _headings(panel: Any, heading: str, study: Study) -> None:
 
 def _names(panel: Any, rows: Sequence[tuple[str, dict[str, Estimate]]]) -> None:
     panel.set_yticks(np.arange(len(rows)), [_shortened(name) for name, _ in rows])
-    panel.tick_params(axis="y", length=0)
     for tick, (_, found) in zip(panel.get_yticklabels(), rows, strict=True):
         tick.set_fontweight("normal" if found else "bold")
 

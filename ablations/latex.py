@@ -22,12 +22,7 @@ _SPECIAL = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
-    "[": "{[}",  # after \\ a bracket would be taken for a length
-    "]": "{]}",
-    "*": "{*}",  # after \\ a star would be taken for a page break rule
-    "`": "{`}",  # no ligatures
-    "'": "{'}",
-    "-": "{-}",
+    "`": "{`}",
     "−": "$-$",
     "×": r"$\times$",
     "↑": r"$\uparrow$",
@@ -37,6 +32,7 @@ _SPECIAL = {
     "·": r"\textperiodcentered{}",
     "\u202f": r"\,",
 }
+_LIGATURE = re.compile(r"([-'])(?=\1)")  # -- would become a dash
 _HEAD = r"""% Tables of the ablation study {name}, one table environment each; \input this file.
 % In the preamble: \usepackage{{booktabs}} \usepackage{{graphicx}} \usepackage[T1]{{fontenc}}"""
 _BEYOND = "% Some names hold characters beyond Latin: compile with LuaLaTeX and a font that has them, without fontenc."
@@ -46,7 +42,7 @@ _BREAK = r" \\ "
 def escape(text: str) -> str:
     """`text` as it is, in one line, so that no character of it is a command."""
     visible = "".join(c for c in " ".join(text.split()) if c.isprintable())
-    return "".join(_SPECIAL.get(character, character) for character in visible)
+    return _LIGATURE.sub(r"\1{}", "".join(_SPECIAL.get(character, character) for character in visible))
 
 
 def to_latex(content: Content) -> str:
@@ -116,4 +112,6 @@ def _cell(cell: Cell) -> str:
 
 
 def _stack(lines: list[str]) -> str:
+    # what follows \\ as a bracket or a star would be taken for its argument
+    lines = [f"{{}}{line}" if line.startswith(("[", "*")) else line for line in lines]
     return rf"\shortstack{{{_BREAK.join(lines)}}}" if len(lines) > 1 else lines[0]

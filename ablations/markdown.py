@@ -33,10 +33,11 @@ def to_markdown(content: Content, figure: str, effects: str) -> str:
     parts += [*_setup(content), *_stamp(content)]
     parts += [f"![Mean PCC of each level on each data set]({figure})", f"![Differences to the default]({effects})"]
     parts += [f"**{escape(name)}.** {escape(text)}" for name, text in content.verdicts]
+    parts += [escape(text) for text in content.notes]
     for sheet in content.sheets:
         parts += [f"## {escape(sheet.title)}", *_around(content, sheet), table(sheet)]
         parts += [f"*{escape(sheet.note)}*"] * bool(sheet.note)
-    parts += [*_unfinished(content), "## How it was made", escape(method(content)), *_origin(content)]
+    parts += [*_unfinished(content), "## How it was made", escape(method()), *_origin(content)]
     return "\n\n".join(parts) + "\n"
 
 

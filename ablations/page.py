@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ablations.content import Content, design, facts, method, stamp_meaning
 from ablations.verdict import PERCENT
 from ablations.wording import number, plain
 
+_PIXELS_PER_POINT = 1.42  # 8 points of the figure then read like the text of the tables
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -24,12 +26,21 @@ def render(content: Content, figure: str, effects: str) -> str:
         study=content.results.study,
         figure=Markup(figure),
         effects_figure=Markup(effects),
+        figure_width=_pixels(figure),
+        effects_width=_pixels(effects),
         facts=[facts(table) for table in content.tables],
         design=design(content),
-        method=method(content),
+        method=method(),
         stamp_meaning=stamp_meaning(content) if content.stamp else "",
         confidence=PERCENT,
     )
+
+
+def _pixels(svg: str) -> int:
+    """How wide a figure may become on the page, from its own width in points."""
+    found = re.search(r'<svg[^>]* width="([\d.]+)pt"', svg)
+    assert found, "matplotlib gives the width of an SVG in points"
+    return round(_PIXELS_PER_POINT * float(found[1]))
 
 
 def render_template(name: str, **values: Any) -> str:

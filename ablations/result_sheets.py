@@ -16,11 +16,6 @@ METRIC_NAMES |= {f"hidden_{metric}": name for metric, name in METRIC_NAMES.items
 _HIDDEN = f"hidden_{PRIMARY}"
 
 
-def is_clear(found: Estimate) -> bool:
-    """Whether a difference survives the correction over all levels and data sets."""
-    return math.isfinite(found.p_holm) and found.p_holm < 1 - CONFIDENCE
-
-
 def effects_sheet(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:
     """Every level minus the default."""
     has_hidden = results.protocol == "published"
@@ -35,8 +30,8 @@ def effects_sheet(results: StudyResults, tables: Sequence[DatasetTable]) -> Shee
     note = (
         f"A difference is level minus default ({results.study.default_label}), paired by seed, fold and gene, with its "
         f"{percent(CONFIDENCE)} interval; bold where it differs from 0 after Holm's correction over all levels and "
-        "data sets. Effect size: mean over standard deviation of the per-gene differences. Smallest detectable: the true "
-        "difference this design would find 8 times in 10."
+        "data sets. Effect size: mean over standard deviation of the per-gene differences. Smallest detectable: the "
+        "true difference this design would find 8 times in 10."
     )
     return Sheet("effects", "Effects", tuple(columns), tuple(lines), n_names=2, note=note)
 
@@ -45,7 +40,7 @@ def _effect_cells(table: DatasetTable, row: Row, has_hidden: bool) -> list[Cell]
     found = row.differences[PRIMARY]
     seeds = f"{row.n_agreeing} of {len(row.by_seed)}" if row.by_seed else "–"
     cells = [Cell(table.name), level_cell(table, row), _difference(found)]
-    cells += [Cell(p_value(found.p)), Cell(p_value(found.p_holm), is_strong=is_clear(found))]
+    cells += [Cell(p_value(found.p)), Cell(p_value(found.p_holm), is_strong=found.differs)]
     cells += [
         Cell(signed_or_dash(found.effect_size, 2)),
         Cell(number(found.mde)),
@@ -54,12 +49,12 @@ def _effect_cells(table: DatasetTable, row: Row, has_hidden: bool) -> list[Cell]
     ]
     if has_hidden:
         hidden = row.differences[_HIDDEN]
-        cells += [_difference(hidden), Cell(p_value(hidden.p_holm), is_strong=is_clear(hidden))]
+        cells += [_difference(hidden), Cell(p_value(hidden.p_holm), is_strong=hidden.differs)]
     return cells
 
 
 def _difference(found: Estimate) -> Cell:
-    return Cell(signed_or_dash(found.mean), _some(interval(found, sign=True)), is_strong=is_clear(found))
+    return Cell(signed_or_dash(found.mean), _some(interval(found, sign=True)), is_strong=found.differs)
 
 
 def level_cell(table: DatasetTable, row: Row, *more: str) -> Cell:

@@ -1,9 +1,8 @@
-"""Means, paired differences and their bootstrap intervals.
+"""Means and paired differences over genes, seeds and folds, with what may be concluded from them.
 
-The genes are what is sampled: a gene's values over the seeds are not independent, so they are averaged first, per
-fold and gene, and the averages are resampled as one. An interval therefore says how much the answer would vary over
-another draw of genes, with the training noise of the seeds averaged out. Intervals are per comparison: nothing here
-corrects for looking at several levels.
+Replicates are seeds x folds. A gene's values over the seeds are not independent, so they are averaged first, per fold
+and gene; genes are nested in folds; all genes of a (seed, fold) share one trained model. `ablations.intervals` says
+how the interval takes all three into account, docs/statistics.md what each number means and how it was checked.
 """
 
 from __future__ import annotations
@@ -11,18 +10,34 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
+from scipy.special import stdtrit
 
-FloatArray = npt.NDArray[np.float64]
+from ablations.intervals import (
+    ALPHA,
+    CONFIDENCE,
+    N_RESAMPLES,
+    FloatArray,
+    IntArray,
+    Spread,
+    bootstrap_means,
+    effective_df,
+    measure,
+    p_values,
+    reach,
+)
 
-CONFIDENCE = 0.95
-N_RESAMPLES = 2000
-FEW_GENES = 20  # below, percentile intervals are too narrow: with 10 genes they cover the truth 87 times in 100
+__all__ = [
+    "ALPHA", "CONFIDENCE", "FEW_GENES", "N_RESAMPLES", "POWER", "Estimate", "bootstrap_means", "difference_by_seed",
+    "effective_df", "estimate", "holm", "paired_difference", "summarise",
+]  # fmt: skip
+
+POWER = 0.8
+FEW_GENES = 10  # fewer were not simulated: one outlying gene can decide the answer
 _UNIT = ["fold", "gene"]
-_MAX_CELLS = 4_000_000  # resampled entries held at once: 32 MB per array
 
 
 @dataclass(frozen=True)
@@ -42,15 +57,17 @@ class Estimate:
     p_holm
         The same after Holm's correction over all levels and data sets of the study; NaN where not corrected.
     effect_size
-        Mean over the standard deviation of the per-gene values (a paired Cohen's d for differences).
+        Mean over the standard deviation of the genes within their folds, seeds averaged (Cohen's d for pairs).
     mde
         Smallest true difference this design would find 8 times in 10 (two-sided, alpha 0.05).
     standard_error, df
-        Of the mean, and the degrees of freedom of that standard error.
+        Of the mean, and the degrees of freedom at which Student's t gives the interval's width before skew.
     n_folds, n_seeds
         Folds, and distinct seeds, behind the mean.
     noise_known
-        Whether the replicates let the training noise be estimated and the interval include it.
+        Whether the replicates let the variance between trained models be estimated and the interval include it.
+    model_share
+        Share of `standard_error` squared that is between models; 0 where it is not known.
     """
 
     mean: float
@@ -67,6 +84,7 @@ class Estimate:
     n_folds: int = 0
     n_seeds: int = 0
     noise_known: bool = False
+    model_share: float = 0.0
 
     @property
     def excludes_zero(self) -> bool:
@@ -77,56 +95,87 @@ class Estimate:
     def is_known(self) -> bool:
         return math.isfinite(self.mean)
 
+    @property
+    def differs(self) -> bool:
+        """Whether "differs from 0" stands after Holm's correction; before it where there is none."""
+        p = self.p if math.isnan(self.p_holm) else self.p_holm
+        return p < ALPHA
 
-def bootstrap_means(values: FloatArray, n_resamples: int = N_RESAMPLES, seed: int = 0) -> FloatArray:
-    """Means of rows drawn with replacement; every column sees the same draws.
+
+def estimate(values: FloatArray, folds: IntArray | None = None, **bootstrap: int) -> list[Estimate]:
+    """One `Estimate` per column; NaN entries are left out, and units that no seed scored counted.
 
     Parameters
     ----------
     values
-        (n_rows, n_columns), finite.
-
-    Returns
-    -------
-    (n_resamples, n_columns) means.
+        (n_units, n_columns) or (n_seeds, n_units, n_columns); a unit is a gene in its fold.
+    folds
+        (n_units,) labels; one fold if not given.
+    bootstrap
+        `n_resamples` and `seed`. Columns with the same entries missing share one set of draws.
     """
-    n_rows, n_columns = values.shape
-    generator = np.random.default_rng(seed)
-    means = np.empty((n_resamples, n_columns))
-    step = max(1, _MAX_CELLS // n_rows)
-    for start in range(0, n_resamples, step):
-        size = min(step, n_resamples - start)
-        drawn = generator.integers(0, n_rows, (size, n_rows)) + n_rows * np.arange(size)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=size * n_rows).reshape(size, n_rows)
-        means[start : start + size] = counts @ values / n_rows
-    return means
-
-
-def estimate(values: FloatArray, n_resamples: int = N_RESAMPLES, seed: int = 0) -> list[Estimate]:
-    """One `Estimate` per column of (n_genes, n_columns) values; NaN entries are left out and counted.
-
-    Columns with the same entries missing share one set of draws.
-    """
-    estimates = [Estimate(math.nan, math.nan, math.nan, 0, len(values))] * values.shape[1]
-    if not len(values):
+    cube = values if values.ndim == 3 else values[None]
+    folds = np.zeros(cube.shape[1], dtype=np.intp) if folds is None else folds
+    estimates = [_unknown(cube.shape[1])] * cube.shape[2]
+    if not cube.size:
         return estimates
-    scored = np.isfinite(values)
-    for pattern in np.unique(scored, axis=1).T:
-        columns = np.flatnonzero((scored == pattern[:, None]).all(axis=0))
-        kept = values[pattern][:, columns]
-        if len(kept):
-            for column, found in zip(columns, _with_interval(kept, n_resamples, seed), strict=True):
-                estimates[column] = Estimate(*found, len(kept), len(values) - len(kept))
+    finite = np.isfinite(cube)
+    for pattern in np.unique(finite.reshape(-1, cube.shape[2]), axis=1).T:
+        columns = np.flatnonzero((finite.reshape(-1, cube.shape[2]) == pattern[:, None]).all(axis=0))
+        mask = pattern.reshape(cube.shape[:2])
+        units, seeds = mask.any(axis=0), mask.any(axis=1)
+        if units.any():
+            found = _estimates(cube[seeds][:, units][:, :, columns], folds[units], int((~units).sum()), bootstrap)
+            for column, one in zip(columns, found, strict=True):
+                estimates[column] = one
     return estimates
 
 
-def _with_interval(values: FloatArray, n_resamples: int, seed: int) -> list[tuple[float, float, float]]:
-    means = values.mean(axis=0)
-    if len(values) < 2:
-        return [(float(mean), math.nan, math.nan) for mean in means]
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(bootstrap_means(values, n_resamples, seed), [tail, 1 - tail], axis=0)
-    return [(float(m), float(a), float(b)) for m, a, b in zip(means, low, high, strict=True)]
+def _unknown(n_unscored: int) -> Estimate:
+    return Estimate(math.nan, math.nan, math.nan, 0, n_unscored)
+
+
+def _estimates(cube: FloatArray, folds: IntArray, n_unscored: int, bootstrap: dict[str, int]) -> list[Estimate]:
+    n_seeds, n_units, _ = cube.shape
+    design: dict[str, Any] = {"n_unscored": n_unscored, "n_folds": len(np.unique(folds)), "n_seeds": n_seeds}
+    if n_units < 2:
+        means = np.nanmean(cube, axis=(0, 1))
+        return [Estimate(float(mean), math.nan, math.nan, n_units, **design) for mean in means]
+    if n_units == design["n_folds"]:  # a gene a fold: what folds differ by shows among the genes
+        folds = np.zeros_like(folds)
+    spread = measure(cube, folds, **bootstrap)
+    return [Estimate(**numbers, n_genes=n_units, **design) for numbers in _numbers(spread)]
+
+
+def _numbers(spread: Spread) -> list[dict[str, Any]]:
+    """The fields of `Estimate` that follow from the spread, per column."""
+    error = spread.standard_error
+    width = reach(spread)
+    df = effective_df(width / np.where(error > 0, error, math.nan))
+    low, high = reach(spread, spread.low_shape), reach(spread, spread.high_shape)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        effect = np.where(spread.gene_sd > 0, spread.mean / spread.gene_sd, math.nan)
+        share = np.where(error > 0, spread.model_variance / error**2, 0.0)
+        mde = np.where(error > 0, np.maximum(low, high) + stdtrit(df, POWER) * error, 0.0)
+    columns = {
+        "mean": spread.mean, "low": spread.mean - low, "high": spread.mean + high, "p": p_values(spread),
+        "effect_size": effect, "mde": mde, "standard_error": error, "df": df, "model_share": share,
+    }  # fmt: skip
+    known: dict[str, Any] = {"noise_known": spread.model_df > 0}
+    return [known | {name: float(values[i]) for name, values in columns.items()} for i in range(len(error))]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction of a family of p values (Scandinavian Journal of Statistics 6:65, 1979).
+
+    NaN stays NaN and does not count: a comparison that could not be made is not one of the family.
+    """
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p)[: np.isfinite(p).sum()]
+    corrected = np.full(len(p), math.nan)
+    factors = len(order) - np.arange(len(order))
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * factors))
+    return [float(value) for value in corrected]
 
 
 def summarise(table: pd.DataFrame, metrics: Sequence[str], **bootstrap: int) -> dict[str, Estimate]:
@@ -135,12 +184,17 @@ def summarise(table: pd.DataFrame, metrics: Sequence[str], **bootstrap: int) -> 
     Parameters
     ----------
     table
-        Columns `fold`, `gene`, the metrics, and any number of rows (seeds) per fold and gene.
+        Columns `fold`, `gene`, the metrics, and `seed` where there are several rows per fold and gene.
     bootstrap
         `n_resamples` and `seed` of the bootstrap.
     """
-    per_gene = table.groupby(_UNIT, sort=True)[list(metrics)].mean()
-    return dict(zip(metrics, estimate(per_gene.to_numpy(float), **bootstrap), strict=True))
+    units = table[_UNIT].drop_duplicates().sort_values(_UNIT)
+    index = pd.MultiIndex.from_frame(units)
+    seeds = [rows for _, rows in table.groupby("seed", sort=True)] if "seed" in table else [table]
+    blocks = [rows.set_index(_UNIT)[list(metrics)].reindex(index).to_numpy(float) for rows in seeds]
+    cube = np.array(blocks).reshape(len(blocks), len(units), len(metrics))
+    folds = pd.factorize(units["fold"])[0]
+    return dict(zip(metrics, estimate(cube, folds, **bootstrap), strict=True))
 
 
 def paired_difference(

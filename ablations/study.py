@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from ablations.combinations import Combination, Configuration, cross, listed
 from ablations.factor import Factor, GridFactor, Level, Part, Problem, Scalar, Text, as_field, repeated_in
 from ablations.located_yaml import LocatedYAML, Location, read_yaml
-from ablations.study_checks import check_content, check_layout
+from ablations.study_checks import check_content, check_layout, in_words
 from cgd.config import Config
 from cgd.errors import ConfigError, StudyError, closest
 
@@ -214,7 +214,8 @@ def load_study(name_or_path: str | Path) -> Study:
     names = list_studies()
     path = _BUILT_IN / f"{name_or_path}.yaml" if str(name_or_path) in names else Path(name_or_path)
     if not path.is_file():
-        raise StudyError(f"no study '{name_or_path}' and no such file; {closest(str(name_or_path), names)}")
+        hint = closest(str(name_or_path), names)
+        raise StudyError(f"no study '{name_or_path}' and no such file; {hint} (--list shows them)")
     document = read_yaml(path)
     if _BY_CODE_ONLY in document.values:
         message = "is written by the search alone; a study file varies a 'factor', or 'factors' with 'grid: true'"
@@ -246,7 +247,7 @@ def _validate(document: LocatedYAML, source: str) -> Study:
 def _explain(error: Any, document: LocatedYAML) -> str:
     cause = error.get("ctx", {}).get("error")
     location = cause.location if isinstance(cause, Problem) else error["loc"]
-    message = error["msg"].removeprefix("Value error, ")
+    message = in_words(error)
     if error["type"] == "extra_forbidden":
         message = f"unknown key; {closest(str(location[-1]), _keys_at(location[:-1]))}"
     return document.say(location, message)

@@ -4,205 +4,146 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import replace
 
 import pandas as pd
 
 from ablations.results import StudyResults
-from ablations.stats import Estimate, difference_by_seed, paired_difference, summarise
+from ablations.rows import (
+    CEILING,
+    CORRECTED,
+    FLOORS,
+    LOWER_IS_BETTER,
+    PRIMARY,
+    PUBLISHED_FLOORS,
+    TITLES,
+    DatasetTable,
+    OlderRow,
+    Row,
+    TrialCounts,
+    best_level,
+    strongest,
+)
+from ablations.stats import Estimate, difference_by_seed, holm, paired_difference, summarise
 from ablations.study import Combination, Paper
 
-PRIMARY = "pcc"
-CEILING = "ceiling"
-FLOORS = {
-    "random": "random",
-    "gene_mean": "gene mean",
-    "mean_pattern": "mean pattern of the training genes",
-    "knn": "k nearest genes",
-    "kernel_ridge": "kernel ridge",
-}
-PUBLISHED_FLOORS = {
-    "zero_fill": "hidden entries set to 0",
-    "visible_mean_fill": "hidden entries set to the gene's visible mean",
-}
-_TITLES = FLOORS | PUBLISHED_FLOORS | {CEILING: "ceiling: the truth through the latent"}
-
-
-@dataclass(frozen=True)
-class TrialCounts:
-    """How the trials of a row ended; `missing` ones were planned and neither finished nor failed."""
-
-    ok: int
-    failed: int
-    missing: int
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method or level on one data set.
-
-    Attributes
-    ----------
-    name, title
-        As in the tracking store, and in words.
-    estimates
-        Metric -> mean and interval over genes.
-    differences
-        Metric -> level minus default, paired; empty for floors and the default.
-    by_seed
-        Seed -> mean paired PCC difference to the default.
-    paper
-        What the paper states for this level and data set, else None.
-    trials, wall_seconds, peak_memory_mb
-        Of the level's trials: counts, mean seconds and largest peak of the finished ones (NaN: unknown).
-    n_parameters, cpu_hours, gpu_hours
-        Mean number of trained parameters; hours summed over the finished trials (NaN: unknown).
-    n_replicates
-        Distinct (seed, fold) finished.
-    fractions
-        Metric -> share of the way from the best floor in that metric (0) to the ceiling (1); NaN where undefined.
-    """
-
-    kind: Literal["floor", "ceiling", "level"]
-    name: str
-    title: str
-    estimates: Mapping[str, Estimate]
-    differences: Mapping[str, Estimate]
-    by_seed: Mapping[int, float] = field(default_factory=dict)
-    is_default: bool = False
-    paper: float | None = None
-    trials: TrialCounts | None = None
-    wall_seconds: float = math.nan
-    peak_memory_mb: float = math.nan
-    n_parameters: float = math.nan
-    cpu_hours: float = math.nan
-    gpu_hours: float = math.nan
-    n_replicates: int = 0
-    fractions: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def primary(self) -> Estimate:
-        return self.estimates[PRIMARY]
-
-    @property
-    def n_agreeing(self) -> int:
-        """Seeds whose own difference has the sign of the mean difference."""
-        mean = self.differences[PRIMARY].mean
-        return sum(value * mean > 0 for value in self.by_seed.values())
-
-
-@dataclass(frozen=True)
-class OlderRow:
-    """What another version of the code gave for a level: mean PCC over `n_trials`, the newest finished at `when`."""
-
-    level: str
-    code_version: str
-    pcc: float
-    n_trials: int
-    when: str
-
-
-@dataclass(frozen=True)
-class DatasetTable:
-    """All rows of one data set, and what follows from them.
-
-    Attributes
-    ----------
-    facts
-        n_spots, n_cells, n_genes, n_test, paper_name, sha256 as recorded.
-    absent_floors
-        Floors every table should have but the tracking store does not.
-    over_floor
-        Best level minus strongest floor, paired by gene; None where either is missing.
-    copied_share
-        Mean share of a test gene's entries that is copied from the truth (published protocol, else NaN).
-    floor_of
-        Metric -> name of the best floor in that metric.
-    best_versus
-        Level -> level minus best, paired PCC; empty without a best level.
-    cheapest
-        The level with the shortest trials among the best and those whose interval against the best reaches 0.
-    too_small
-        Whether some level's minimum detectable effect exceeds the smallest effect the study asks about.
-    noise_known
-        Whether the replicates let the training noise be estimated; where not, intervals leave it out.
-    older
-        Results of other versions of the code, kept apart.
-    """
-
-    name: str
-    facts: Mapping[str, Any]
-    rows: tuple[Row, ...]
-    absent_floors: tuple[str, ...]
-    over_floor: Estimate | None
-    copied_share: float
-    floor_of: Mapping[str, str] = field(default_factory=dict)
-    best_versus: Mapping[str, Estimate] = field(default_factory=dict)
-    cheapest: Row | None = None
-    too_small: bool = False
-    noise_known: bool = False
-    older: tuple[OlderRow, ...] = ()
-
-    @property
-    def paper_name(self) -> str | None:
-        return self.facts.get("paper_name")
-
-    @property
-    def references(self) -> list[Row]:
-        return [row for row in self.rows if row.kind != "level"]
-
-    @property
-    def levels(self) -> list[Row]:
-        return [row for row in self.rows if row.kind == "level"]
-
-    @property
-    def default(self) -> Row:
-        return next(row for row in self.levels if row.is_default)
-
-    @property
-    def best(self) -> Row | None:
-        """The level furthest above the default on the same genes; by plain mean where the default has no result."""
-        return _best(self.levels)
-
-    @property
-    def strongest_floor(self) -> Row | None:
-        return _strongest(self.references)
-
-
-def _strongest(rows: list[Row]) -> Row | None:
-    known = [row for row in rows if row.kind == "floor" and row.primary.is_known]
-    return max(known, key=lambda row: row.primary.mean, default=None)
-
-
-def _best(levels: list[Row]) -> Row | None:
-    known = [row for row in levels if row.primary.is_known]
-    if any(row.is_default for row in known):  # means over different genes, where trials failed, do not compare
-        known = [row for row in known if row.is_default or row.differences[PRIMARY].is_known]
-        return max(known, key=lambda row: 0.0 if row.is_default else row.differences[PRIMARY].mean)
-    return max(known, key=lambda row: row.primary.mean, default=None)
+__all__ = ["FLOORS", "PRIMARY", "DatasetTable", "OlderRow", "Row", "TrialCounts", "build_tables"]
 
 
 def build_tables(results: StudyResults, **bootstrap: int) -> list[DatasetTable]:
     """One table per data set of the study, in its order. `bootstrap`: n_resamples and seed."""
-    return [_table(results, name, bootstrap) for name in results.datasets]
+    return _corrected([_table(results, name, bootstrap) for name in results.datasets])
 
 
 def _table(results: StudyResults, dataset: str, bootstrap: dict[str, int]) -> DatasetTable:
     genes = results.per_gene[results.per_gene["dataset"] == dataset]
     floors = results.floors[results.floors["dataset"] == dataset]
+    references, absent = _references(results, floors, bootstrap)
+    levels = [_level_row(results, dataset, level, genes, bootstrap) for level in results.study.combinations_on(dataset)]
+    best, floor_of = best_level(levels), best_floors(references)
+    versus = _versus(genes, best, levels, bootstrap)
+    effects = [row.differences[PRIMARY] for row in levels if row.differences and row.differences[PRIMARY].is_known]
+    return DatasetTable(
+        name=dataset,
+        facts=results.datasets[dataset],
+        rows=with_fractions([*references, *levels], floor_of),
+        absent_floors=absent,
+        over_floor=_over_floor(genes, floors, best, strongest(references), bootstrap),
+        copied_share=float(genes["copied_share"].mean()) if "copied_share" in genes and len(genes) else math.nan,
+        floor_of=floor_of,
+        best_versus=versus,
+        cheapest=_cheapest(levels, best, versus),
+        too_small=any(effect.mde > results.study.smallest_effect for effect in effects),
+        noise_known=bool(effects) and all(effect.noise_known for effect in effects),
+        older=_older(results.older[results.older["dataset"] == dataset]),
+    )
+
+
+def _references(
+    results: StudyResults, floors: pd.DataFrame, bootstrap: dict[str, int]
+) -> tuple[list[Row], tuple[str, ...]]:
+    """The rows of the floors and the ceiling, and the titles of those that were not recorded."""
     expected = list(FLOORS) + (list(PUBLISHED_FLOORS) if results.protocol == "published" else []) + [CEILING]
     recorded = list(dict.fromkeys(floors["method"]))
     methods = [m for m in expected if m in recorded] + [m for m in recorded if m not in expected]
     rows = [_reference_row(results, method, floors[floors["method"] == method], bootstrap) for method in methods]
-    levels = [_level_row(results, dataset, level, genes, bootstrap) for level in results.study.combinations]
-    return DatasetTable(
-        name=dataset,
-        facts=results.datasets[dataset],
-        rows=(*rows, *levels),
-        absent_floors=tuple(_TITLES[method] for method in expected if method not in recorded),
-        over_floor=_over_floor(genes, floors, _best(levels), _strongest(rows), bootstrap),
-        copied_share=float(genes["copied_share"].mean()) if "copied_share" in genes and len(genes) else math.nan,
+    return rows, tuple(TITLES[method] for method in expected if method not in recorded)
+
+
+def _corrected(tables: list[DatasetTable]) -> list[DatasetTable]:
+    """The tables with Holm's correction over every level and data set, a family per primary metric."""
+    for metric in CORRECTED:
+        family = [
+            row.differences[metric].p if metric in row.differences else math.nan
+            for table in tables
+            for row in table.rows
+        ]
+        corrected = iter(holm(family))
+        tables = [
+            replace(table, rows=tuple(_with_holm(row, metric, next(corrected)) for row in table.rows))
+            for table in tables
+        ]
+    return [replace(table, cheapest=_renewed(table)) for table in tables]
+
+
+def _with_holm(row: Row, metric: str, p_holm: float) -> Row:
+    if metric not in row.differences:
+        return row
+    return replace(row, differences={**row.differences, metric: replace(row.differences[metric], p_holm=p_holm)})
+
+
+def _renewed(table: DatasetTable) -> Row | None:
+    """The cheapest row as it now stands among the rows."""
+    return next((row for row in table.levels if table.cheapest and row.name == table.cheapest.name), None)
+
+
+def best_floors(references: list[Row]) -> dict[str, str]:
+    """Metric -> name of the floor that does best in it."""
+    floors = [row for row in references if row.kind == "floor"]
+    found = {}
+    for metric in dict.fromkeys(metric for row in floors for metric in row.estimates):
+        known = [row for row in floors if row.estimates[metric].is_known]
+        sign = -1 if metric in LOWER_IS_BETTER else 1
+        if known:
+            found[metric] = max(known, key=lambda row: sign * row.estimates[metric].mean).name
+    return found
+
+
+def with_fractions(rows: list[Row], floor_of: Mapping[str, str]) -> tuple[Row, ...]:
+    """The rows with `fractions`: 0 is the best floor in a metric, 1 the ceiling; NaN where that is not above it."""
+    named = {row.name: row for row in rows if row.kind != "level"}
+    ends = {}
+    for metric in dict.fromkeys(metric for row in rows for metric in row.estimates):
+        floor = named[floor_of[metric]].estimates[metric].mean if metric in floor_of else math.nan
+        ceiling = named[CEILING].estimates[metric].mean if CEILING in named else math.nan
+        sign = -1 if metric in LOWER_IS_BETTER else 1
+        ends[metric] = (floor, ceiling - floor if sign * (ceiling - floor) > 0 else math.nan)
+    return tuple(
+        replace(row, fractions={m: (e.mean - ends[m][0]) / ends[m][1] for m, e in row.estimates.items()})
+        for row in rows
+    )
+
+
+def _versus(genes: pd.DataFrame, best: Row | None, levels: list[Row], bootstrap: dict[str, int]) -> dict[str, Estimate]:
+    """Level -> level minus best, on the same genes."""
+    if best is None:
+        return {}
+    reference = genes[genes["level"] == best.name]
+    others = {row.name: genes[genes["level"] == row.name] for row in levels if row is not best}
+    return {name: paired_difference(own, reference, [PRIMARY], **bootstrap)[PRIMARY] for name, own in others.items()}
+
+
+def _cheapest(levels: list[Row], best: Row | None, versus: Mapping[str, Estimate]) -> Row | None:
+    within = [row for row in levels if row is best or (row.name in versus and versus[row.name].high >= 0)]
+    known = [row for row in within if math.isfinite(row.wall_seconds)]
+    return min(known, key=lambda row: row.wall_seconds, default=None)
+
+
+def _older(runs: pd.DataFrame) -> tuple[OlderRow, ...]:
+    groups = runs.groupby(["level", "code_version"], sort=False)
+    return tuple(
+        OlderRow(str(level), str(version), float(group["pcc"].mean()), len(group), str(group["when"].max()))
+        for (level, version), group in groups
     )
 
 
@@ -212,7 +153,7 @@ def _scores(results: StudyResults) -> list[str]:
 
 def _reference_row(results: StudyResults, method: str, table: pd.DataFrame, bootstrap: dict[str, int]) -> Row:
     estimates = summarise(table, _scores(results), **bootstrap)
-    return Row("ceiling" if method == CEILING else "floor", method, _TITLES.get(method, method), estimates, {})
+    return Row("ceiling" if method == CEILING else "floor", method, TITLES.get(method, method), estimates, {})
 
 
 def _level_row(
@@ -235,7 +176,16 @@ def _level_row(
         trials=_counts(trials, n_expected=len(results.trials[["seed", "fold"]].drop_duplicates())),
         wall_seconds=float(finished["wall_seconds"].mean()),
         peak_memory_mb=float(finished["peak_memory_mb"].max()),
+        n_parameters=float(finished["n_parameters"].mean()),
+        n_replicates=len(finished[["seed", "fold"]].drop_duplicates()),
+        cpu_hours=_hours(finished["wall_seconds"] * finished["n_threads"]),
+        gpu_hours=_hours(finished["wall_seconds"] * finished["device"].map({"cuda": 1.0, "cpu": 0.0}).astype(float)),
     )
+
+
+def _hours(seconds: pd.Series) -> float:
+    """Their sum; NaN where any is unknown."""
+    return float(seconds.sum(skipna=False)) / 3600
 
 
 def _counts(trials: pd.DataFrame, n_expected: int) -> TrialCounts:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from ablations.content import stamp
 from ablations.results import StudyResults
 from ablations.stats import CONFIDENCE
 from ablations.tables import PRIMARY, DatasetTable, Row, build_tables
-from ablations.verdict import opening, troubles, verdict
+from ablations.verdict import notes, opening, troubles, verdict
 from ablations.wording import interval, number, p_value, percent, short_name, signed_or_dash
 
 WIDTH = 100
@@ -21,7 +22,7 @@ def summary_text(results: StudyResults) -> str:
     """The opening line, what must be known, and a compact table per data set; no line longer than 100 columns."""
     tables = build_tables(results)
     head = [opening(results, tables), f"{results.study.title} ({results.study.name}): {results.study.question}"]
-    lines = [line for text in (*head, stamp(results), *troubles(tables)) if text for line in _wrapped(text)]
+    lines = [line for text in (*head, stamp(results), *troubles(tables), *notes(tables)) if text for line in _wrapped(text)]
     for table in tables:
         lines += ["", *_wrapped(f"{table.name}: {verdict(results, table)}")]
         if not math.isnan(table.copied_share):
@@ -35,7 +36,7 @@ def summary_text(results: StudyResults) -> str:
 
 def _wrapped(text: str, indent: str = "") -> list[str]:
     """`text` in lines; `95 %` and `1 549` stay together."""
-    options = {"initial_indent": indent, "subsequent_indent": "  ", "break_on_hyphens": False}
+    options: dict[str, Any] = {"initial_indent": indent, "subsequent_indent": "  ", "break_on_hyphens": False}
     lines = textwrap.wrap(text.replace(" %", "\u2060%"), WIDTH, **options)
     return [line.replace("\u2060%", " %") for line in lines]
 

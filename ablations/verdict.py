@@ -2,13 +2,81 @@
 
 from __future__ import annotations
 
+import math
+
+from ablations.power import needed
 from ablations.results import StudyResults
-from ablations.stats import CONFIDENCE, FEW_GENES, Estimate
+from ablations.stats import ALPHA, CONFIDENCE, FEW_GENES, Estimate
 from ablations.tables import PRIMARY, DatasetTable, Row
 
 # a difference that cannot be seen in three decimals is none, however narrow its interval
 NEGLIGIBLE = 0.0005
 PERCENT = f"{100 * CONFIDENCE:.0f} %"
+
+
+def opening(results: StudyResults, tables: list[DatasetTable]) -> str:
+    """The first line of a report: whether the study is too small for what it asks, else its one-line answer."""
+    small = [table for table in tables if table.too_small]
+    if not small:
+        return " ".join(_answer(table) for table in tables)
+    effect = results.study.smallest_effect
+    found = "; ".join(_too_small(results, table, effect) for table in small)
+    return f"Too small to see what it asks, a difference of {effect:g} in mean PCC. {found}."
+
+
+def _too_small(results: StudyResults, table: DatasetTable, effect: float) -> str:
+    """`tissue: 8 times in 10 it would find 0.031 or more (33 genes, 1 fold, 1 seed); about ... would do`."""
+    effects = [row.differences[PRIMARY] for row in table.levels if not row.is_default]
+    largest = max((found for found in effects if math.isfinite(found.mde)), key=lambda found: found.mde)
+    need, available = needed(largest, effect), results.config.get("split.n_folds")
+    would_do = f"about {need.folds} such folds ({need.genes} genes)"
+    if available is not None and need.folds > available:
+        would_do += f", more than the {available} there are,"
+    if need.seeds is not None:
+        would_do += f" or {need.seeds} seeds"
+    text = (
+        f"{table.name}: 8 times in 10 it would find {largest.mde:.3f} or more ({design(largest)}); {would_do} would do"
+    )
+    return text if largest.noise_known else f"{text}, if training noise adds nothing, which takes 3 seeds to tell"
+
+
+def _answer(table: DatasetTable) -> str:
+    default, levels = table.default, [row for row in table.levels if not row.is_default]
+    known = [row for row in levels if row.differences[PRIMARY].is_known]
+    if not known:
+        return f"{table.name}: no answer, for want of trials."
+    shown = [row for row in known if shows_difference(row.differences[PRIMARY])]
+    best = max(shown, key=lambda row: row.differences[PRIMARY].mean, default=None)
+    if best is None:
+        return f"{table.name}: no difference from the default, {default.title}, is shown."
+    if (gain := best.differences[PRIMARY].mean) > 0:
+        return f"{table.name}: {best.title} is {gain:.3f} PCC above the default, {default.title}."
+    return (
+        f"{table.name}: no level is shown to be better than the default, {default.title}; "
+        f"{', '.join(row.title for row in shown)} {'is' if len(shown) == 1 else 'are'} worse."
+    )
+
+
+def shows_difference(found: Estimate) -> bool:
+    """Whether a difference stands after Holm's correction and can be seen in three decimals."""
+    return found.differs and abs(found.mean) >= NEGLIGIBLE
+
+
+def design(found: Estimate) -> str:
+    """`33 genes, 5 folds, 1 seed`."""
+    counts = ((found.n_genes, "gene"), (found.n_folds, "fold"), (found.n_seeds, "seed"))
+    return ", ".join(f"{count} {word}{'s' * (count != 1)}" for count, word in counts)
+
+
+def notes(tables: list[DatasetTable]) -> list[str]:
+    """What the intervals leave out."""
+    blind = [table.name for table in tables if not table.noise_known and any(row.differences for row in table.levels)]
+    if not blind:
+        return []
+    return [
+        f"{', '.join(blind)}: too few replicates to estimate the training noise, so the intervals hold for the models "
+        "that were trained and leave out how another training would differ; 3 seeds or 3 folds would tell."
+    ]
 
 
 def troubles(tables: list[DatasetTable]) -> list[str]:
@@ -59,14 +127,14 @@ def _versus_default(best: Row, default: Row, levels: list[Row]) -> str:
             f"the default, {default.title}, reaches {NEGLIGIBLE} anywhere in its {PERCENT} interval."
         )
     if not best.is_default:
-        gap = _gap(best.differences[PRIMARY], f"the default, {default.title}", _seeds(best))
+        gap = _gap(best.differences[PRIMARY], f"the default, {default.title}", _design(best))
         return f"{best.title} is best with a mean PCC of {best.primary.mean:.3f}, {gap}."
     others = [row for row in levels if not row.is_default and row.differences[PRIMARY].is_known]
     opening = f"The default, {default.title}, is best with a mean PCC of {default.primary.mean:.3f}"
     if not others:
         return f"{opening}; no other level has a result."
     closest = max(others, key=lambda row: row.differences[PRIMARY].mean)
-    gap = _gap(closest.differences[PRIMARY], "it", _seeds(closest))
+    gap = _gap(closest.differences[PRIMARY], "it", _design(closest))
     return f"{opening}; the closest level, {closest.title}, is {gap}."
 
 
@@ -81,32 +149,42 @@ def _unequal_trials(best: Row, levels: list[Row]) -> list[str]:
     ]
 
 
-def _seeds(row: Row) -> str:
-    if len(row.by_seed) == 1:
-        return "; one seed only"
-    return f"; the same sign in {row.n_agreeing} of {len(row.by_seed)} seeds"
+def _design(row: Row) -> str:
+    found = row.differences[PRIMARY]
+    text = f"; {design(found)}" if len(row.by_seed) != 1 else f"; {design(found)} only"
+    if len(row.by_seed) > 1:
+        text += f", the same sign in {row.n_agreeing} of {len(row.by_seed)} seeds"
+    return text if found.noise_known else f"{text}, training noise not included"
 
 
-def _gap(difference: Estimate, reference: str, seeds: str = "") -> str:
+def _gap(difference: Estimate, reference: str, made_of: str = "") -> str:
     """`0.021 above X (95 % interval +0.010 to +0.032: excludes zero; ...)`."""
     text = f"{abs(difference.mean):.3f} {'above' if difference.mean >= 0 else 'below'} {reference}"
     if difference.n_genes < 2:
-        return f"{text} (too few genes for an interval{seeds})"
-    meaning = "excludes zero" if difference.excludes_zero else "includes zero, so no difference is shown"
+        return f"{text} (too few genes for an interval{made_of})"
+    meaning = _meaning(difference)
     if difference.n_genes < FEW_GENES:
-        meaning += f"; only {difference.n_genes} genes, so it is likely too narrow"
+        meaning += f"; {difference.n_genes} genes decide nothing"
     bounds = f"{signed(difference.low)} to {signed(difference.high)}"
-    return f"{text} ({PERCENT} interval {bounds}: {meaning}{seeds})"
+    return f"{text} ({PERCENT} interval {bounds}: {meaning}{made_of})"
+
+
+def _meaning(difference: Estimate) -> str:
+    if not difference.excludes_zero:
+        return "includes zero, so no difference is shown"
+    if math.isnan(difference.p_holm):
+        return "excludes zero"
+    corrected = f"Holm-corrected {probability(difference.p_holm)}"
+    if difference.p_holm < ALPHA:
+        return f"excludes zero, {corrected}"
+    return f"excludes zero, but {corrected}, so no difference is shown"
+
+
+def probability(p: float) -> str:
+    """`p = 0.012`, `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def signed(value: float) -> str:
     """`+0.021`, with a true minus sign."""
     return f"{value:+.3f}".replace("-", "−")
-
-
-def opening(results: StudyResults, tables: list[DatasetTable]) -> str:
-    """The first line of a report: whether the study is too small for what it asks, else its one-line answer."""
-    small = [table.name for table in tables if table.too_small]
-    if small:
-        return f"Too small to see what it asks: {', '.join(small)}."
-    return " ".join(f"{table.name}: {verdict(results, table)}" for table in tables)

@@ -179,6 +179,11 @@ class CausalGeD:
         return self._state().genes
 
     @property
+    def measured_genes(self) -> tuple[str, ...]:
+        """Those of `genes` whose ST values the model was given."""
+        return self._state().measured_genes
+
+    @property
     def n_parameters(self) -> int:
         return sum(p.numel() for p in self._state().network.parameters())
 

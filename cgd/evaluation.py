@@ -188,6 +188,8 @@ def probe(config: Config, prepared: PreparedPair, split: GeneSplit) -> Probe:
         fit = _fit(short, prepared, split, lambda metrics: epochs.append(metrics["epoch_seconds"]), root)
         setup = fit.trained - fit.started - sum(epochs)
         val_seconds = _seconds(lambda: fit.model.predict_mean(split.val))
+        if n_draws:
+            fit.model.predict_draws(split.test)  # the first one also imports the sampler
         step_seconds = max(epochs[-1] - val_seconds, 0.0) / short.train.steps_per_epoch
         predict_seconds = n_draws * _seconds(lambda: fit.model.predict_draws(split.test)) if n_draws else 0.0
         if config.sampling.estimate == "draws":

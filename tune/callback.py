@@ -16,9 +16,11 @@ from ray import tune as ray_tune
 from cgd.data.preprocess import PreparedPair
 from cgd.errors import TrackingError
 from cgd.training.checkpoint import CheckpointFolder
+from cgd.version import code_version
 from tune.progress import Progress
+from tune.study_summary import trial_note
 from tune.tracking import FAILED, FINISHED, KILLED, RunRecord, Tracking
-from tune.trial import EPOCH, ERROR, RESULT, TrialSpec
+from tune.trial import EPOCH, ERROR, MODEL, RESULT, TrialSpec
 
 _FLUSH_SECONDS = 5.0
 _Method = TypeVar("_Method", bound=Callable[..., None])
@@ -68,7 +70,9 @@ class TrackingCallback(ray_tune.Callback):
     datasets
         Prepared pairs, to log as inputs.
     checkpoints
-        Where trials keep their checkpoints; those of a finished trial are removed.
+        Where trials keep their checkpoints and models; those of a finished trial are removed.
+    log_models
+        Attach the fitted model of each finished trial.
     """
 
     def __init__(
@@ -81,10 +85,11 @@ class TrackingCallback(ray_tune.Callback):
         tags: dict[str, dict[str, str]],
         datasets: dict[str, PreparedPair],
         checkpoints: Path,
+        log_models: bool = True,
     ) -> None:
         self.tracking, self.progress, self.specs = tracking, progress, specs
         self.known, self.parents, self.tags, self.datasets = known, parents, tags, datasets
-        self.checkpoints = checkpoints
+        self.checkpoints, self.log_models = checkpoints, log_models
         self.error: TrackingError | None = None
         self.outcomes: dict[str, RunRecord] = {}
         self._open: dict[str, _Open] = {}
@@ -104,11 +109,13 @@ class TrackingCallback(ray_tune.Callback):
             "cgd.seed": str(spec.seed),
             "cgd.fold": str(spec.fold),
             "cgd.protocol": spec.config.evaluation.protocol,
+            "cgd.code_version": code_version(),
             # where it runs may differ from one attempt to the next, and MLflow's parameters cannot change
             **{f"cgd.{path}": str(value) for path, value in _runtime(spec).items()},
             **self.tags[spec.fingerprint],
         }
         run_id = self.tracking.open_run("trial", spec.fingerprint, spec.name, tags, record.run_id if record else None)
+        self.tracking.describe(run_id, trial_note(spec.name, _levels(tags), spec.config, run_id, self.log_models))
         last = self.tracking.last_epoch(run_id)
         if not last:
             self.tracking.log_params(run_id, _without_runtime(spec))
@@ -161,18 +168,38 @@ class TrackingCallback(ray_tune.Callback):
 
     def _finish(self, spec: TrialSpec, run: _Open, result: dict[str, Any]) -> None:
         self._flush(run)
-        summary = result["summary"]
-        self.tracking.finish(run.run_id, summary, pd.DataFrame(result["per_gene"]))
+        summary, per_gene = dict(result["summary"]), pd.DataFrame(result["per_gene"])
+        if "val_pcc" in summary:  # the curve of the epochs bears that name
+            summary["kept_val_pcc"] = summary.pop("val_pcc")
+        model_id = self._attach_model(spec, run) if self.log_models else None
+        self.tracking.finish(run.run_id, summary, per_gene, model_id, self.datasets[spec.prepared])
         self.outcomes[spec.fingerprint] = RunRecord(run.run_id, FINISHED)
         CheckpointFolder(self.checkpoints / spec.fingerprint, spec.fingerprint).clear()  # the store has it all now
         text = f"PCC {summary.get('test_pcc', float('nan')):.3f} in {summary['wall_seconds']:.0f} s"
         self.progress.finish(spec.name, text)
+
+    def _attach_model(self, spec: TrialSpec, run: _Open) -> str | None:
+        folder = self.checkpoints / spec.fingerprint / MODEL
+        if folder.is_dir():
+            tags = {"cgd.dataset": spec.dataset, "cgd.seed": str(spec.seed), "cgd.fold": str(spec.fold)}
+            tags |= self.tags[spec.fingerprint]
+            note = trial_note(spec.name, _levels(tags), spec.config, run.run_id, has_model=True)
+            return self.tracking.log_model(run.run_id, folder, {**tags, "mlflow.note.content": note})
+        # the trial saved it or would have failed: it ran on a machine that does not share the output folder
+        reason = f"the driver sees no {folder}; give all machines of the cluster the same --output folder"
+        self.tracking.set_tag(run.run_id, "cgd.no_model", reason)
+        return None
 
     def _fail(self, spec: TrialSpec, run: _Open, message: str, detail: str, kind: str) -> None:
         self._flush(run)
         self.tracking.fail(run.run_id, f"{kind}: {message}", detail)
         self.outcomes[spec.fingerprint] = RunRecord(run.run_id, FAILED, f"{kind}: {message}")
         self.progress.finish(spec.name, f"FAILED: {message}", failed=True)
+
+
+def _levels(tags: Mapping[str, str]) -> dict[str, str]:
+    """Study -> level, from a trial's tags."""
+    return {key.removeprefix("cgd.study."): value for key, value in tags.items() if key.startswith("cgd.study.")}
 
 
 def _runtime(spec: TrialSpec) -> dict[str, Any]:

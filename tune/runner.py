@@ -15,17 +15,29 @@ import pandas as pd
 import ray
 from ray import tune as ray_tune
 
+from ablations.curves import COLUMNS, write_curves
 from ablations.report import summary_text, write_report
-from ablations.results import load_results
-from cgd.data.catalog import PAPER_NAMES
-from cgd.data.split import make_splits
+from ablations.results import StudyResults, load_results
+from ablations.study import Study
+from ablations.tables import build_tables
+from ablations.verdict import verdict
 from cgd.errors import TrackingError
 from cgd.evaluation import evaluate_floors, summarise_table
-from cgd.version import code_version, environment
+from cgd.version import code_version
 from tune.callback import TrackingCallback
 from tune.cluster import connected
 from tune.plan import FloorSpec, Plan, StudyPlan
 from tune.progress import Progress
+from tune.study_record import study_record
+from tune.study_summary import (
+    DatasetNumbers,
+    numbers_of,
+    study_links,
+    study_metrics,
+    study_note,
+    study_view,
+    view_key,
+)
 from tune.tracking import FAILED, FINISHED, KILLED, RUNNING, OlderRun, RunRecord, Tracking
 from tune.trial import TrialSpec, run_trial
 
@@ -57,6 +69,8 @@ class Runner:
         The command's arguments, stored with the study.
     forecast
         What the command was forecast to cost, stored with the study; None for no forecast.
+    log_models
+        Attach the fitted model to each trial's run.
     """
 
     def __init__(
@@ -66,9 +80,10 @@ class Runner:
         output: Path,
         arguments: dict[str, Any],
         forecast: dict[str, Any] | None = None,
+        log_models: bool = True,
     ) -> None:
         self.plan, self.tracking, self.output, self.arguments = plan, tracking, output, arguments
-        self.forecast = forecast
+        self.forecast, self.log_models = forecast, log_models
         self.known = tracking.runs("trial")
         self.known_floors = tracking.runs("floors")
         self.resumed: list[str] = []  # studies whose parent run was re-opened
@@ -93,11 +108,14 @@ class Runner:
                 "cgd.study": plan.study.name,
                 "cgd.study_key": plan.key,
                 "cgd.protocol": plan.base.evaluation.protocol,
-                "mlflow.note.content": f"{plan.study.question}\n\n{plan.study.hypothesis}",
+                "cgd.code_version": code_version(),
             }
             name = f"{plan.study.name} · {', '.join(plan.dataset_keys)}"
             key = f"study-{plan.key}-{time.time_ns()}"
-            parents[plan.study.name] = self.tracking.open_run("study", key, name, tags, run_id)
+            parent = parents[plan.study.name] = self.tracking.open_run("study", key, name, tags, run_id)
+            self.tracking.describe(parent, self._note(plan.study, [], parent))
+            view = study_view(plan.study.name, by_dataset=len(self.plan.dataset_keys) > 1)
+            self.tracking.share_view(view_key(plan.study.name), view)
         if resume and not self.resumed:
             print("nothing to resume: no interrupted command ran exactly these trials; starting a new study run")
         return parents
@@ -154,7 +172,9 @@ class Runner:
         max_concurrent: int | None,
     ) -> bool:
         checkpoints = self.output / "checkpoints"
-        trainable = ray_tune.with_parameters(run_trial, specs=missing, datasets=shared, checkpoints=str(checkpoints))
+        trainable = ray_tune.with_parameters(
+            run_trial, specs=missing, datasets=shared, checkpoints=str(checkpoints), log_models=self.log_models
+        )
         n_epochs = sum(spec.config.train.epochs for spec in missing.values())
         with Progress(len(missing), n_epochs) as progress:
             callback = TrackingCallback(
@@ -166,6 +186,7 @@ class Runner:
                 self._tags(),
                 self.plan.datasets,
                 checkpoints,
+                self.log_models,
             )
             tuner = ray_tune.Tuner(
                 ray_tune.with_resources(trainable, self._resources()),
@@ -213,11 +234,15 @@ class Runner:
 
     def conclude(self, plan: StudyPlan, parent: str, complete: bool) -> StudyOutcome:
         """Write the study's record, its report from the store, and end its run."""
-        self.tracking.log_texts(parent, {"study.json": json.dumps(self._record(plan), indent=1)})
+        record = study_record(plan, self.plan, self.known, self.known_floors, self._other_code)
+        record |= {"forecast": self.forecast, "arguments": self.arguments}
+        self.tracking.log_texts(parent, {"study.json": json.dumps(record, indent=1)})
         results = load_results(self.tracking.uri, parent)
         folder = self.output / "reports" / f"{plan.study.name}-{plan.key}"
         files = write_report(results, folder)
+        write_curves(self._curves(plan), list(results.study.labels), folder)
         self.tracking.log_folder(parent, folder, "report")
+        self._summarise(results, parent, files.html.name)
         failed = [
             (spec.name, self.known[key].error or "unknown error")
             for _, spec in plan.trials
@@ -229,34 +254,6 @@ class Runner:
         self.tracking.end(parent, status if complete and not missing else KILLED)
         return StudyOutcome(plan.study.name, parent, files.html, summary_text(results), tuple(failed), tuple(missing))
 
-    def _record(self, plan: StudyPlan) -> dict[str, Any]:
-        """What the report is written from, besides the runs themselves."""
-        rows = []
-        for level, spec in plan.trials:
-            record = self.known.get(spec.fingerprint)
-            row = {"fingerprint": spec.fingerprint, "dataset": spec.dataset, "level": level}
-            row |= {"seed": spec.seed, "fold": spec.fold, "run_id": record.run_id if record else None}
-            row |= {"status": record.status if record else "MISSING", "error": record.error if record else None}
-            rows.append(row)
-        floors = [
-            {"run_id": self.known_floors[f.fingerprint].run_id, "dataset": f.dataset, "fold": f.fold}
-            for f in plan.floors
-            if f.fingerprint in self.known_floors
-        ]
-        return {
-            "study": plan.study.model_dump(mode="json"),
-            "protocol": plan.base.evaluation.protocol,
-            "config": plan.base.flatten(),
-            "datasets": {name: self._describe(plan, name) for name in plan.dataset_keys},
-            "trials": rows,
-            "floors": floors,
-            "code_version": code_version(),
-            "older": self._older(plan),
-            "forecast": self.forecast,
-            "versions": environment(),
-            "arguments": self.arguments,
-        }
-
     @cached_property
     def _other_code(self) -> dict[str, list[OlderRun]]:
         """Finished trials of other code versions by their key, read once for all studies."""
@@ -265,26 +262,24 @@ class Runner:
             found.setdefault(run.trial_key, []).append(run)
         return found
 
-    def _older(self, plan: StudyPlan) -> list[dict[str, Any]]:
-        """The same trials as finished by other code versions: never mixed with the results, shown beside them."""
-        return [
-            {"dataset": spec.dataset, "level": level, "seed": spec.seed, "fold": spec.fold}
-            | {"code_version": run.code_version, "run_id": run.run_id, "pcc": run.pcc, "when": run.when.isoformat()}
-            for level, spec in plan.trials
-            for run in self._other_code.get(spec.trial_key, ())
-        ]
+    def _summarise(self, results: StudyResults, parent: str, report: str) -> None:
+        """The study's numbers and its answer on the parent run itself."""
+        found = [numbers_of(table, verdict(results, table)) for table in build_tables(results)]
+        self.tracking.summarise_study(parent, study_metrics(found), self._note(results.study, found, parent, report))
 
-    def _describe(self, plan: StudyPlan, name: str) -> dict[str, Any]:
-        prepared = self.plan.datasets[plan.dataset_keys[name]]
-        return {
-            "n_spots": prepared.n_spots,
-            "n_cells": prepared.n_cells,
-            "n_genes": len(prepared.panel),
-            "n_test": len(make_splits(prepared.panel, plan.base.split)[0].test),
-            "paper_name": PAPER_NAMES.get(name),
-            "sha256": prepared.sha256,
-            "notes": self.plan.notes.get(name, []),
-        }
+    def _note(self, study: Study, found: list[DatasetNumbers], parent: str, report: str | None = None) -> str:
+        links = study_links(study.name, self.tracking.experiment_id, parent, report)
+        return study_note(study.question, study.hypothesis, found, links)
+
+    def _curves(self, plan: StudyPlan) -> pd.DataFrame:
+        """Validation score by epoch of every trial that has a run."""
+        rows = [
+            (spec.dataset, level, f"seed {spec.seed}, fold {spec.fold}", epoch, value)
+            for level, spec in plan.trials
+            if spec.fingerprint in self.known
+            for epoch, value in self.tracking.curve(self.known[spec.fingerprint].run_id, "val_pcc")
+        ]
+        return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _floor_metrics(table: pd.DataFrame) -> dict[str, float]:

@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cgd.data.preprocess import PreparedPair
 from cgd.errors import TrackingError
+from tune.tracked_model import write_model
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -33,7 +34,8 @@ def sqlite_file(uri: str) -> Path | None:
 
 EXPERIMENT = "causalged"
 FINISHED, FAILED, RUNNING, KILLED = "FINISHED", "FAILED", "RUNNING", "KILLED"
-_NOT_METRICS = {"epoch"}
+_NOT_METRICS = {"epoch", "time_ms"}
+_NOTE = "mlflow.note.content"
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ class Tracking:
         """Log the data set as input of a run, by its own hash rather than one over a copy of the matrix."""
         shape = {"n_spots": prepared.n_spots, "n_cells": prepared.n_cells, "n_genes": len(prepared.panel)}
         source = json.dumps({"name": prepared.name, "sha256": prepared.sha256})
-        dataset = Dataset(prepared.name, prepared.sha256[:16], "local", source, profile=json.dumps(shape))
+        dataset = Dataset(prepared.name, _digest(prepared), "local", source, profile=json.dumps(shape))
         with _readable_errors(self.uri, "log the data set"):
             self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
@@ -193,10 +195,10 @@ class Tracking:
             return max((m.step for m in self.client.get_metric_history(run_id, "train_loss")), default=0)
 
     def log_epochs(self, run_id: str, epochs: list[Mapping[str, float]]) -> None:
-        """Metrics of several epochs in one write; the step is the epoch."""
-        now = int(time.time() * 1000)
+        """Metrics of several epochs in one write; the step is `epoch`, the time `time_ms` where it is given."""
+        now = time.time() * 1000
         metrics = [
-            Metric(key, float(value), now, int(epoch["epoch"]))
+            Metric(key, float(value), int(epoch.get("time_ms", now)), int(epoch["epoch"]))
             for epoch in epochs
             for key, value in epoch.items()
             if key not in _NOT_METRICS and math.isfinite(value)
@@ -205,14 +207,60 @@ class Tracking:
             for start in range(0, len(metrics), 1000):
                 self.client.log_batch(run_id, metrics=metrics[start : start + 1000])
 
-    def finish(self, run_id: str, summary: Mapping[str, float], per_gene: pd.DataFrame) -> None:
-        """Write final metrics and the per-gene table, then end the run: a FINISHED run is a whole one."""
+    def log_model(self, run_id: str, folder: Path, tags: Mapping[str, str]) -> str:
+        """Attach the model saved in `folder`; it loads as `runs:/RUN_ID/model`. Returns its id."""
+        with _readable_errors(self.uri, "log a model"):
+            return write_model(self.client, self.experiment_id, run_id, folder, tags)
+
+    def finish(
+        self,
+        run_id: str,
+        summary: Mapping[str, float],
+        per_gene: pd.DataFrame,
+        model_id: str | None = None,
+        prepared: PreparedPair | None = None,
+    ) -> None:
+        """Write final metrics and the per-gene table, then end the run: a FINISHED run is a whole one.
+
+        With a model, the metrics are its metrics too, on the data set given.
+        """
         now = int(time.time() * 1000)
-        final = [Metric(key, float(value), now, 0) for key, value in summary.items() if math.isfinite(value)]
+        link: dict[str, str] = {}
+        if model_id and prepared:
+            link = {"model_id": model_id, "dataset_name": prepared.name, "dataset_digest": _digest(prepared)}
+        final = [Metric(key, float(value), now, 0, **link) for key, value in summary.items() if math.isfinite(value)]
         with _readable_errors(self.uri, "log results"):
             self.client.log_batch(run_id, metrics=final)
             self.client.log_text(run_id, per_gene.to_json(orient="split", index=False), "per_gene.json")
             self.client.set_terminated(run_id, FINISHED)
+
+    def summarise_study(self, run_id: str, metrics: Mapping[str, float], note: str) -> None:
+        """Write what a study found to its parent run: metrics and a description in Markdown."""
+        now = int(time.time() * 1000)
+        found = [Metric(key, float(value), now, 0) for key, value in metrics.items() if math.isfinite(value)]
+        with _readable_errors(self.uri, "summarise a study"):
+            for start in range(0, len(found), 1000):
+                self.client.log_batch(run_id, metrics=found[start : start + 1000])
+        self.describe(run_id, note)
+
+    def share_view(self, key: str, state: Mapping[str, Any]) -> None:
+        """Keep a view of the run page, which opens with `viewStateShareKey=KEY` in the address."""
+        with _readable_errors(self.uri, "keep a view"):
+            self.client.set_experiment_tag(self.experiment_id, f"mlflow.sharedViewState.{key}", json.dumps(state))
+
+    def describe(self, run_id: str, note: str) -> None:
+        """The run's description, in Markdown."""
+        self.set_tag(run_id, _NOTE, note)
+
+    def set_tag(self, run_id: str, key: str, value: str) -> None:
+        with _readable_errors(self.uri, "set a tag"):
+            self.client.set_tag(run_id, key, value[:5000])
+
+    def curve(self, run_id: str, key: str) -> list[tuple[int, float]]:
+        """(epoch, value) of a metric of a run, in order."""
+        with _readable_errors(self.uri, "read metrics"):
+            history = self.client.get_metric_history(run_id, key)
+        return sorted((m.step, m.value) for m in history if m.step > 0)  # step 0 is the value at the end
 
     def fail(self, run_id: str, message: str, detail: str) -> None:
         with _readable_errors(self.uri, "log a failure"):
@@ -227,3 +275,7 @@ class Tracking:
     def end(self, run_id: str, status: str) -> None:
         with _readable_errors(self.uri, "end a run"):
             self.client.set_terminated(run_id, status)
+
+
+def _digest(prepared: PreparedPair) -> str:
+    return prepared.sha256[:16]

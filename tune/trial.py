@@ -6,6 +6,7 @@ of several workers would branch off in `run_trial`, around the same `cgd.evaluat
 
 from __future__ import annotations
 
+import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from cgd.data.preprocess import PreparedPair
 from cgd.data.split import GeneSplit
 
 EPOCH, RESULT, ERROR = "epoch_metrics", "result", "error"
+TIME = "time_ms"  # when an epoch ended, among its metrics
+MODEL = "model"  # folder of the fitted model, beside the trial's checkpoints
 
 
 @dataclass(frozen=True)
@@ -54,26 +57,35 @@ class TrialSpec:
 
 
 def run_trial(
-    params: dict[str, str], specs: dict[str, TrialSpec], datasets: dict[str, ray.ObjectRef], checkpoints: str
+    params: dict[str, str],
+    specs: dict[str, TrialSpec],
+    datasets: dict[str, ray.ObjectRef],
+    checkpoints: str,
+    log_models: bool = True,
 ) -> None:
     """Ray Tune function trainable; `params["trial"]` is a fingerprint of `specs`, `datasets` holds prepared pairs.
 
-    Reports `epoch_metrics` after each epoch and one `result` (summary and per-gene table) or `error` at the end. An
+    Reports `epoch_metrics` after each epoch, those of the system among them, and one `result` (summary and per-gene
+    table) or `error` at the end; with `log_models` the fitted model is then in the trial's checkpoint folder. An
     exception is reported, not raised: it is the trial's outcome and repeating it would change nothing, while a worker
     that dies without a word is Tune's to restart, and continues from its checkpoint.
     """
     from ray import tune as ray_tune
 
     from cgd.evaluation import evaluate
+    from tune.system_metrics import SystemMonitor
 
     spec = specs[params["trial"]]
+    monitor = SystemMonitor()
 
     def on_epoch(metrics: dict[str, float]) -> None:
-        ray_tune.report({EPOCH: metrics})
+        ray_tune.report({EPOCH: {**metrics, **monitor.sample(), TIME: time.time() * 1000}})
 
     try:
         prepared: PreparedPair = ray.get(datasets[spec.prepared])  # read from shared memory, not copied
         outcome = evaluate(spec.config, prepared, spec.split, on_epoch, Path(checkpoints))
+        if log_models:
+            outcome.model.save(Path(checkpoints) / spec.fingerprint / MODEL)
         result: dict[str, Any] = {RESULT: {"summary": outcome.summary, "per_gene": outcome.per_gene.to_dict("list")}}
     except Exception as error:  # the boundary between one trial and the study: whatever it was, the others go on
         message = str(error) or type(error).__name__

@@ -8,12 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cgd.model.ar_steps import may_attend
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+    Mask = Tensor | BlockMask
 
 
 @dataclass(frozen=True)
@@ -35,11 +41,11 @@ def boolean_mask(queries: Layout, keys: Layout) -> Tensor:
     return allowed[:, None]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, queries: Layout, keys: Layout, backend: str) -> Tensor:
-    """(B, H, Q, d) attention output; `backend` is `sdpa` (boolean mask) or `flex` (FlexAttention block mask)."""
+def make_mask(queries: Layout, keys: Layout, backend: str) -> Mask:
+    """The rule for `backend`: a boolean tensor for `sdpa`, a block mask for `flex`. All blocks of a CAT share it."""
     if backend == "sdpa":
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=boolean_mask(queries, keys))
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+        return boolean_mask(queries, keys)
+    from torch.nn.attention.flex_attention import create_block_mask
 
     def mask_mod(batch: Tensor, head: Tensor, q_index: Tensor, k_index: Tensor) -> Tensor:
         return may_attend(
@@ -49,10 +55,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, queries: Layout, keys: Layout, backe
             keys.step[batch, k_index],
         )
 
-    block_mask = create_block_mask(mask_mod, q.shape[0], None, q.shape[2], k.shape[2], device=str(q.device))
+    (n_batch, n_queries), device = queries.kind.shape, str(queries.kind.device)
+    return create_block_mask(mask_mod, n_batch, None, n_queries, keys.kind.shape[1], device=device)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+    """(B, H, Q, d) attention output under a mask of `make_mask`."""
+    if isinstance(mask, Tensor):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     if q.is_cuda:
-        return _compiled_flex()(q, k, v, block_mask=block_mask)
-    return flex_attention(q, k, v, block_mask=block_mask)
+        return _compiled_flex()(q, k, v, block_mask=mask)
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return flex_attention(q, k, v, block_mask=mask)
 
 
 @cache
@@ -65,19 +80,18 @@ def _compiled_flex() -> Callable[..., Tensor]:
 class CausalSelfAttention(nn.Module):
     """Multi-head attention whose keys and values can be kept for later queries."""
 
-    def __init__(self, width: int, n_heads: int, backend: str) -> None:
+    def __init__(self, width: int, n_heads: int) -> None:
         super().__init__()
         self.n_heads = n_heads
-        self.backend = backend
         self.to_qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
     def forward(
-        self, x: Tensor, queries: Layout, past: tuple[Tensor, Tensor] | None, keys: Layout
+        self, x: Tensor, past: tuple[Tensor, Tensor] | None, mask: Mask
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Attend from `x` (B, Q, D) to the kept tokens and to `x` itself.
 
-        `keys` is the layout of the kept tokens followed by `x`. Returns the output (B, Q, D) and the keys and values
+        `mask` is over the kept tokens followed by `x`. Returns the output (B, Q, D) and the keys and values
         (B, H, N, d) of all of them.
         """
         batch, n_queries, width = x.shape
@@ -88,5 +102,5 @@ class CausalSelfAttention(nn.Module):
                 torch.cat([past[0].expand(batch, -1, -1, -1), k], 2),
                 torch.cat([past[1].expand(batch, -1, -1, -1), v], 2),
             )
-        mixed = attend(q, k, v, queries, keys, self.backend)
+        mixed = attend(q, k, v, mask)
         return self.out(mixed.transpose(1, 2).reshape(batch, n_queries, width)), (k, v)

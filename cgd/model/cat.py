@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from cgd.config import ModelConfig
 from cgd.model.ar_steps import CLEAN, CONDITION, NOISY
-from cgd.model.attention import CausalSelfAttention, Layout
+from cgd.model.attention import CausalSelfAttention, Layout, make_mask
+
+if TYPE_CHECKING:
+    from cgd.model.attention import Mask
 
 
 @dataclass(frozen=True)
@@ -29,18 +33,18 @@ class Prefix:
 class Block(nn.Module):
     """Pre-norm transformer block."""
 
-    def __init__(self, width: int, n_heads: int, dropout: float, backend: str) -> None:
+    def __init__(self, width: int, n_heads: int, dropout: float) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(width)
-        self.attention = CausalSelfAttention(width, n_heads, backend)
+        self.attention = CausalSelfAttention(width, n_heads)
         self.norm_mlp = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, queries: Layout, past: tuple[Tensor, Tensor] | None, keys: Layout
+        self, x: Tensor, past: tuple[Tensor, Tensor] | None, mask: Mask
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        mixed, kept = self.attention(self.norm_attention(x), queries, past, keys)
+        mixed, kept = self.attention(self.norm_attention(x), past, mask)
         x = x + self.dropout(mixed)
         return x + self.dropout(self.mlp(self.norm_mlp(x))), kept
 
@@ -64,11 +68,12 @@ class CAT(nn.Module):
     def __init__(self, config: ModelConfig, content_dim: int, backend: str = "sdpa") -> None:
         super().__init__()
         width = config.width
+        self.backend = backend
         self.embed_clean = nn.Linear(content_dim, width)
         self.embed_noisy = nn.Linear(2 * content_dim, width)
         self.embed_time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.kind = nn.Embedding(3, width)
-        self.blocks = nn.ModuleList(Block(width, config.n_heads, config.dropout, backend) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(Block(width, config.n_heads, config.dropout) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, content_dim)
         nn.init.zeros_(self.head.weight)  # an untrained model predicts the centre of the diffusion
@@ -113,9 +118,10 @@ class CAT(nn.Module):
         self, x: Tensor, layout: Layout, prefix: Prefix | None
     ) -> tuple[Tensor, tuple[tuple[Tensor, Tensor], ...], Layout]:
         keys = layout if prefix is None else _expand(prefix.layout, x.shape[0]).join(layout)
+        mask = make_mask(layout, keys, self.backend)
         kept = []
         for i, block in enumerate(self.blocks):
-            x, key_value = block(x, layout, None if prefix is None else prefix.past[i], keys)
+            x, key_value = block(x, None if prefix is None else prefix.past[i], mask)
             kept.append(key_value)
         return x, tuple(kept), keys
 

@@ -76,4 +76,8 @@ def _trial(i: int, seed: int, name: str) -> dict[str, Any]:
         "peak_memory_mb": 800.0 + 25 * i,
         "n_parameters": 120_000.0 * (i + 1),
         "n_scored": 40.0,
+        "started": 1000.0,
+        "ended": 1030.0 + 10 * i + seed,
+        "n_threads": 2.0,
+        "device": "cpu",
     }

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ablations import stats
+from ablations import intervals
 from ablations.stats import bootstrap_means, difference_by_seed, estimate, paired_difference, summarise
 
 
@@ -32,7 +32,7 @@ def test_draws_depend_on_the_seed_and_not_on_the_block_size(monkeypatch):
     values = np.random.default_rng(0).normal(size=(7, 2))
     whole = bootstrap_means(values, 50, seed=3)
     assert not np.array_equal(whole, bootstrap_means(values, 50, seed=4))
-    monkeypatch.setattr(stats, "_MAX_CELLS", 20)
+    monkeypatch.setattr(intervals, "_MAX_CELLS", 20)
     assert np.array_equal(whole, bootstrap_means(values, 50, seed=3))
 
 

@@ -5,7 +5,7 @@ import torch
 
 from cgd.config import ModelConfig
 from cgd.model.ar_steps import NOISY, attention_mask, sequence_layout, step_of_token
-from cgd.model.attention import Layout, attend, boolean_mask
+from cgd.model.attention import Layout, attend, boolean_mask, make_mask
 from cgd.model.cat import CAT
 
 K, C = 6, 2  # content per token, condition tokens
@@ -215,7 +215,7 @@ def random_attention(sizes, width_per_head=16, batch=2, n_heads=2, device="cpu")
 def test_sdpa_and_flex_agree(sizes):
     """To 1e-5: float32 sums in another order."""
     q, k, v, layout = random_attention(sizes)
-    sdpa, flex = (attend(q, k, v, layout, layout, backend) for backend in ("sdpa", "flex"))
+    sdpa, flex = (attend(q, k, v, make_mask(layout, layout, backend)) for backend in ("sdpa", "flex"))
     assert sdpa.std() > 0.1
     torch.testing.assert_close(flex, sdpa, rtol=1e-5, atol=1e-5)
 
@@ -225,9 +225,9 @@ def test_sdpa_and_flex_agree_where_queries_follow_kept_keys(sizes):
     q, k, v, layout = random_attention(sizes)
     start = int((layout.kind[0] != NOISY).sum())
     queries = Layout(layout.kind[:, start:], layout.step[:, start:])
-    sdpa, flex = (attend(q[:, :, start:], k, v, queries, layout, b) for b in ("sdpa", "flex"))
+    sdpa, flex = (attend(q[:, :, start:], k, v, make_mask(queries, layout, b)) for b in ("sdpa", "flex"))
     torch.testing.assert_close(flex, sdpa, rtol=1e-5, atol=1e-5)
-    whole = attend(q, k, v, layout, layout, "sdpa")[:, :, start:]
+    whole = attend(q, k, v, make_mask(layout, layout, "sdpa"))[:, :, start:]
     torch.testing.assert_close(sdpa, whole, rtol=1e-5, atol=1e-6)
 
 
@@ -235,7 +235,7 @@ def test_sdpa_and_flex_agree_where_queries_follow_kept_keys(sizes):
 def test_sdpa_and_flex_agree_on_cuda():
     """To 2e-3: the compiled kernel multiplies in TF32 where the device does."""
     q, k, v, layout = random_attention([40, 60, 50], device="cuda")
-    sdpa, flex = (attend(q, k, v, layout, layout, backend) for backend in ("sdpa", "flex"))
+    sdpa, flex = (attend(q, k, v, make_mask(layout, layout, backend)) for backend in ("sdpa", "flex"))
     torch.testing.assert_close(flex, sdpa, rtol=2e-3, atol=2e-3)
 
 
@@ -255,10 +255,12 @@ def test_layouts_join():
 
 @torch.no_grad()
 @pytest.mark.parametrize("sizes", [[2, 2, 3], [1, 6]])
-def test_the_whole_transformer_predicts_the_same_with_either(cat, sizes):
+def test_the_whole_transformer_predicts_the_same_with_either(cat, sizes, monkeypatch):
     """Without gradients: FlexAttention has no backward pass on the CPU."""
     flex = CAT(CONFIG, K, "flex").eval()
     flex.load_state_dict(cat.state_dict())
-    assert {block.attention.backend for block in flex.blocks} == {"flex"}
-    arguments = sequence(sizes)
-    torch.testing.assert_close(cached(flex, sizes, *arguments), cached(cat, sizes, *arguments), rtol=1e-4, atol=1e-5)
+    arguments, masks = sequence(sizes), []
+    monkeypatch.setattr("cgd.model.cat.make_mask", lambda *given: masks.append(make_mask(*given)) or masks[-1])
+    found = cached(flex, sizes, *arguments)
+    assert {type(mask).__name__ for mask in masks} == {"BlockMask"}
+    torch.testing.assert_close(found, cached(cat, sizes, *arguments), rtol=1e-4, atol=1e-5)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from io import StringIO
+from pathlib import Path
 
 import pandas as pd
 import psutil
@@ -60,6 +61,47 @@ def test_every_trial_is_a_finished_run_with_its_record(finished):
         assert run.data.metrics["n_scored"] == table["pcc"].notna().sum()
         assert run.data.metrics["peak_memory_mb"] > 50
     assert len({run.data.metrics["test_pcc"] for run in trials}) == 8  # a decay that is read, a seed that is used
+
+
+def test_every_trial_has_its_model_system_metrics_description_and_curve(finished):
+    store = Store(finished[0])
+    models = {m.source_run_id: m for m in store.client.search_logged_models([store.experiment_id])}
+    for run in store.runs("trial"):
+        model = models.pop(run.info.run_id)
+        assert str(model.status) == "READY"
+        assert {m.key: m.value for m in model.metrics}["test_pcc"] == run.data.metrics["test_pcc"]
+        assert run.data.metrics["system/process_memory_megabytes"] > 50
+        assert f"runs:/{run.info.run_id}/model" in run.data.tags["mlflow.note.content"]
+        curve = store.history(run, "val_pcc")
+        assert [step for step, _ in curve] == [1, 2, 3, 4]
+        assert run.data.metrics["kept_val_pcc"] == curve[int(run.data.metrics["kept_epoch"]) - 1][1]
+        times = [m.timestamp for m in store.client.get_metric_history(run.info.run_id, "train_loss")]
+        assert len(set(times)) == 4  # each epoch has its own time, though they are written together
+    assert not models
+
+
+def test_the_study_has_its_numbers_and_its_curves(finished):
+    store = Store(finished[0])
+    parent, trials = store.runs("study")[0], store.runs("trial")
+    for level in ("0.7", "0.8", "0.9", "1.0"):
+        scores = [r.data.metrics["test_pcc"] for r in trials if r.data.tags["cgd.study.ar_decay"] == level]
+        assert parent.data.metrics[f"pcc/simulated/{level}"] == pytest.approx(sum(scores) / 2, abs=2e-6)
+    assert parent.data.metrics["pcc/simulated/floor"] < parent.data.metrics["pcc/simulated/ceiling"]
+    low, high = (parent.data.metrics[f"pcc_minus_default/simulated/0.7 {end}"] for end in ("low", "high"))
+    assert low <= parent.data.metrics["pcc_minus_default/simulated/0.7"] <= high
+    curves = pd.read_csv(StringIO(store.text(parent, "report/curves.csv")))
+    assert len(curves) == 8 * 4
+    assert "validation PCC" in store.text(parent, "report/curves.svg")
+    assert "| 0.8 (default) |" in parent.data.tags["mlflow.note.content"]
+
+
+def test_every_filter_of_the_documentation_finds_runs(finished):
+    store = Store(finished[0])
+    text = (Path(__file__).parents[2] / "docs" / "mlflow.md").read_text()
+    filters = text.partition("```sql\n")[2].partition("```")[0].strip().splitlines()
+    assert len(filters) > 4
+    for query in filters:
+        assert store.client.search_runs([store.experiment_id], query), query
 
 
 def test_floors_are_computed_once_for_all_trials(finished):

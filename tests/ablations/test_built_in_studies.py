@@ -1,0 +1,62 @@
+"""The studies that come with the platform: what they vary, and that every level of each can be run."""
+
+import numpy as np
+import pytest
+
+from ablations.study import PAPER_STUDIES, list_studies, load_study
+from cgd.config import Config
+from cgd.data.preprocess import prepare
+from cgd.data.split import make_splits
+from cgd.evaluation import evaluate
+
+# path -> levels of the studies that the method itself asks for
+METHOD = {
+    "tokens": {"model.tokens": ["gene", "latent"]},
+    "token_order": {"ar.token_order": ["random", "granger", "variance"]},
+    "timesteps_per_ar_step": {"diffusion.per_step": ["shared", "independent"]},
+    "ar_steps_at_inference": {"sampling.n_ar_steps": [1, 2, 4, 8]},
+    "sampler": {"sampling.sampler": ["ddpm", "ddim", "dpm_solver"], "sampling.n_steps": [5, 10, 20, 50]},
+    "loss_weighting": {"ar.min_weight": [0.1, 0.5, 1.0]},
+    "latent_width": {"model.latent_dim": [16, 32, 48, 64]},
+    "condition_drop": {"train.condition_drop": [0.0, 0.1, 0.3]},
+}
+ALL = sorted([*METHOD, *PAPER_STUDIES])
+
+
+def test_the_papers_studies_and_the_methods_are_built_in():
+    assert list_studies() == ALL
+    assert len(PAPER_STUDIES) == 5
+
+
+@pytest.mark.parametrize("name", METHOD)
+def test_a_study_of_the_method_varies_what_it_says(name):
+    study = load_study(name)
+    assert study.name == name
+    assert {axis.path: [level.value for level in axis.levels] for axis in study.axes} == METHOD[name]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_default_level_is_the_default_configuration_with_what_is_fixed(name):
+    study = load_study(name)
+    base = study.base(Config())
+    default = next(row for row in study.combinations if row.is_default)
+    assert base.with_values(default.values) == base
+    assert len(study.trials(Config(), ["a"], [0], [0])) == len(study.combinations) >= 2
+
+
+def test_steps_are_varied_only_where_the_sampler_takes_them():
+    study = load_study("sampler")
+    assert [label for label in study.labels if "ddpm" in label] == ["ddpm"]
+    assert len(study.labels) == 9
+    assert {trial.config.sampling.estimate for trial in study.trials(Config(), ["a"], [0], [0])} == {"draws"}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_level_runs_and_some_level_makes_a_difference(name, tiny):
+    scores = {}
+    for trial in load_study(name).trials(tiny.base, ["tiny"], [0], [0]):
+        prepared = prepare(tiny.pair, trial.config.data)
+        outcome = evaluate(trial.config, prepared, make_splits(prepared.panel, trial.config.split)[0])
+        assert np.isfinite(outcome.summary["test_pcc"]), trial.level
+        scores[trial.level] = outcome.per_gene["pcc"].to_numpy().tobytes()
+    assert len(set(scores.values())) > 1

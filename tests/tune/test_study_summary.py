@@ -1,0 +1,100 @@
+"""Names of metrics that MLflow takes, and descriptions that say what was found and let nothing through."""
+
+import math
+
+import pytest
+from mlflow.utils.validation import _validate_metric_name
+
+from cgd.config import Config
+from tune.study_summary import (
+    DatasetNumbers,
+    LevelNumbers,
+    escaped,
+    metric_part,
+    study_links,
+    study_metrics,
+    study_note,
+    study_view,
+    trial_note,
+    view_key,
+)
+
+LEVELS = (
+    LevelNumbers("0.8", 0.40, is_default=True),
+    LevelNumbers("0.7", 0.45, 0.05, 0.01, 0.09),
+    LevelNumbers("1.0", math.nan),
+)
+FOUND = DatasetNumbers("mouse", LEVELS, 0.38, "kernel ridge", 0.6, "0.7 is best.")
+
+
+def test_the_metrics_of_a_study_are_its_levels_floor_ceiling_and_differences():
+    assert study_metrics([FOUND]) == {
+        "pcc/mouse/0.8": 0.40,
+        "pcc/mouse/0.7": 0.45,
+        "pcc/mouse/floor": 0.38,
+        "pcc/mouse/ceiling": 0.6,
+        "pcc_minus_default/mouse/0.7": 0.05,
+        "pcc_minus_default/mouse/0.7 low": 0.01,
+        "pcc_minus_default/mouse/0.7 high": 0.09,
+    }
+
+
+@pytest.mark.parametrize("label", ["a/b", "..", ".", "x, y=2", "10 %", " spaced  out ", "été", "l" * 300, "(a|b)", "/"])
+def test_any_label_becomes_a_name_that_mlflow_takes(label):
+    found = study_metrics([DatasetNumbers(label, (LevelNumbers(label, 0.5), LevelNumbers("other", 0.4)))])
+    assert sorted(found.values()) == [0.4, 0.5]
+    for name in found:
+        _validate_metric_name(name)
+
+
+def test_labels_that_would_share_a_name_do_not():
+    labels = ("a=1", "a/1", "a-1", "floor")
+    numbers = tuple(LevelNumbers(label, float(i)) for i, label in enumerate(labels))
+    found = study_metrics([DatasetNumbers("d", numbers, floor=9.0)])
+    assert sorted(found.values()) == [0.0, 1.0, 2.0, 3.0, 9.0]
+    assert found["pcc/d/floor"] == 9.0
+    assert metric_part("a=1") == metric_part("a/1") == "a-1"
+
+
+def test_a_study_says_its_answer_first_and_leads_to_report_trials_and_curves():
+    links = study_links("ar_decay", "1", "abc", "ar_decay.html")
+    note = study_note("How fast?", "Slowly.", [FOUND], links)
+    assert note.index("How fast?") < note.index("0.7 is best.") < note.index("Slowly.") < note.index("| level |")
+    assert "| 0.7 | 0.450 | +0.050 (+0.010 to +0.090) |" in note
+    assert "| 0.8 (default) | 0.400 |  |" in note
+    assert "| 1.0 | unknown |  |" in note
+    assert "floor: kernel ridge | 0.380" in note
+    assert "](#/experiments/1/runs/abc/artifacts/report/ar_decay.html)" in note
+    assert f"viewStateShareKey={view_key('ar_decay')}" in note
+    unanswered = study_note("How fast?", "Slowly.", [], study_links("ar_decay", "1", "abc"))
+    assert "level" not in unanswered.split("See")[0]
+    assert "artifacts" not in unanswered
+
+
+def test_the_view_of_a_study_groups_its_trials_by_level():
+    state = study_view("depth", by_dataset=True)
+    assert state["searchFilter"] == "tags.`cgd.study.depth` LIKE '%'"
+    assert [key["groupByData"] for key in state["groupBy"]["groupByKeys"]] == ["cgd.study.depth", "cgd.dataset"]
+    alone = study_view("depth", by_dataset=False)
+    assert [key["groupByData"] for key in alone["groupBy"]["groupByKeys"]] == ["cgd.study.depth"]
+
+
+def test_text_from_outside_is_text():
+    hostile = "<img src=x onerror=alert(1)> [a](javascript:b) | x\n# y `z`"
+    assert escaped(hostile) == (r"\<img src=x onerror=alert\(1\)\> \[a\]\(javascript:b\) \| x \# y \`z\`")
+    note = study_note(hostile, hostile, [DatasetNumbers(hostile, (LevelNumbers(hostile, 0.1),), answer=hostile)], {})
+    assert "<img" not in note.replace(r"\<img", "")
+    assert "](java" not in note.replace(r"\]\(java", "")
+    rows = [line for line in note.splitlines() if line.startswith("|")]
+    assert len(rows) == 3
+    assert rows[2].replace(r"\|", "").count("|") == 4
+
+
+def test_a_trial_says_what_it_is_and_how_to_use_its_model():
+    config = Config().with_values({"ar.decay": 0.7})
+    note = trial_note("ar_decay=0.7 · mouse", {"ar_decay": "0.7", "depth": "3"}, config, "abc", has_model=True)
+    assert r"**ar\_decay** (level 0.7), **depth** (level 3)" in note
+    assert "`ar.decay` = 0.7;" in note
+    assert 'load_model("runs:/abc/model")' in note
+    assert "load_model" not in trial_note("x", {}, config, "abc", has_model=False)
+    assert "Differs from the defaults in nothing;" in trial_note("x", {}, Config(), "abc", has_model=False)
