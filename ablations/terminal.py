@@ -22,7 +22,9 @@ def summary_text(results: StudyResults) -> str:
     """The opening line, what must be known, and a compact table per data set; no line longer than 100 columns."""
     tables = build_tables(results)
     head = [opening(results, tables), f"{results.study.title} ({results.study.name}): {results.study.question}"]
-    lines = [line for text in (*head, stamp(results), *troubles(tables), *notes(tables)) if text for line in _wrapped(text)]
+    lines = [
+        line for text in (*head, stamp(results), *troubles(tables), *notes(tables)) if text for line in _wrapped(text)
+    ]
     for table in tables:
         lines += ["", *_wrapped(f"{table.name}: {verdict(results, table)}")]
         if not math.isnan(table.copied_share):

@@ -176,7 +176,7 @@ class SearchCallback(ray_tune.Callback):
             run = self._open.get(trial.trial_id)
             if run is not None:
                 self._flush(run)
-                self.runs.tracking.set_tags(run.run_id, {"cgd.stopped_at_percent": str(run.percent)})
+                self.runs.tracking.set_tag(run.run_id, "cgd.stopped_at_percent", str(run.percent))
                 self.runs.tracking.end(run.run_id, FINISHED)
                 self.progress.stop(run.candidate.name, run.value, run.percent)
                 self._end(trial, run)

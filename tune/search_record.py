@@ -12,6 +12,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
+from ablations.search_results import SearchResults
 from ablations.stats import Estimate
 from cgd.version import environment
 from tune.search_book import (
@@ -72,6 +73,17 @@ def make_record(
         "arguments": dict(arguments),
     }
     return _finite(record)
+
+
+def summary_metrics(results: SearchResults) -> dict[str, float]:
+    """What a search found, in numbers to sort searches by: the best sample, and the winner minus the default."""
+    found = {"n_samples": float(results.n_ended)}
+    if results.best is not None:
+        found["best_val_pcc"] = results.best.value
+    for name, comparison in (("validation", results.validation), ("test", results.test)):
+        if comparison is not None:
+            found[f"{name}_pcc_gain"] = comparison.mean
+    return found
 
 
 def importances(book: SearchBook) -> dict[str, float]:
