@@ -176,7 +176,7 @@ class SearchCallback(ray_tune.Callback):
             run = self._open.get(trial.trial_id)
             if run is not None:
                 self._flush(run)
-                self.runs.tracking.set_tags(run.run_id, {"cgd.stopped_at_percent": str(run.percent)})
+                self.runs.tracking.set_tag(run.run_id, "cgd.stopped_at_percent", str(run.percent))
                 self.runs.tracking.end(run.run_id, FINISHED)
                 self.progress.stop(run.candidate.name, run.value, run.percent)
                 self._end(trial, run)
@@ -203,7 +203,7 @@ class SearchCallback(ray_tune.Callback):
             run.last_epoch = int(result[EPOCH]["epoch"])
         if time.monotonic() - run.flushed > _FLUSH_SECONDS:
             self._flush(run)
-        self.progress.percent(run.candidate.name, run.percent)
+        self.progress.percent(run.candidate.name, run.percent, run.value)
 
     def _flush(self, run: _Open) -> None:
         self.runs.tracking.log_epochs(run.run_id, run.pending)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ablations.space import Space, list_spaces, load_space
 from cgd.config import Config
-from cgd.errors import CGDError
-from tune.cli import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, _open_ui, _parse_assignment, _positive, _recorded
+from tune.arguments import open_ui, own_store, parse_assignment, positive, recorded
+from tune.command import EXIT_CODES, EXIT_FAILED, EXIT_STOPPED, Ending, run_command
+from tune.log_files import CommandLog
+
+if TYPE_CHECKING:  # these import torch and ray, which --help and --list do without
+    from tune.search_command import SearchOutcome
+    from tune.search_plan import SearchPlan
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -20,22 +24,22 @@ def build_parser() -> argparse.ArgumentParser:
         prog="run_search.py",
         description="Search hyper-parameters of CausalGeD with Optuna on Ray, on validation genes alone; confirm the "
         "best over seeds and folds; compare the winner with the default once on the test genes.",
-        epilog="Exit codes: 0 the search ended, 1 some final trials failed, 2 wrong arguments or data, 130 stopped "
-        "with Ctrl-C. A stopped or killed search is continued by the same command with --resume.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--space", metavar="NAME|PATH", default="full", help="what is searched: a name or a YAML file (default: full)")
-    add("--samples", metavar="N", type=_positive, default=100, help="configurations to try (default: 100)")
+    add("--samples", metavar="N", type=positive, default=100, help="configurations to try (default: 100)")
     add(
         "--dataset",
         metavar="NAME|PATH",
         action="append",
         help="a name, a folder, or ST.h5ad,SC.h5ad; repeatable, each weighs the same (default: simulated)",
     )
-    add("--search-folds", metavar="K", type=_positive, default=1, help="validation folds per sample (default: 1)")
-    add("--finalists", metavar="N", type=_positive, default=3, help="best configurations to confirm (default: 3)")
-    add("--seeds", metavar="N", type=_positive, default=3, help="seeds of the confirmation and the test (default: 3)")
-    add("--folds", metavar="K", type=_positive, default=2, help="validation folds of the confirmation (default: 2)")
+    add("--search-folds", metavar="K", type=positive, default=1, help="validation folds per sample (default: 1)")
+    add("--finalists", metavar="N", type=positive, default=3, help="best configurations to confirm (default: 3)")
+    add("--seeds", metavar="N", type=positive, default=3, help="seeds of the confirmation and the test (default: 3)")
+    add("--folds", metavar="K", type=positive, default=2, help="validation folds of the confirmation (default: 2)")
     add(
         "--objective",
         choices=["accuracy", "pareto"],
@@ -51,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--storage", metavar="URL", help="database of the search (default: OUTPUT/search/NAME.journal)")
     add("--name", metavar="NAME", help="name of the search (default: from its space and settings)")
-    add("--max-concurrent", metavar="N", type=_positive, help="trials at a time (default: one per CPU)")
+    add("--max-concurrent", metavar="N", type=positive, help="trials at a time (default: one per CPU)")
     add("--config", metavar="FILE", type=Path, help="default configuration (YAML); --set comes on top")
     add(
         "--set",
@@ -70,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--tracking-uri", metavar="URI", help="MLflow store (default: MLFLOW_TRACKING_URI, or sqlite in --output)")
     add("--resume", action="store_true", help="continue the search that an interrupted command left")
+    add("--verbose", action="store_true", help="show on the terminal what otherwise goes to OUTPUT/logs alone")
     add("--list", action="store_true", help="list spaces and data sets, and stop")
     return parser
 
@@ -84,17 +89,11 @@ def _megabytes(text: str) -> float:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = build_parser().parse_args(argv)
-    try:
-        return _list() if arguments.list else _run(arguments)
-    except CGDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except KeyboardInterrupt:
-        print("\nstopped; the same command with --resume continues", file=sys.stderr)
-        return EXIT_STOPPED
+    arguments.output = arguments.output.expanduser().resolve()
+    return run_command("run_search", lambda log: _run(arguments, log), arguments.output, arguments.verbose)
 
 
-def _list() -> int:
+def _list() -> Ending:
     from cgd.data.catalog import available
 
     print("Spaces:")
@@ -105,11 +104,11 @@ def _list() -> int:
     print("Data sets:")
     for name in available():
         print(f"  {name}")
-    return EXIT_OK
+    return Ending()
 
 
 def _inputs(arguments: argparse.Namespace) -> tuple[Space, Config]:
-    values = dict(_parse_assignment(text) for text in arguments.values)
+    values = dict(parse_assignment(text) for text in arguments.values)
     base = (Config.from_yaml(arguments.config) if arguments.config else Config()).with_values(values)
     space = load_space(arguments.space)
     held = [path for path in values if path in {parameter.path for parameter in space.parameters}]
@@ -118,7 +117,9 @@ def _inputs(arguments: argparse.Namespace) -> tuple[Space, Config]:
     return space.holding(held), base
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
+    if arguments.list:
+        return _list()
     space, base = _inputs(arguments)
     from tune.search_plan import Replication, make_plan  # these import torch and ray, which --help does without
 
@@ -136,33 +137,34 @@ def _run(arguments: argparse.Namespace) -> int:
     for name, notes in plan.planner.plan.notes.items():
         for note in notes:
             print(f"{name}: {note}")
-    return _run_plan(arguments, plan)
+    return _run_plan(arguments, plan, log)
 
 
-def _run_plan(arguments: argparse.Namespace, plan: Any) -> int:
+def _run_plan(arguments: argparse.Namespace, plan: SearchPlan, log: CommandLog) -> Ending:
     from tune.lock import locked
     from tune.search_command import SearchCommand
     from tune.tracking import Tracking, sqlite_file
 
-    output = arguments.output.expanduser().resolve()
-    uri = arguments.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{output / 'mlflow.db'}"
-    own_store = uri == f"sqlite:///{output / 'mlflow.db'}"
-    database = sqlite_file(uri)
-    with locked(output), locked(database.parent) if database and not own_store else nullcontext():
+    output = arguments.output
+    uri = arguments.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or own_store(output)
+    is_own, database = uri == own_store(output), sqlite_file(uri)
+    with locked(output), locked(database.parent) if database and not is_own else nullcontext():
+        log.open(output)
         tracking = Tracking(uri, output / "artifacts")
-        if own_store:
+        if is_own:
             tracking.mark_killed()
-        command = SearchCommand(plan, tracking, output, _recorded(arguments))
+        command = SearchCommand(plan, tracking, output, recorded(arguments))
         command.open(arguments.storage, arguments.warm_start, arguments.resume)
         outcome = command.run(arguments.max_concurrent)
+    where = {**outcome.files, "MLflow store": uri, "Open the UI": open_ui(uri, output if is_own else None)}
     print(f"\n{outcome.summary}\n")
-    for what, where in outcome.files.items():
-        print(f"{what + ':':<14}{where}")
-    print(f"{'MLflow store:':<14}{uri}")
-    print(f"{'Open the UI:':<14}{_open_ui(uri, output if own_store else None)}")
+    for what, place in where.items():
+        print(f"{what + ':':<14}{place}")
+    return _ending(outcome)
+
+
+def _ending(outcome: SearchOutcome) -> Ending:
     if outcome.stopped:
-        print("stopped; the same command with --resume continues", file=sys.stderr)
-        return EXIT_STOPPED
-    for name, error in outcome.failed:
-        print(f"FAILED  {name}: {error}", file=sys.stderr)
-    return EXIT_FAILED if outcome.failed else EXIT_OK
+        return Ending(EXIT_STOPPED, ("stopped; the same command with --resume continues",))
+    failed = tuple(f"FAILED  {name}: {error}" for name, error in outcome.failed)
+    return Ending(EXIT_FAILED, failed) if failed else Ending()

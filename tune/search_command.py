@@ -12,6 +12,7 @@ import optuna
 
 from ablations.search_report import summary_text, write_search_report
 from ablations.search_results import SearchResults
+from ablations.search_wording import opening
 from cgd.errors import TrackingError
 from cgd.files import write_atomically
 from tune.cluster import connected
@@ -21,7 +22,7 @@ from tune.search_confirm import Confirmed, choose_finalists, choose_winner, conf
 from tune.search_engine import Workplace, put_datasets, run_search
 from tune.search_final import FinalTest, run_final_test
 from tune.search_plan import SearchPlan
-from tune.search_record import make_record
+from tune.search_record import make_record, summary_metrics
 from tune.search_start import first_points
 from tune.search_storage import open_storage
 from tune.tracking import FAILED, FINISHED, KILLED, Tracking
@@ -89,13 +90,19 @@ class SearchCommand:
             "cgd.search": plan.name,
             "cgd.search_uid": self.book.uid,
             "cgd.objective": plan.objective,
-            "mlflow.note.content": f"Search of the space `{plan.space.name}`: {plan.space.description}\n\n"
-            "Samples are scored on validation genes. The winner and the default are compared once on the test genes.",
+            "mlflow.note.content": self._note(),
         }
-        name = f"search {plan.name} · {', '.join(plan.planner.plan.dataset_keys)}"
+        name = f"search {plan.name} · {', '.join(plan.dataset_keys)}"
         key = f"search-{self.book.uid}"
         known = self.tracking.runs("search").get(key)
         return self.tracking.open_run("search", key, name, tags, known.run_id if known else None)
+
+    def _note(self) -> str:
+        space = self.plan.space
+        return (
+            f"Search of the space `{space.name}`: {space.description}\n\nSamples are scored on validation genes. The "
+            "winner and the default are compared once on the test genes."
+        )
 
     def _stages(self, parent: str, max_concurrent: int | None) -> SearchOutcome:
         datasets = self.plan.planner.plan.datasets
@@ -128,6 +135,7 @@ class SearchCommand:
         report = self.folder / "report"
         page = write_search_report(results, report)
         self._attach(parent, record, report)
+        self.tracking.summarise_study(parent, summary_metrics(results), f"{self._note()}\n\n{opening(results)}")
         files = {"Storage": self.place, "Report": str(page)}
         if test is not None and test.report is not None:
             files["Test report"] = str(test.report)

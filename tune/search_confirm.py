@@ -97,6 +97,7 @@ def confirm(book: SearchBook, finalists: list[Finalist], runs: SearchRuns, workp
     for key, job in jobs.items():
         if _file(folder, key).is_file():
             runs.complete(job.candidate, _read(folder, key))
+            workplace.forget(key)
     missing = {key: job for key, job in jobs.items() if not _file(folder, key).is_file()}
     if missing:
         with Progress(len(missing), len(missing) * _PERCENT) as bar:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -51,6 +52,10 @@ class Workplace:
     def checkpoints(self) -> Path:
         return self.output / "checkpoints"
 
+    def forget(self, key: str) -> None:
+        """Remove the checkpoints of a candidate whose result is kept."""
+        shutil.rmtree(self.checkpoints / key, ignore_errors=True)
+
 
 def put_datasets(datasets: Mapping[str, PreparedPair]) -> dict[str, ray.ObjectRef]:
     """Each pair into the object store once; workers read it from there."""
@@ -94,7 +99,7 @@ def run_search(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> bool
 
     What an earlier command told the storage and not the tracking store any more is written there first.
     """
-    _mirror(book, runs, workplace.folder)
+    _mirror(book, runs, workplace)
     done = len(book.finished())
     left = book.plan.n_samples - done
     if left <= 0:
@@ -125,14 +130,15 @@ def _refusal(book: SearchBook, progress: SearchProgress) -> Callable[[int, str],
     return lambda sample, reason: progress.fail(sample_name(book.plan, sample), reason)
 
 
-def _mirror(book: SearchBook, runs: SearchRuns, folder: Path) -> None:
-    """Runs of samples that the storage knows as finished and the tracking store does not."""
+def _mirror(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> None:
+    """What a killed command left undone after telling: runs of finished samples to write, checkpoints to remove."""
     for trial in book.finished():
         sample = trial.user_attrs[SAMPLE]
-        file = result_file(folder / "samples", sample)
+        file = result_file(workplace.folder / "samples", sample)
         if trial.state == TrialState.COMPLETE and file.is_file():
             candidate = sample_candidate(book, sample, book.config_of(trial), trial.user_attrs[ORIGIN])
             runs.complete(candidate, CandidateResult.from_json(file.read_text(encoding="utf-8")))
+        workplace.forget(candidate_key(book.uid, sample))
 
 
 def fit(

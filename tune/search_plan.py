@@ -15,6 +15,7 @@ import numpy as np
 
 from ablations.space import Space
 from cgd.config import Config
+from cgd.data.preprocess import PreparedPair
 from cgd.data.protocol import hide
 from cgd.data.split import GeneSplit, make_splits
 from cgd.errors import ConfigError, DataError
@@ -37,6 +38,8 @@ class SearchPlan:
         What is searched; it holds the base configuration.
     planner
         The data sets, prepared; it plans the final comparison on the test genes.
+    dataset_keys
+        Name of a data set -> its key among the prepared ones.
     candidates
         Where a sample is scored: one seed, the first folds.
     confirmation
@@ -53,6 +56,7 @@ class SearchPlan:
     space: Space
     base: Config
     planner: Planner
+    dataset_keys: dict[str, str]
     candidates: tuple[Replicate, ...]
     confirmation: tuple[Replicate, ...]
     n_samples: int
@@ -92,14 +96,15 @@ def make_plan(
     """
     _check(base, replication)
     seeds = list(range(base.seed + 1, base.seed + 1 + replication.seeds))
-    planner = Planner(base, datasets, seeds)
+    planner = Planner(base, datasets, seeds, n_folds=1)
+    keys = planner.under_base()
     widened = space.including(base)
     n_folds = max(replication.folds, replication.search_folds)
-    folds = {name: _folds(planner, name, n_folds) for name in planner.plan.dataset_keys}
+    folds = {name: _folds(base, planner.plan.datasets[key], n_folds) for name, key in keys.items()}
     settings = {
         "space": widened.model_dump(mode="json"),
         "config": {path: value for path, value in base.flatten().items() if not path.startswith("runtime.")},
-        "datasets": {name: planner.plan.datasets[key].sha256 for name, key in planner.plan.dataset_keys.items()},
+        "datasets": {name: planner.plan.datasets[key].sha256 for name, key in keys.items()},
         "search_folds": replication.search_folds,
         "objective": objective,
         "max_memory_mb": max_memory_mb,
@@ -110,8 +115,9 @@ def make_plan(
         widened,
         base,
         planner,
-        _replicates(planner, folds, [base.seed], replication.search_folds),
-        _replicates(planner, folds, seeds, replication.folds),
+        keys,
+        _replicates(keys, folds, [base.seed], replication.search_folds),
+        _replicates(keys, folds, seeds, replication.folds),
         n_samples,
         n_finalists,
         objective,
@@ -139,8 +145,7 @@ def _check(base: Config, replication: Replication) -> None:
         )
 
 
-def _folds(planner: Planner, name: str, n_folds: int) -> list[GeneSplit]:
-    base, prepared = planner.plan.base, planner.plan.datasets[planner.plan.dataset_keys[name]]
+def _folds(base: Config, prepared: PreparedPair, n_folds: int) -> list[GeneSplit]:
     folds = validation_folds(make_splits(prepared.panel, base.split)[0], prepared.panel, n_folds, base.split.seed)
     for split in folds:
         hide(prepared, split, base)  # data that cannot be used is found now
@@ -148,11 +153,11 @@ def _folds(planner: Planner, name: str, n_folds: int) -> list[GeneSplit]:
 
 
 def _replicates(
-    planner: Planner, folds: dict[str, list[GeneSplit]], seeds: list[int], n_folds: int
+    keys: dict[str, str], folds: dict[str, list[GeneSplit]], seeds: list[int], n_folds: int
 ) -> tuple[Replicate, ...]:
     return tuple(
         Replicate(name, seed, fold, folds[name][fold], key)
-        for name, key in planner.plan.dataset_keys.items()
+        for name, key in keys.items()
         for seed in seeds
         for fold in range(n_folds)
     )

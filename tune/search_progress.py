@@ -24,10 +24,10 @@ class SearchProgress:
         self.progress, self.best, self.is_ranked = progress, best, is_ranked
 
     def start(self, name: str) -> None:
-        self.progress.start(name, _WHOLE)
+        self.progress.start(name, _WHOLE, "validation")
 
-    def percent(self, name: str, percent: int) -> None:
-        self.progress.epoch(name, percent)
+    def percent(self, name: str, percent: int, value: float) -> None:
+        self.progress.epoch(name, percent, {"val_pcc": value})
 
     def finish(self, name: str, value: float, seconds: float, eligible: bool = True) -> None:
         """A sample ran to its end; `eligible` says that it stayed within the memory asked for."""
@@ -48,4 +48,4 @@ class SearchProgress:
         self.progress.finish(name, f"stopped at {percent} % with validation PCC {value:.4f}")
 
     def fail(self, name: str, reason: str) -> None:
-        self.progress.finish(name, f"FAILED: {reason}")
+        self.progress.finish(name, f"FAILED: {reason}", failed=True)

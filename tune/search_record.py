@@ -12,6 +12,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
+from ablations.search_results import SearchResults
 from ablations.stats import Estimate
 from cgd.version import environment
 from tune.search_book import (
@@ -74,6 +75,17 @@ def make_record(
     return _finite(record)
 
 
+def summary_metrics(results: SearchResults) -> dict[str, float]:
+    """What a search found, in numbers to sort searches by: the best sample, and the winner minus the default."""
+    found = {"n_samples": float(results.n_ended)}
+    if results.best is not None:
+        found["best_val_pcc"] = results.best.value
+    for name, comparison in (("validation", results.validation), ("test", results.test)):
+        if comparison is not None:
+            found[f"{name}_pcc_gain"] = comparison.mean
+    return found
+
+
 def importances(book: SearchBook) -> dict[str, float]:
     """Share of each parameter in what sets the best samples apart (PED-ANOVA); empty with too few samples.
 
@@ -99,9 +111,9 @@ def _n_interrupted(book: SearchBook) -> int:
 
 
 def _datasets(book: SearchBook) -> dict[str, dict[str, Any]]:
-    plan, found = book.plan.planner.plan, {}
-    for name, key in plan.dataset_keys.items():
-        prepared = plan.datasets[key]
+    found = {}
+    for name, key in book.plan.dataset_keys.items():
+        prepared = book.plan.planner.plan.datasets[key]
         split = next(r.split for r in book.plan.candidates if r.dataset == name)
         found[name] = {
             "n_spots": prepared.n_spots,

@@ -13,6 +13,7 @@ from mlflow_store import Store
 from optuna.trial import TrialState
 
 from ablations.search_results import SearchResults
+from ablations.search_wording import opening
 from cgd.config import Config
 from cgd.data.catalog import load_dataset
 from cgd.data.preprocess import prepare
@@ -137,6 +138,9 @@ def test_the_winner_is_tested_once_and_the_record_says_by_how_much(searched):
     page = (output / "search" / "s" / "report" / "search.html").read_text()
     assert store.text(store.runs("search")[0], "report/search.html") == page
     assert "<svg" in page
+    parent = store.runs("search")[0]
+    assert parent.data.metrics["best_val_pcc"] == results.best.value
+    assert opening(results) in parent.data.tags["mlflow.note.content"]
     assert "http" not in page.split("</style>")[1].replace("http://www.w3.org", "")
 
 

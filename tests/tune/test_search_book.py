@@ -28,7 +28,7 @@ def plan():
     """The full space: conditional, and large enough that proposals never agree by chance."""
     space = load_space("full")
     space = space.model_copy(update={"sampler": space.sampler.model_copy(update={"n_startup_trials": 5})})
-    return SearchPlan("s", space, Config(), None, (), (), N, 2, "accuracy", None, {"space": "full"})
+    return SearchPlan("s", space, Config(), None, {}, (), (), N, 2, "accuracy", None, {"space": "full"})
 
 
 def result_of(values):
