@@ -112,7 +112,7 @@ def test_pairing_sees_a_small_difference_between_genes_that_vary_widely():
 def test_interval_of_a_paired_difference_covers_the_truth():
     """Genes differ in level (shared by both sides) and in their own difference; three seeds add training noise."""
     generator, truth, n_genes, hits = np.random.default_rng(7), 0.03, 60, []
-    for repeat in range(120):
+    for repeat in range(60):
         genes, own = generator.normal(0.3, 0.2, n_genes), generator.normal(truth, 0.05, n_genes)
         default = long(genes + generator.normal(0, 0.02, (3, n_genes)), seeds=3)
         level = long(genes + own + generator.normal(0, 0.02, (3, n_genes)), seeds=3)
