@@ -88,7 +88,7 @@ def _panel(panel: Any, rows: Sequence[tuple[str, Estimate | None]]) -> None:
     for y, (_, unknown) in enumerate(rows):
         if unknown is not None and not unknown.is_known:
             _beside(panel, y, ("no result",))
-    panel.xaxis.set_major_locator(MaxNLocator(5))
+    panel.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     panel.set(xlim=(low, high), ylim=(len(rows) - 0.4, -0.6))
 
 
