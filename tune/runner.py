@@ -20,7 +20,7 @@ from ablations.report import summary_text, write_report
 from ablations.results import StudyResults, load_results
 from ablations.study import Study
 from ablations.tables import build_tables
-from ablations.verdict import verdict
+from ablations.verdict import opening, verdict
 from cgd.errors import TrackingError
 from cgd.evaluation import evaluate_floors, summarise_table
 from cgd.version import code_version
@@ -114,7 +114,7 @@ class Runner:
             key = f"study-{plan.key}-{time.time_ns()}"
             parent = parents[plan.study.name] = self.tracking.open_run("study", key, name, tags, run_id)
             self.tracking.describe(parent, self._note(plan.study, [], parent))
-            view = study_view(plan.study.name, by_dataset=len(self.plan.dataset_keys) > 1)
+            view = study_view(plan.study.name, by_dataset=len({spec.dataset for _, spec in plan.trials}) > 1)
             self.tracking.share_view(view_key(plan.study.name), view)
         if resume and not self.resumed:
             print("nothing to resume: no interrupted command ran exactly these trials; starting a new study run")
@@ -264,12 +264,16 @@ class Runner:
 
     def _summarise(self, results: StudyResults, parent: str, report: str) -> None:
         """The study's numbers and its answer on the parent run itself."""
-        found = [numbers_of(table, verdict(results, table)) for table in build_tables(results)]
-        self.tracking.summarise_study(parent, study_metrics(found), self._note(results.study, found, parent, report))
+        tables = build_tables(results)
+        found = [numbers_of(table, verdict(results, table)) for table in tables]
+        note = self._note(results.study, found, parent, report, opening(results, tables))
+        self.tracking.summarise_study(parent, study_metrics(found), note)
 
-    def _note(self, study: Study, found: list[DatasetNumbers], parent: str, report: str | None = None) -> str:
+    def _note(
+        self, study: Study, found: list[DatasetNumbers], parent: str, report: str | None = None, first: str = ""
+    ) -> str:
         links = study_links(study.name, self.tracking.experiment_id, parent, report)
-        return study_note(study.question, study.hypothesis, found, links)
+        return study_note(study.question, study.hypothesis, found, links, first)
 
     def _curves(self, plan: StudyPlan) -> pd.DataFrame:
         """Validation score by epoch of every trial that has a run."""

@@ -107,6 +107,7 @@ def study_note(
     hypothesis: str,
     datasets: Sequence[DatasetNumbers],
     links: Mapping[str, str],
+    opening: str = "",
 ) -> str:
     """Description of a parent run; without `datasets`, no answer yet.
 
@@ -116,13 +117,12 @@ def study_note(
     ----------
     links
         Words -> where they lead, as of `study_links`.
+    opening
+        The report's first line.
     """
-    lines = [f"### {escaped(question)}", ""]
+    lines = [f"### {escaped(question)}", "", escaped(opening), "", f"**Hypothesis.** {escaped(hypothesis)}", ""]
     for one in datasets:
-        lines += [f"**{escaped(one.dataset)}.** {escaped(one.answer)}", ""]
-    lines += [f"**Hypothesis.** {escaped(hypothesis)}", ""]
-    for one in datasets:
-        lines += [f"**{escaped(one.dataset)}**", "", *_table(one), ""]
+        lines += [f"**{escaped(one.dataset)}.** {escaped(one.answer)}", "", *_table(one), ""]
     return "\n".join([*lines, "See " + ", ".join(f"[{words}]({target})" for words, target in links.items()) + "."])
 
 

@@ -135,7 +135,7 @@ def test_the_study_page_has_description_metrics_and_report(visit, store):
     parent = store.runs("study")[0]
     page = visit(f"runs/{parent.info.run_id}")
     page.get_by_role("heading", name="Does the decay matter?").wait_for()
-    page.get_by_text("The levels do as well as each other").first.wait_for()
+    page.get_by_text("Hypothesis.", exact=True).wait_for()
     page.get_by_text("pcc/simulated/0.8", exact=True).wait_for()
     page.get_by_role("button", name="Show more").or_(page.get_by_text("Show more")).first.click()
     report = _follow(page, "the report").frame_locator("iframe")

@@ -58,8 +58,9 @@ def test_labels_that_would_share_a_name_do_not():
 
 def test_a_study_says_its_answer_first_and_leads_to_report_trials_and_curves():
     links = study_links("ar_decay", "1", "abc", "ar_decay.html")
-    note = study_note("How fast?", "Slowly.", [FOUND], links)
-    assert note.index("How fast?") < note.index("0.7 is best.") < note.index("Slowly.") < note.index("| level |")
+    note = study_note("How fast?", "Slowly.", [FOUND], links, "Too small.")
+    order = ["How fast?", "Too small.", "Slowly.", "0.7 is best.", "| level |", "the report"]
+    assert sorted(order, key=note.index) == order
     assert "| 0.7 | 0.450 | +0.050 (+0.010 to +0.090) |" in note
     assert "| 0.8 (default) | 0.400 |  |" in note
     assert "| 1.0 | unknown |  |" in note
