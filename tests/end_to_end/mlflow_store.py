@@ -1,5 +1,6 @@
 """Reading back what a command wrote."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class Store:
         """Fingerprint -> everything of a trial that must not depend on how it was run."""
         found = {}
         for run in self.runs("trial"):
-            metrics = {k: v for k, v in run.data.metrics.items() if "seconds" not in k and "memory" not in k}
+            metrics = {k: v for k, v in run.data.metrics.items() if not re.search("seconds|memory|system/", k)}
             content = (run.info.status, self.history(run, "train_loss"), metrics, self.text(run, "per_gene.json"))
             found.setdefault(run.data.tags["cgd.fingerprint"], []).append(content)
         return found
