@@ -67,6 +67,11 @@ class BookedSearch(OptunaSearch):
         """What every report must hold; the seconds arrive with the result alone."""
         return VALUE
 
+    @property
+    def mode(self) -> str:
+        """Direction of `metric`; those of the study are Optuna's."""
+        return "max"
+
     def _draw(self, trial: Any) -> None:
         self._config = self.book.draw(trial)
 
