@@ -7,6 +7,9 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 
+_MACHINE = re.compile("seconds|memory|^system/")  # metrics of the machine rather than of the method
+
+
 @dataclass
 class Store:
     """The MLflow store of an output folder."""
@@ -30,7 +33,7 @@ class Store:
         """Fingerprint -> everything of a trial that must not depend on how it was run."""
         found = {}
         for run in self.runs("trial"):
-            metrics = {k: v for k, v in run.data.metrics.items() if not re.search("seconds|memory|system/", k)}
+            metrics = {k: v for k, v in run.data.metrics.items() if not _MACHINE.search(k)}
             content = (run.info.status, self.history(run, "train_loss"), metrics, self.text(run, "per_gene.json"))
             found.setdefault(run.data.tags["cgd.fingerprint"], []).append(content)
         return found

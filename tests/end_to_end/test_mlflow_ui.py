@@ -163,8 +163,9 @@ def _follow(page, words):
 def test_a_trial_shows_its_metric_chart_its_data_set_and_system_metrics(visit, store):
     trial = store.runs("trial")[0].info.run_id
     page = visit(f"runs/{trial}/model-metrics")
+    page.get_by_placeholder("Search metric charts").fill("^val_pcc$")  # charts further down are drawn when scrolled to
     page.get_by_text("val_pcc", exact=True).wait_for()
-    page.locator(".js-plotly-plot").first.wait_for()
+    page.locator(".js-plotly-plot").wait_for()
     page = visit(f"runs/{trial}/system-metrics")
     page.get_by_text("cpu_utilization_percentage", exact=True).wait_for()
     page = visit(f"runs/{trial}")
