@@ -6,7 +6,6 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-
 _MACHINE = re.compile("seconds|memory|^system/")  # metrics of the machine rather than of the method
 
 
