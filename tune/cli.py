@@ -175,7 +175,7 @@ def _audit(planner: Planner) -> Ending:
 
 
 def _run_studies(arguments: argparse.Namespace, plan: Plan, uri: str, log: CommandLog) -> Ending:
-    from ablations.report_index import write_index
+    from ablations.report.index import write_index
     from tune.forecast import load_forecast
     from tune.lock import locked
     from tune.runner import Runner

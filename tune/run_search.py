@@ -16,7 +16,7 @@ from tune.environment import prepare_environment
 
 prepare_environment()
 
-from tune.search_cli import main
+from tune.search.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,8 +15,8 @@ import pandas as pd
 import ray
 from ray import tune as ray_tune
 
-from ablations.curves import COLUMNS, write_curves
-from ablations.report import summary_text, write_report
+from ablations.report.curves import COLUMNS, write_curves
+from ablations.report.write import summary_text, write_report
 from ablations.results import StudyResults, load_results
 from ablations.study import Study
 from ablations.tables import build_tables

@@ -10,9 +10,9 @@ from made_up_study import made_up
 from markdown_it import MarkdownIt
 from report_reader import Page
 
-from ablations import latex, markdown, wording
-from ablations.content import gather
-from ablations.report import summary_text, write_report
+from ablations.report import latex, markdown, wording
+from ablations.report.content import gather
+from ablations.report.write import summary_text, write_report
 from ablations.study import Study
 from ablations.tables import build_tables
 

@@ -6,12 +6,12 @@ from io import StringIO
 
 import pytest
 
-from ablations.drawing import to_svg
-from ablations.search_figure import draw_history
-from ablations.search_report import summary_text, tidy_samples, write_search_report
-from ablations.search_results import SearchResults
-from ablations.search_wording import opening
-from ablations.space import load_space
+from ablations.report.drawing import to_svg
+from ablations.search.figure import draw_history
+from ablations.search.report import summary_text, tidy_samples, write_search_report
+from ablations.search.results import SearchResults
+from ablations.search.wording import opening
+from ablations.search.space import load_space
 from cgd.config import Config
 from cgd.errors import TrackingError
 

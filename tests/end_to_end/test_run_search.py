@@ -12,13 +12,13 @@ import yaml
 from mlflow_store import Store
 from optuna.trial import TrialState
 
-from ablations.search_results import SearchResults
-from ablations.search_wording import opening
+from ablations.search.results import SearchResults
+from ablations.search.wording import opening
 from cgd.config import Config
 from cgd.data.catalog import load_dataset
 from cgd.data.preprocess import prepare
 from cgd.data.split import make_splits
-from tune.search_storage import open_journal
+from tune.search.storage import open_journal
 
 ROOT = Path(__file__).parents[2]
 SPACE = """
@@ -199,7 +199,7 @@ def test_killed_and_continued_it_is_the_same_search(searched, search_command, tm
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_runs(search_command, tmp_path, capsys, arguments, message):
-    from tune.search_cli import main
+    from tune.search.cli import main
 
     assert main([*search_command(tmp_path / "out")[2:], *arguments]) == 2
     assert message in capsys.readouterr().err

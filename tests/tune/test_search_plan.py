@@ -2,11 +2,11 @@
 
 import pytest
 
-from ablations.space import load_space
+from ablations.search.space import load_space
 from cgd.config import Config
 from cgd.data.split import make_splits
 from cgd.errors import ConfigError, DataError
-from tune.search_plan import Replication, make_plan, validation_folds
+from tune.search.plan import Replication, make_plan, validation_folds
 
 TWO_FOLDS = Replication(search_folds=1, seeds=2, folds=2)
 
