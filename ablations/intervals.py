@@ -8,8 +8,8 @@ Models
     All genes of one (seed, fold) share one trained model, and all genes of a fold its training genes. That variance
     shows between fold means beyond what the genes explain, or between the seeds of a fold. Few replicates know it
     badly, so it enters as a distribution and not as a number: the generalised p value of Tsui and Weerahandi (Journal
-    of the American Statistical Association 84:602, 1989). Satterthwaite's approximation rejects up to 7.5 % of true
-    nulls at alpha 0.05 with three replicates, this one at most 5 %.
+    of the American Statistical Association 84:602, 1989). Satterthwaite's approximation rejects up to 8 % of true
+    nulls at alpha 0.05 with three replicates, this one at most 5 % (docs/statistics.md).
 
 Everything is vectorised over columns that share one design, be they metrics or simulated studies.
 """
@@ -208,7 +208,7 @@ def reach(spread: Spread, shape: FloatArray | float = 1.0) -> FloatArray:
     low, high = np.zeros_like(scale), 2.0 * scale
     while (inside := _tail(spread, high, shape) > ALPHA)[scale > 0].any():
         high = np.where(inside, 2 * high, high)
-    for _ in range(50):
+    for _ in range(40):
         middle = (low + high) / 2
         outside = _tail(spread, middle, shape) < ALPHA
         low, high = np.where(outside, low, middle), np.where(outside, middle, high)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy.special import stdtrit
+from scipy.special import nctdtrinc, stdtrit
 
 from ablations.intervals import ALPHA, MIN_MODEL_DF
 from ablations.stats import POWER, Estimate
@@ -70,4 +70,4 @@ def _seeds(found: Estimate, effect: float) -> int | None:
 
 
 def _mde(standard_error: float, df: float) -> float:
-    return float(stdtrit(df, 1 - ALPHA / 2) + stdtrit(df, POWER)) * standard_error
+    return float(nctdtrinc(df, 1 - POWER, stdtrit(df, 1 - ALPHA / 2))) * standard_error

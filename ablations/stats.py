@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
+from scipy.special import nctdtrinc
 
 from ablations.intervals import (
     ALPHA,
@@ -156,7 +156,7 @@ def _numbers(spread: Spread) -> list[dict[str, Any]]:
     with np.errstate(divide="ignore", invalid="ignore"):
         effect = np.where(spread.gene_sd > 0, spread.mean / spread.gene_sd, math.nan)
         share = np.where(error > 0, spread.model_variance / error**2, 0.0)
-        mde = np.where(error > 0, np.maximum(low, high) + stdtrit(df, POWER) * error, 0.0)
+        mde = np.where(error > 0, nctdtrinc(df, 1 - POWER, np.maximum(low, high) / error) * error, 0.0)
     columns = {
         "mean": spread.mean, "low": spread.mean - low, "high": spread.mean + high, "p": p_values(spread),
         "effect_size": effect, "mde": mde, "standard_error": error, "df": df, "model_share": share,

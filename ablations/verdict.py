@@ -20,18 +20,18 @@ def opening(results: StudyResults, tables: list[DatasetTable]) -> str:
     if not small:
         return " ".join(_answer(table) for table in tables)
     effect = results.study.smallest_effect
-    found = "; ".join(_too_small(results, table, effect) for table in small)
+    found = "; ".join(_too_small(table, effect) for table in small)
     return f"Too small to see what it asks, a difference of {effect:g} in mean PCC. {found}."
 
 
-def _too_small(results: StudyResults, table: DatasetTable, effect: float) -> str:
+def _too_small(table: DatasetTable, effect: float) -> str:
     """`tissue: 8 times in 10 it would find 0.031 or more (33 genes, 1 fold, 1 seed); about ... would do`."""
     effects = [row.differences[PRIMARY] for row in table.levels if not row.is_default]
     largest = max((found for found in effects if math.isfinite(found.mde)), key=lambda found: found.mde)
-    need, available = needed(largest, effect), results.config.get("split.n_folds")
+    need, panel = needed(largest, effect), table.facts.get("n_genes")
     would_do = f"about {need.folds} such folds ({need.genes} genes)"
-    if available is not None and need.folds > available:
-        would_do += f", more than the {available} there are,"
+    if panel is not None and need.genes > panel:
+        would_do += f", more than its panel of {panel},"
     if need.seeds is not None:
         would_do += f" or {need.seeds} seeds"
     text = (

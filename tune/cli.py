@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from ablations.study import list_studies, load_studies, load_study
 from cgd.config import Config
-from cgd.errors import CGDError, ConfigError
+from cgd.errors import CGDError
+from tune.arguments import open_ui, own_store, parse_assignment, positive, recorded
 from tune.command import EXIT_CODES, EXIT_FAILED, EXIT_OK, EXIT_STOPPED, Ending, run_command
 
 if TYPE_CHECKING:  # these import torch and ray, which --help and --list do without
@@ -46,13 +44,13 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--seeds",
         metavar="N",
-        type=_positive,
+        type=positive,
         help="replicates: training seeds seed..seed+N-1 (default: the study's own, or 1)",
     )
     add(
         "--folds",
         metavar="K",
-        type=_positive,
+        type=positive,
         help="gene folds; 1 is one 70/20/10 split (default: the study's own, or split.n_folds)",
     )
     add(
@@ -77,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="checkpoints, reports and the MLflow store (default: outputs)",
     )
     add("--tracking-uri", metavar="URI", help="MLflow store (default: MLFLOW_TRACKING_URI, or sqlite in --output)")
-    add("--max-concurrent", metavar="N", type=_positive, help="trials at a time (default: one per CPU)")
+    add("--max-concurrent", metavar="N", type=positive, help="trials at a time (default: one per CPU)")
     add("--address", metavar="ADDR", default="local", help="Ray cluster to join: auto or HOST:PORT (default: local)")
     add("--resume", action="store_true", help="continue the study an interrupted command left, in the same parent run")
     add(
@@ -86,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="print the trials, what the store has of them and a forecast of time, memory and disk, and stop",
     )
     add("--no-forecast", action="store_true", help="with --dry-run: no forecast, which runs a few steps of trials")
+    add("--no-models", action="store_true", help="do not attach the fitted models to the trials' runs")
     add("--verbose", action="store_true", help="show on the terminal, too, what libraries log, and Ray's workers print")
     add(
         "--audit",
@@ -94,13 +93,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--list", action="store_true", help="list studies and data sets, and stop")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text}")
-    return value
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -113,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
     if arguments.list:
         return _list()
-    assigned = dict(_parse_assignment(text) for text in arguments.values)
+    assigned = dict(parse_assignment(text) for text in arguments.values)
     base = _base_config(arguments, assigned)
     studies = load_studies(arguments.study or [])
     if not studies and not arguments.audit:
@@ -133,18 +125,14 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
             print(f"{name}: {note}")
     if arguments.audit:
         return _audit(planner)
-    uri = arguments.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or _own_store(arguments.output)
+    uri = arguments.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or own_store(arguments.output)
     if arguments.dry_run:
         from tune.dry_run import DryRun
 
-        dry_run = DryRun(planner.plan, uri, arguments.output, arguments.address, arguments.max_concurrent)
-        dry_run.show(log, with_forecast=not arguments.no_forecast)
+        how = (arguments.address, arguments.max_concurrent, not arguments.no_models)
+        DryRun(planner.plan, uri, arguments.output, *how).show(log, with_forecast=not arguments.no_forecast)
         return Ending()
     return _run_studies(arguments, planner.plan, uri, log)
-
-
-def _own_store(output: Path) -> str:
-    return f"sqlite:///{output / 'mlflow.db'}"
 
 
 def _list() -> Ending:
@@ -171,16 +159,6 @@ def _base_config(arguments: argparse.Namespace, assigned: dict[str, Any]) -> Con
     return config.with_values(values)
 
 
-def _parse_assignment(text: str) -> tuple[str, Any]:
-    path, equals, value = text.partition("=")
-    if not equals or not path:
-        raise ConfigError(f"--set {text}: expected PATH=VALUE, e.g. --set train.epochs=5")
-    try:
-        return path.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {text}: '{value}' is not a YAML value") from None
-
-
 def _audit(planner: Planner) -> Ending:
     from cgd.data.split import make_splits
     from cgd.evaluation import audit_leakage
@@ -197,26 +175,29 @@ def _audit(planner: Planner) -> Ending:
 
 
 def _run_studies(arguments: argparse.Namespace, plan: Plan, uri: str, log: CommandLog) -> Ending:
+    from ablations.report.index import write_index
     from tune.forecast import load_forecast
     from tune.lock import locked
     from tune.runner import Runner
     from tune.tracking import Tracking, sqlite_file
 
     output = arguments.output
-    own_store = uri == _own_store(output)
+    is_own = uri == own_store(output)
     database = sqlite_file(uri)
-    with locked(output), locked(database.parent) if database and not own_store else nullcontext():
+    with locked(output), locked(database.parent) if database and not is_own else nullcontext():
         log.open(output)
         tracking = Tracking(uri, output / "artifacts")
-        if own_store:
+        if is_own:
             tracking.mark_killed()
         forecast = load_forecast(output, plan)
         record = forecast.to_record() if forecast else None
-        runner = Runner(plan, tracking, output, _recorded(arguments), forecast=record)
+        log_models = not arguments.no_models
+        runner = Runner(plan, tracking, output, recorded(arguments), forecast=record, log_models=log_models)
         _announce(runner, len(plan.trials), forecast)
         parents, complete = runner.run(arguments.resume, arguments.address, arguments.max_concurrent)
         outcomes = [runner.conclude(study, parents[study.study.name], complete) for study in plan.studies]
-    return _print_outcomes(outcomes, uri, output if own_store else None, log)
+        index = write_index(output / "reports")
+    return _print_outcomes(outcomes, index, uri, output if is_own else None, log)
 
 
 def _announce(runner: Runner, n_trials: int, forecast: Forecast | None) -> None:
@@ -228,28 +209,17 @@ def _announce(runner: Runner, n_trials: int, forecast: Forecast | None) -> None:
         print(describe_wait(forecast, missing))
 
 
-def _recorded(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
-
-
-def _open_ui(uri: str, output: Path | None) -> str:
-    """The command that opens the UI; `output` is the folder of our own store."""
-    if output is None:
-        return (
-            uri if uri.startswith("http") else f"mlflow server --host 127.0.0.1 --backend-store-uri {shlex.quote(uri)}"
-        )
-    folder = "" if output == Path("outputs").resolve() else f" OUTPUT={shlex.quote(str(output))}"
-    return f"make ui{folder}  (http://127.0.0.1:5000)"
-
-
-def _print_outcomes(outcomes: list[StudyOutcome], uri: str, output: Path | None, log: CommandLog) -> Ending:
+def _print_outcomes(
+    outcomes: list[StudyOutcome], index: Path, uri: str, output: Path | None, log: CommandLog
+) -> Ending:
     for outcome in outcomes:
         print(f"\n{outcome.summary}")
     print()
     for outcome in outcomes:
         print(f"Report:       {outcome.report}")
+    print(f"All reports:  {index}")
     print(f"MLflow store: {uri}")
-    print(f"Open the UI:  {_open_ui(uri, output)}")
+    print(f"Open the UI:  {open_ui(uri, output)}")
     print(f"Log:          {log.path}")
     failed = dict.fromkeys(pair for outcome in outcomes for pair in outcome.failed)
     missing = dict.fromkeys(name for outcome in outcomes for name in outcome.missing)

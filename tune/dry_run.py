@@ -29,7 +29,7 @@ class DryRun:
         The tracking store; looking does not create it.
     output
         Folder in which the forecast is kept.
-    address, max_concurrent
+    address, max_concurrent, log_models
         As for the real run.
     """
 
@@ -38,6 +38,7 @@ class DryRun:
     output: Path
     address: str
     max_concurrent: int | None
+    log_models: bool
 
     def show(self, log: CommandLog, with_forecast: bool) -> None:
         """Print the plan and, unless everything is finished, a forecast from probes, which is kept."""
@@ -67,7 +68,8 @@ class DryRun:
     def _forecast(self, specs: list[TrialSpec], shares: EpochShares) -> tuple[Forecast, Probes]:
         with connected(self.address) as n_cpus:
             probes = run_probes(specs, self.plan.datasets)
-        trials = [forecast_trial(s, probes.of[s.fingerprint], shares) for s in specs if s.fingerprint in probes.of]
+        probed = [(spec, probes.of[spec.fingerprint]) for spec in specs if spec.fingerprint in probes.of]
+        trials = [forecast_trial(spec, probe, shares, self.log_models) for spec, probe in probed]
         slots = n_slots(n_cpus, self.max_concurrent)
         return make_forecast(trials, slots, probes.warmup_seconds, probes.launch_seconds), probes
 

@@ -86,7 +86,11 @@ class Plan:
     @property
     def trials(self) -> dict[str, TrialSpec]:
         """Distinct trials by fingerprint: studies share those they have in common."""
-        return {spec.fingerprint: spec for plan in self.studies for _, spec in plan.trials}
+        found: dict[str, TrialSpec] = {}
+        for plan in self.studies:
+            for _, spec in plan.trials:
+                found.setdefault(spec.fingerprint, spec)  # the first study names and owns it
+        return found
 
     @property
     def floors(self) -> dict[str, FloorSpec]:

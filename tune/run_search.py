@@ -1,6 +1,6 @@
 """Search hyper-parameters: `python tune/run_search.py --space full --samples 100`.
 
-Exit codes: 0 the search ended, 1 some final trials failed, 2 wrong arguments or data, 130 stopped with Ctrl-C.
+Exit codes: as those of `run_ablation.py`; the samples that fail are part of a search, and make none of it fail.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tune.environment import prepare_environment
 
 prepare_environment()
 
-from tune.search_cli import main
+from tune.search.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

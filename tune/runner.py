@@ -15,8 +15,8 @@ import pandas as pd
 import ray
 from ray import tune as ray_tune
 
-from ablations.curves import COLUMNS, write_curves
-from ablations.report import summary_text, write_report
+from ablations.report.curves import COLUMNS, write_curves
+from ablations.report.write import summary_text, write_report
 from ablations.results import StudyResults, load_results
 from ablations.study import Study
 from ablations.tables import build_tables
@@ -114,7 +114,7 @@ class Runner:
             key = f"study-{plan.key}-{time.time_ns()}"
             parent = parents[plan.study.name] = self.tracking.open_run("study", key, name, tags, run_id)
             self.tracking.describe(parent, self._note(plan.study, [], parent))
-            view = study_view(plan.study.name, by_dataset=len({spec.dataset for _, spec in plan.trials}) > 1)
+            view = study_view(plan.study.name, by_dataset=len(plan.dataset_keys) > 1)
             self.tracking.share_view(view_key(plan.study.name), view)
         if resume and not self.resumed:
             print("nothing to resume: no interrupted command ran exactly these trials; starting a new study run")

@@ -171,10 +171,6 @@ class Tracking:
         with _readable_errors(self.uri, "log parameters"):
             self.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
 
-    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        with _readable_errors(self.uri, "tag a run"):
-            self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-
     def log_texts(self, run_id: str, texts: Mapping[str, str]) -> None:
         """Artifacts by file name."""
         for name, text in texts.items():

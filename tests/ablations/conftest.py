@@ -66,7 +66,9 @@ class Writer:
 
     def trial(self, trial: Trial, status: str, published: bool) -> dict[str, Any]:
         fingerprint = trial.config.fingerprint(trial.dataset, str(trial.fold))
-        run_id = self.run("trial", status, **{"cgd.fingerprint": fingerprint, "cgd.dataset": trial.dataset})
+        tags = {"cgd.fingerprint": fingerprint, "cgd.dataset": trial.dataset}
+        tags |= {"cgd.runtime.device": "cpu", "cgd.runtime.n_threads": "2"}
+        run_id = self.run("trial", status, **tags)
         if status == "FINISHED":
             self.client.log_table(run_id, gene_table(LEVEL_PCC[trial.level], trial.seed, published), "per_gene.json")
             for name, value in {"wall_seconds": 10.0 + trial.seed, "peak_memory_mb": 512.0}.items():

@@ -45,7 +45,7 @@ def test_leaving_the_models_out_would_be_caught():
 def test_reported_intervals_cover_the_truth():
     """The numbers of the report itself, through `estimate`."""
     design = Design(33, 5, 1, SKEW, 1.0)
-    values = simulate(design, 400, np.random.default_rng(3))
+    values = simulate(design, 300, np.random.default_rng(3))
     found = estimate(values, design.folds, n_resamples=RESAMPLES)
     assert np.mean([e.low <= TRUTH <= e.high for e in found]) >= 0.93
 

@@ -6,10 +6,10 @@ import pytest
 from made_up_study import made_up
 from matplotlib.text import Text
 
-from ablations.drawing import spread, to_pdf, to_png, to_svg, wrap
-from ablations.figure import draw
-from ablations.figure_effects import draw_effects
-from ablations.figure_lines import places_of_levels
+from ablations.report.drawing import spread, to_pdf, to_png, to_svg, wrap
+from ablations.report.figure import draw
+from ablations.report.figure_effects import draw_effects
+from ablations.report.figure_lines import places_of_levels
 from ablations.stats import Estimate
 from ablations.study import Study, load_study
 from ablations.tables import build_tables

@@ -10,9 +10,9 @@ from made_up_study import made_up
 from markdown_it import MarkdownIt
 from report_reader import Page
 
-from ablations import latex, markdown, wording
-from ablations.content import gather
-from ablations.report import summary_text, write_report
+from ablations.report import latex, markdown, wording
+from ablations.report.content import gather
+from ablations.report.write import summary_text, write_report
 from ablations.study import Study
 from ablations.tables import build_tables
 
@@ -238,6 +238,7 @@ def test_the_terminal_gets_the_opening_first_and_no_long_line(results, content):
 def test_numbers_have_a_true_minus_and_a_dash_for_nothing():
     assert wording.number(-0.1234) == "−0.123"
     assert wording.number(float("nan")) == wording.number(None) == wording.p_value(float("nan")) == "–"
+    assert wording.number(-0.0001) == "0.000"
     assert wording.number(12345, 0) == "12\u202f345"
     assert wording.p_value(0.0004) == "< 0.001"
     assert wording.percent(0.873) == "87 %"

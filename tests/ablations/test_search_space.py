@@ -3,7 +3,7 @@
 import optuna
 import pytest
 
-from ablations.space import Space, list_spaces, load_space
+from ablations.search.space import Space, list_spaces, load_space
 from cgd.config import Config
 from cgd.errors import ConfigError, StudyError
 

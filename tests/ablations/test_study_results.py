@@ -127,3 +127,33 @@ def test_a_trial_that_never_started_is_kept_without_a_run(rewrite):
     found = rewrite(lambda c: c["trials"][0].update(run_id=None, status=None))()
     assert found.trials.loc[0, "status"] is None
     assert len(found.per_gene) == 6 * 12
+
+
+def test_trials_say_when_and_on_what_they_ran(heldout):
+    trials = heldout.trials
+    assert (trials["ended"] >= trials["started"]).all()
+    assert trials["started"].min() > 1_600_000_000  # seconds, not milliseconds
+    assert trials["started"].max() < 10_000_000_000
+    assert set(trials["device"]) == {"cpu"}
+    assert set(trials["n_threads"]) == {2.0}
+
+
+def test_an_older_store_lacks_what_came_later_and_is_read(heldout):
+    assert heldout.code_version == ""
+    assert heldout.forecast is None
+    assert heldout.older.empty
+    assert "pcc" in heldout.older
+
+
+def test_code_version_older_results_and_forecast_are_read(rewrite):
+    older = {"dataset": "tissue_a", "level": "joint", "seed": 0, "fold": 0, "code_version": "0.0.9", "run_id": "x"}
+    older |= {"pcc": 0.2, "when": "2026-01-02"}
+    forecast = {"wall_seconds": 3.0, "n_concurrent": 1, "disk_mb": 1.0, "trials": [], "made": "2026-01-02"}
+    found = rewrite(lambda c: c.update(code_version="1.0", older=[older], forecast=forecast))()
+    assert (found.code_version, found.forecast) == ("1.0", forecast)
+    assert found.older.to_dict("records") == [older]
+
+
+def test_older_results_that_do_not_fit_are_refused(rewrite):
+    with pytest.raises(TrackingError, match=r"'older' of study\.json is not a list of dataset"):
+        rewrite(lambda c: c.update(older=[{"dataset": "tissue_a"}]))()

@@ -3,9 +3,11 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import sem, ttest_1samp
 
 from ablations import intervals
-from ablations.stats import bootstrap_means, difference_by_seed, estimate, paired_difference, summarise
+from ablations.power import needed
+from ablations.stats import bootstrap_means, difference_by_seed, estimate, holm, paired_difference, summarise
 
 
 def long(values, seeds=1, start=0):
@@ -110,10 +112,119 @@ def test_pairing_sees_a_small_difference_between_genes_that_vary_widely():
 def test_interval_of_a_paired_difference_covers_the_truth():
     """Genes differ in level (shared by both sides) and in their own difference; three seeds add training noise."""
     generator, truth, n_genes, hits = np.random.default_rng(7), 0.03, 60, []
-    for repeat in range(250):
+    for repeat in range(60):
         genes, own = generator.normal(0.3, 0.2, n_genes), generator.normal(truth, 0.05, n_genes)
         default = long(genes + generator.normal(0, 0.02, (3, n_genes)), seeds=3)
         level = long(genes + own + generator.normal(0, 0.02, (3, n_genes)), seeds=3)
         found = paired_difference(level, default, ["pcc"], n_resamples=400, seed=repeat)["pcc"]
         hits.append(found.low <= truth <= found.high)
-    assert 0.90 <= np.mean(hits) <= 0.98
+    assert np.mean(hits) >= 0.93
+
+
+def cube(seeds=1, folds=1, genes=8, seed=0, shift=0.0, columns=1):
+    """(seeds, folds * genes, columns) normal values about 0.3 with a shift per (seed, fold), and the fold labels."""
+    generator = np.random.default_rng(seed)
+    values = (
+        0.3
+        + generator.normal(size=(1, folds * genes, columns))
+        + 0.2 * generator.normal(size=(seeds, folds * genes, columns))
+    )
+    labels = np.repeat(np.arange(folds), genes)
+    return values + shift * generator.normal(size=(seeds, folds, columns))[:, labels], labels
+
+
+@pytest.mark.parametrize(("seeds", "folds"), [(1, 1), (3, 1), (1, 5), (3, 5), (2, 2)])
+def test_p_is_below_five_percent_exactly_where_the_interval_excludes_zero(seeds, folds):
+    found = estimate(*cube(seeds, folds, shift=0.3, columns=150), n_resamples=200)
+    assert [e.p < 0.05 for e in found] == [e.excludes_zero for e in found]
+    assert 0 < sum(e.excludes_zero for e in found) < 150
+
+
+def test_one_fold_of_normal_genes_is_the_paired_t_test():
+    values, _ = cube(genes=150)
+    (found,) = estimate(values)
+    test = ttest_1samp(values[0, :, 0], 0.0)
+    assert (found.standard_error, found.df) == pytest.approx((sem(values[0, :, 0]), 149), rel=1e-3)
+    assert found.p == pytest.approx(test.pvalue, abs=0.01)
+    interval = test.confidence_interval(0.95)
+    assert found.low <= interval.low + 1e-9
+    assert found.high >= interval.high - 1e-9
+    assert found.high - found.low == pytest.approx(interval.high - interval.low, rel=0.15)
+    assert found.effect_size == pytest.approx(values.mean() / values.std(ddof=1))
+
+
+def test_the_longer_tail_gets_the_longer_arm():
+    skewed = np.random.default_rng(0).exponential(size=(25, 1))
+    (found,) = estimate(skewed)
+    assert found.high - found.mean > 1.1 * (found.mean - found.low)
+
+
+def test_models_that_differ_widen_the_interval_where_replicates_show_it():
+    for seeds, folds in ((3, 1), (1, 5), (2, 2)):
+        loud, labels = cube(seeds, folds, genes=50, shift=1.0)
+        quiet, _ = cube(seeds, folds, genes=50)
+        (wide,), (narrow,) = estimate(loud, labels), estimate(quiet, labels)
+        assert wide.noise_known
+        assert wide.model_share > 0.5 > narrow.model_share
+        assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
+
+
+@pytest.mark.parametrize(("seeds", "folds"), [(1, 1), (2, 1), (1, 2)])
+def test_too_few_replicates_are_not_asked_about_training_noise(seeds, folds):
+    (found,) = estimate(*cube(seeds, folds, shift=1.0))
+    assert not found.noise_known
+    assert (found.n_seeds, found.n_folds, found.model_share) == (seeds, folds, 0.0)
+
+
+def test_a_seed_missing_from_one_fold_is_no_obstacle():
+    values, labels = cube(3, 2, genes=20, shift=0.5)
+    values[2, labels == 1] = np.nan
+    (found,) = estimate(values, labels)
+    assert found.noise_known
+    assert found.mean == pytest.approx(np.nanmean(values, axis=0).mean())
+
+
+def test_folds_of_one_gene_each_are_read_as_one_sample():
+    values = np.array([0.1, 0.4, 0.2, 0.5])[:, None]
+    (apart,), (together,) = estimate(values, np.arange(4)), estimate(values)
+    assert (apart.low, apart.high, apart.n_folds) == (together.low, together.high, 4)
+
+
+def test_what_does_not_vary_is_certain():
+    zero, one = estimate(np.array([[0.0, 1.0]] * 4))
+    assert (zero.low, zero.high, zero.p, zero.mde) == (0.0, 0.0, 1.0, 0.0)
+    assert (one.low, one.high, one.p) == (1.0, 1.0, 0.0)
+    assert math.isnan(zero.effect_size)
+
+
+def test_smallest_detectable_effect_is_that_of_the_t_test():
+    """54 pairs find 0.389 standard deviations with power 0.8 (G*Power 3.1, paired t, two-sided 0.05)."""
+    values = np.random.default_rng(2).normal(size=(54, 1))
+    (found,) = estimate(values)
+    assert found.mde / values.std(ddof=1) == pytest.approx(0.389, rel=0.08)
+
+
+def test_holm_by_hand():
+    """0.01 x 4, then 0.02 x 3, 0.03 x 2, 0.04 x 1, never less than the one before."""
+    assert holm([0.03, 0.01, math.nan, 0.04, 0.02])[:2] == pytest.approx([0.06, 0.04])
+    assert holm([0.03, 0.01, math.nan, 0.04, 0.02])[3:] == pytest.approx([0.06, 0.06])
+    assert math.isnan(holm([0.03, math.nan])[1])
+    assert holm([0.7, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_a_design_that_is_said_to_do_would_do():
+    (found,) = estimate(np.random.default_rng(0).normal(0, 0.05, size=(30, 1)))
+    need = needed(found, effect=found.mde / 2)
+    assert 4 <= need.folds <= 8
+    assert need.genes == 30 * need.folds
+    assert need.seeds is None
+    assert needed(found, effect=found.mde / 4).folds > 2 * need.folds
+
+
+def test_seeds_would_do_only_where_training_noise_is_what_hurts():
+    loud, labels = cube(3, 1, genes=150, shift=1.0)
+    quiet, _ = cube(3, 1, genes=150)
+    (noisy,), (still,) = estimate(loud, labels), estimate(quiet, labels)
+    assert 3 < needed(noisy, 0.4).seeds < 40
+    assert needed(still, still.standard_error).seeds is None

@@ -24,7 +24,7 @@ def test_the_forecast_covers_every_trial_and_creates_no_store(forecast):
     rows = [line for line in process.stdout.splitlines() if "  to run  " in line]
     assert len(rows) == len(record["trials"]) == int(re.search(r"(\d+) distinct trials", process.stdout).group(1))
     assert len({len(row.rstrip()) for row in rows}) == 1  # aligned
-    assert all(re.search(r" s +\d+ MB  [0-9a-f]{16}$", row.rstrip()) for row in rows)
+    assert [row for row in rows if not re.search(r"\d (s|min) +[\d.]+ [MG]B( |$)", row)] == []
     assert all(trial["seconds"] > 0 and trial["memory_mb"] > 50 for trial in record["trials"])
     seconds = [trial["seconds"] for trial in record["trials"]]
     assert max(seconds) <= record["wall_seconds"] <= record["launch_seconds"] + sum(seconds)
@@ -36,7 +36,7 @@ def test_without_a_forecast_nothing_is_run_or_written(run, tmp_path):
     process = run(*STUDY, "--output", tmp_path / "out", "--dry-run", "--no-forecast")
     assert process.returncode == 0, process.stderr
     assert "to run" in process.stdout
-    assert "forecast" not in process.stdout
+    assert "probing" not in process.stdout
     assert not (tmp_path / "out").exists()
 
 

@@ -12,12 +12,13 @@ import yaml
 from mlflow_store import Store
 from optuna.trial import TrialState
 
-from ablations.search_results import SearchResults
+from ablations.search.results import SearchResults
+from ablations.search.wording import opening
 from cgd.config import Config
 from cgd.data.catalog import load_dataset
 from cgd.data.preprocess import prepare
 from cgd.data.split import make_splits
-from tune.search_storage import open_journal
+from tune.search.storage import open_journal
 
 ROOT = Path(__file__).parents[2]
 SPACE = """
@@ -137,6 +138,9 @@ def test_the_winner_is_tested_once_and_the_record_says_by_how_much(searched):
     page = (output / "search" / "s" / "report" / "search.html").read_text()
     assert store.text(store.runs("search")[0], "report/search.html") == page
     assert "<svg" in page
+    parent = store.runs("search")[0]
+    assert parent.data.metrics["best_val_pcc"] == results.best.value
+    assert opening(results) in parent.data.tags["mlflow.note.content"]
     assert "http" not in page.split("</style>")[1].replace("http://www.w3.org", "")
 
 
@@ -195,7 +199,7 @@ def test_killed_and_continued_it_is_the_same_search(searched, search_command, tm
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_runs(search_command, tmp_path, capsys, arguments, message):
-    from tune.search_cli import main
+    from tune.search.cli import main
 
     assert main([*search_command(tmp_path / "out")[2:], *arguments]) == 2
     assert message in capsys.readouterr().err

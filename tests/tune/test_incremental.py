@@ -18,6 +18,7 @@ from tune.runner import Runner
 from tune.study_record import study_record
 from tune.tracking import Tracking
 
+FORECAST = {"wall_seconds": 12.5, "n_concurrent": 2, "disk_mb": 3.0, "trials": [], "made": "2026-01-01T00:00:00+00:00"}
 LEVELS = ({"value": 0.0}, {"value": 0.1})
 
 
@@ -154,12 +155,12 @@ def test_a_concluded_study_leaves_older_results_and_the_forecast_in_its_record(t
     asked = []
     original = Tracking.trials_of_other_code
     monkeypatch.setattr(Tracking, "trials_of_other_code", lambda self, v: asked.append(v) or original(self, v))
-    runner = Runner(plan, tracking, tmp_path, {"seeds": 1}, forecast={"wall_seconds": 12.5})
+    runner = Runner(plan, tracking, tmp_path, {"seeds": 1}, forecast=FORECAST)
     for key in ("study-1", "study-2"):
         parent = tracking.open_run("study", key, "dropout", {})
         outcome = runner.conclude(plan.studies[0], parent, complete=True)
         record = json.loads(Path(tracking.client.download_artifacts(parent, "study.json", str(tmp_path))).read_text())
         assert not outcome.missing
-        assert (record["forecast"], record["arguments"]) == ({"wall_seconds": 12.5}, {"seeds": 1})
+        assert (record["forecast"], record["arguments"]) == (FORECAST, {"seeds": 1})
         assert [row["pcc"] for row in record["older"]] == [0.25, 0.25]
     assert asked == ["second"]  # one query for all studies

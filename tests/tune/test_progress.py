@@ -98,19 +98,19 @@ def test_verbose_output_and_the_table_do_not_mix(terminal):
 
 
 def test_a_heartbeat_breaks_a_long_silence():
-    console = make_console(io.StringIO())
+    console, started = make_console(io.StringIO()), time.monotonic()
     with Progress(5, 20, console, heartbeat_seconds=0.1) as progress:
         progress.start(NAME, 4, "mouse")
         progress.epoch(NAME, 1, {"val_pcc": 0.25})
         time.sleep(0.45)
     lines = console.file.getvalue().splitlines()
-    assert 2 <= len(lines) <= 4
+    assert 1 <= len(lines) <= (time.monotonic() - started) / 0.1
     assert lines[0].startswith("0/5 trials done, 1 running, 4 to do; best mouse 0.250; about ")
 
 
 def test_no_heartbeat_while_trials_finish():
     console = make_console(io.StringIO())
-    with Progress(50, 200, console, heartbeat_seconds=0.3) as progress:
+    with Progress(50, 200, console, heartbeat_seconds=0.5) as progress:
         for i in range(10):
             progress.start(str(i), 4)
             progress.finish(str(i), "PCC 0.1")
@@ -119,14 +119,14 @@ def test_no_heartbeat_while_trials_finish():
 
 
 def test_the_table_is_drawn_at_most_four_times_a_second(terminal, monkeypatch):
-    drawn = []
+    drawn, started = [], time.monotonic()
     monkeypatch.setattr(tune.progress, "draw", lambda *arguments: drawn.append(1) or draw(*arguments))
     with Progress(5, 20, terminal()) as progress:
         progress.start(NAME, 4, "mouse")
         for _ in range(200):
             progress.epoch(NAME, 1, {"val_pcc": 0.25})
             time.sleep(0.005)
-        assert len(drawn) <= 7  # once at the start, and four a second on a busy machine
+        assert 1 <= len(drawn) <= 4 * (time.monotonic() - started) + 2
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 200])

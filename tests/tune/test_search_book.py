@@ -9,15 +9,15 @@ import pytest
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from ablations.space import Space, Stopping, load_space
+from ablations.search.space import Space, Stopping, load_space
 from cgd.config import Config
 from cgd.errors import ConfigError
-from tune.search_book import GIVEN, INTERRUPTED, ORIGIN, SAMPLE, VALUES, SearchBook
-from tune.search_optuna import BookedSearch, SparingASHA, make_scheduler
-from tune.search_plan import SearchPlan
-from tune.search_start import first_points
-from tune.search_storage import SearchError, open_journal, open_storage
-from tune.search_trial import CandidateResult
+from tune.search.book import GIVEN, INTERRUPTED, ORIGIN, SAMPLE, VALUES, SearchBook
+from tune.search.searcher import BookedSearch, SparingASHA, make_scheduler
+from tune.search.plan import SearchPlan
+from tune.search.start import first_points
+from tune.search.storage import SearchError, open_journal, open_storage
+from tune.search.trial import CandidateResult
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 N = 16
@@ -28,7 +28,7 @@ def plan():
     """The full space: conditional, and large enough that proposals never agree by chance."""
     space = load_space("full")
     space = space.model_copy(update={"sampler": space.sampler.model_copy(update={"n_startup_trials": 5})})
-    return SearchPlan("s", space, Config(), None, (), (), N, 2, "accuracy", None, {"space": "full"})
+    return SearchPlan("s", space, Config(), None, {}, (), (), N, 2, "accuracy", None, {"space": "full"})
 
 
 def result_of(values):

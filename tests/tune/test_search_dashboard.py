@@ -8,8 +8,8 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 import optuna
 import pytest
 
-from tune.search_sampler import SAMPLE
-from tune.search_storage import open_journal
+from tune.search.sampler import SAMPLE
+from tune.search.storage import open_journal
 
 optuna_dashboard = pytest.importorskip("optuna_dashboard", reason="install the extra [dashboard]")
 

@@ -1,0 +1,145 @@
+"""What a report says, before it is set in any format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ablations.report.context_sheets import cheapest_sentences, cost_sheet, forecast_sheet, older_sheet, paper_sheet
+from ablations.intervals import N_RESAMPLES
+from ablations.report.result_sheets import dataset_sheet, effects_sheet, fractions_sheet, levels_sheet
+from ablations.results import StudyResults
+from ablations.report.sheet import Sheet
+from ablations.tables import DatasetTable
+from ablations.verdict import PERCENT, notes, opening, troubles, verdict
+from ablations.report.wording import percent, plain
+
+_FACTS = (("n_spots", "spots"), ("n_cells", "cells"), ("n_genes", "genes"), ("n_test", "test genes"))
+
+
+@dataclass(frozen=True)
+class Content:
+    """Everything in the order of the page.
+
+    Attributes
+    ----------
+    opening, troubles, verdicts, notes
+        The first line; what must be known before a number is read; (data set, sentences); what intervals leave out.
+    levels, fixed
+        (label, what it sets, whether it is the default) per level; dotted path -> value of all that was not varied.
+    stamp, copied
+        The line of the published protocol and (data set, copied share); empty under any other.
+    effects, levels_by_data, data_sets, fractions, cost, paper, forecast, older
+        The tables; None where there is nothing to say.
+    unfinished, trials
+        Trials as mappings: those without a result, and all.
+    """
+
+    results: StudyResults
+    tables: list[DatasetTable]
+    opening: str
+    troubles: list[str]
+    verdicts: list[tuple[str, str]]
+    notes: list[str]
+    levels: list[tuple[str, str, bool]]
+    fixed: dict[str, str]
+    stamp: str
+    copied: list[tuple[str, str]]
+    effects: Sheet
+    levels_by_data: Sheet | None
+    data_sets: list[Sheet]
+    fractions: Sheet
+    cost: Sheet
+    cheapest: list[str]
+    paper: Sheet | None
+    forecast: Sheet | None
+    older: Sheet | None
+    trials: list[dict[str, Any]]
+    unfinished: list[dict[str, Any]]
+
+    @property
+    def sheets(self) -> list[Sheet]:
+        """All tables, in the order of the page."""
+        found = [self.effects, self.levels_by_data, *self.data_sets, self.fractions, self.cost]
+        return [sheet for sheet in (*found, self.paper, self.forecast, self.older) if sheet is not None]
+
+
+def gather(results: StudyResults, tables: list[DatasetTable]) -> Content:
+    """Everything a report says about a study."""
+    trials = results.trials.astype(object).where(results.trials.notna(), None).to_dict("records")
+    return Content(
+        results=results,
+        tables=tables,
+        opening=opening(results, tables),
+        troubles=troubles(tables),
+        verdicts=[(table.name, verdict(results, table)) for table in tables],
+        notes=notes(tables),
+        levels=[(row.label, _settings(row.values), row.is_default) for row in results.study.combinations],
+        fixed=_fixed(results),
+        stamp=stamp(results),
+        copied=[(t.name, percent(t.copied_share, 1)) for t in tables] if results.protocol == "published" else [],
+        effects=effects_sheet(results, tables),
+        levels_by_data=levels_sheet(results, tables) if results.study.figure == "table" else None,
+        data_sets=[dataset_sheet(results, table) for table in tables],
+        fractions=fractions_sheet(results, tables),
+        cost=cost_sheet(results, tables),
+        cheapest=cheapest_sentences(tables),
+        paper=paper_sheet(results),
+        forecast=forecast_sheet(results),
+        older=older_sheet(results, tables),
+        trials=trials,
+        unfinished=[trial for trial in trials if trial["status"] != "FINISHED"],
+    )
+
+
+def stamp(results: StudyResults) -> str:
+    """What every table and figure of the published protocol must say; empty under any other."""
+    if results.protocol != "published":
+        return ""
+    shown = percent(1 - results.config["evaluation.hidden_fraction"])
+    return f"Published protocol: all zeros and {shown} of the non-zeros of the test genes are copied from the truth."
+
+
+def stamp_meaning(content: Content) -> str:
+    """What the stamp means for who reads the numbers."""
+    shares = "; ".join(f"{name} {share}" for name, share in content.copied)
+    return (
+        "These numbers compare with the paper's tables only; they do not say how well a gene that was never measured "
+        f"is predicted. Share of a test gene's entries that is copied, on average: {shares}. The metrics over the "
+        "hidden entries alone stand beside."
+    )
+
+
+def facts(table: DatasetTable) -> str:
+    """`1 549 spots · 14 249 cells`, as far as recorded."""
+    known = [(table.facts[key], what) for key, what in _FACTS if table.facts.get(key) is not None]
+    return " · ".join(f"{value:,} {what}".replace(",", "\u202f") for value, what in known)
+
+
+def design(content: Content) -> str:
+    """Seeds and folds."""
+    trials = content.results.trials
+    lists = (", ".join(map(str, sorted(set(trials[key])))) for key in ("seed", "fold"))
+    return "Seeds {}; folds {}.".format(*lists)
+
+
+def method() -> str:
+    """How means, intervals and corrections were made."""
+    return (
+        "A mean is taken over genes; a gene that cannot be scored is left out and counted. An effect is the paired "
+        f"difference to the default over the same seed, fold and gene. Intervals hold with {PERCENT} confidence: "
+        f"Student's t over the genes within their folds, corrected for skewness by {N_RESAMPLES} bootstrap resamples "
+        "of the genes, and widened for the noise between trained models where the replicates tell. Holm's "
+        "correction runs over all levels and data sets of the study, for PCC. The best level is the one furthest above "
+        "the default."
+    )
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{path} = {plain(value)}" for path, value in values.items())
+
+
+def _fixed(results: StudyResults) -> dict[str, str]:
+    varied = {*results.study.paths, "seed"}
+    return {path: plain(value) for path, value in results.config.items() if path not in varied}

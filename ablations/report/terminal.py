@@ -1,0 +1,73 @@
+"""The report in plain text, for a terminal."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from ablations.report.content import stamp
+from ablations.results import StudyResults
+from ablations.stats import CONFIDENCE
+from ablations.tables import PRIMARY, DatasetTable, Row, build_tables
+from ablations.verdict import notes, opening, troubles, verdict
+from ablations.report.wording import interval, number, p_value, percent, short_name, signed_or_dash
+
+WIDTH = 100
+_NAME = 24
+
+
+def summary_text(results: StudyResults) -> str:
+    """The opening line, what must be known, and a compact table per data set; no line longer than 100 columns."""
+    tables = build_tables(results)
+    head = [opening(results, tables), f"{results.study.title} ({results.study.name}): {results.study.question}"]
+    lines = [
+        line for text in (*head, stamp(results), *troubles(tables), *notes(tables)) if text for line in _wrapped(text)
+    ]
+    for table in tables:
+        lines += ["", *_wrapped(f"{table.name}: {verdict(results, table)}")]
+        if not math.isnan(table.copied_share):
+            text = (
+                f"{percent(table.copied_share)} of the scored entries are copied; hidden PCC is over the others alone"
+            )
+            lines += _wrapped(text, "  ")
+        lines += _table(table)
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    """`text` in lines; `95 %` and `1 549` stay together."""
+    options: dict[str, Any] = {"initial_indent": indent, "subsequent_indent": "  ", "break_on_hyphens": False}
+    lines = textwrap.wrap(text.replace(" %", "\u2060%"), WIDTH, **options)
+    return [line.replace("\u2060%", " %") for line in lines]
+
+
+def _table(table: DatasetTable) -> list[str]:
+    has_hidden = any(f"hidden_{PRIMARY}" in row.estimates for row in table.rows)
+    heads = ["", "PCC", f"{percent(CONFIDENCE)} interval", "of range", "− default", "Holm p", "s/trial"]
+    heads += ["hidden"] * has_hidden
+    rows = [heads, *([*_fields(row)] + [_hidden(row)] * has_hidden for row in table.rows)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
+    return ["  " + _line(row, widths) for row in rows]
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = [row[0].ljust(widths[0])] + [text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True)]
+    return "  ".join(cells).rstrip()
+
+
+def _fields(row: Row) -> list[str]:
+    tag = " (default)" * row.is_default
+    name, room = short_name(row), _NAME - len(tag)
+    name = (name if len(name) <= room else name[: room - 1] + "…") + tag
+    found = row.differences.get(PRIMARY)
+    share = percent(row.fractions.get(PRIMARY, math.nan)) if row.kind == "level" else ""
+    difference = [signed_or_dash(found.mean), p_value(found.p_holm)] if found else ["", ""]
+    seconds = number(row.wall_seconds, 1) if row.kind == "level" else ""
+    return [name, number(row.primary.mean), interval(row.primary), share, *difference, seconds]
+
+
+def _hidden(row: Row) -> str:
+    hidden = row.estimates.get(f"hidden_{PRIMARY}")
+    return number(hidden.mean) if hidden else ""

@@ -1,0 +1,1 @@
+"""A search: its space, and its report from the record it leaves."""

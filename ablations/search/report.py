@@ -1,0 +1,115 @@
+"""The report of a search: one page, its figures, and every sample as CSV, all from the search's record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from ablations.report.drawing import to_pdf, to_png, to_svg
+from ablations.report.files import replace
+from ablations.report.page import render_template
+from ablations.search.figure import draw_front, draw_history, draw_importances, draw_parallel, draw_slices
+from ablations.search.results import SearchResults
+from ablations.search.wording import cautions, changes, counts, opening, score, short, with_interval
+from ablations.report.wording import percent
+from cgd.errors import CGDError
+
+_FIGURES = {
+    "history": (draw_history, "Every sample in the order of the search, and the best so far."),
+    "importances": (
+        draw_importances,
+        "How much each parameter has to do with being among the best samples (PED-ANOVA). It says what the search "
+        "found to matter between these bounds, not how much a field matters by itself.",
+    ),
+    "front": (draw_front, "Accuracy against cost; numbered: the samples that no other beats in both."),
+    "parallel": (
+        draw_parallel,
+        "Every finished sample across the leading parameters, the best tenth dark; a line below an axis: not searched "
+        "there.",
+    ),
+    "slices": (draw_slices, "Validation PCC against each of the leading parameters alone; hopeless samples cut off."),
+}
+
+
+def write_search_report(results: SearchResults, directory: Path) -> Path:
+    """Write `search.html`, `samples.csv` and each figure as SVG, PDF and PNG; returns the page.
+
+    Raises
+    ------
+    CGDError
+        The directory cannot be written.
+    """
+    drawn = {name: draw(results) for name, (draw, _) in _FIGURES.items()} if results.finished else {}
+    figures = {name: figure for name, figure in drawn.items() if figure is not None}
+    page = directory / "search.html"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, figure in figures.items():
+            replace(directory / f"{name}.svg", to_svg(figure))
+            replace(directory / f"{name}.pdf", to_pdf(figure))
+            replace(directory / f"{name}.png", to_png(figure))
+        replace(directory / "samples.csv", tidy_samples(results).to_csv(index=False))
+        replace(page, render_search(results, {name: to_svg(figure, inline=True) for name, figure in figures.items()}))
+    except OSError as error:
+        raise CGDError(f"cannot write the report to {directory}: {error}; pass a directory you may write") from None
+    return page
+
+
+def render_search(results: SearchResults, svgs: dict[str, str]) -> str:
+    """The page. Every text that comes from outside is escaped; only the SVGs are taken as they are."""
+    ranked = sorted(results.finished, key=lambda sample: -sample.value)
+    rest = [sample for sample in results.samples if not sample.is_finished]
+    return render_template(
+        "search.html",
+        results=results,
+        opening=opening(results),
+        cautions=cautions(results),
+        counts=counts(results),
+        figures=[(name, Markup(svg), _FIGURES[name][1]) for name, svg in svgs.items()],
+        changes=changes(results.winner_values, results.config),
+        parameters=[(name, _bounds(p), p.condition) for name, p in results.space.named()],
+        ranked=[*ranked, *rest],
+        score=score,
+        percent=percent,
+        with_interval=with_interval,
+        short=short,
+    )
+
+
+def _bounds(parameter: Any) -> str:
+    if parameter.choices:
+        return ", ".join(map(str, parameter.choices))
+    steps = f" in steps of {parameter.step:g}" if parameter.step else ""
+    return f"{parameter.low:g} to {parameter.high:g}{steps}{', log scale' if parameter.log else ''}"
+
+
+def tidy_samples(results: SearchResults) -> pd.DataFrame:
+    """A row per sample: how it ended, what it is worth, what it cost, and each parameter in a column of its own."""
+    columns = ["sample", "origin", "state", "value", "percent", "seconds", "peak_memory_mb", "n_parameters"]
+    columns += ["fits_memory", "on_front", "reason", "run_id"]
+    rows = [{key: getattr(s, key) for key in columns} | s.params for s in results.samples]
+    names = [name for name, _ in results.space.named()]
+    return pd.DataFrame(rows, columns=[*columns, *names])
+
+
+def summary_text(results: SearchResults) -> str:
+    """The search in plain text, for a terminal."""
+    lines = [f"search {results.name}: {opening(results)}", counts(results)]
+    if results.best is not None:
+        lines.append(f"best sample: {results.best.sample}, validation PCC {score(results.best.value)}")
+    lines += [f"note: {text}" for text in cautions(results)]
+    if results.finalists:
+        width = max(len(row.label) for row in results.finalists)
+        lines += ["", "confirmed on validation genes, over other seeds:"]
+        for row in sorted(results.finalists, key=lambda row: -row.value):
+            gaps = "; ".join(f"{name} {with_interval(found)}" for name, found in row.minus_default.items())
+            lines.append(
+                f"  {row.label:<{width}}  {score(row.value)}  {'minus default: ' + gaps if gaps else ''}".rstrip()
+            )
+    if results.winner_values:
+        lines += ["", "the winner changes:"]
+        lines += [f"  {p}: {old} -> {short(new)}" for p, old, new in changes(results.winner_values, results.config)]
+    return "\n".join(lines)

@@ -1,0 +1,190 @@
+"""A search space: which fields are searched, between which values, under which conditions.
+
+The built-in spaces are YAML files in `spaces/`. A space is define-by-run: parameters are sampled in the order of the
+file, and one whose condition the values before it do not meet is not sampled at all. A path may appear twice under
+conditions that exclude each other, with other values each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from ablations.factor import Part, Problem, Text
+from ablations.located_yaml import LocatedYAML, Location, read_yaml
+from ablations.search.parameter import Parameter, Suggests, accepted, check_parameter
+from cgd.config import Config
+from cgd.errors import StudyError, closest
+
+_BUILT_IN = Path(__file__).parent / "spaces"
+
+
+class SamplerSettings(Part):
+    """Arguments of the TPE sampler, all explicit: they are recorded with the search."""
+
+    n_startup_trials: Annotated[int, Field(ge=1, description="random samples before the model is trusted")] = 10
+    n_ei_candidates: Annotated[int, Field(ge=1)] = 24
+    multivariate: bool = True
+    group: bool = Field(True, description="one joint density per group of parameters that occur together")
+
+
+class Stopping(Part):
+    """Early stopping of hopeless trials (ASHA), on a budget in per cent of a trial's own work."""
+
+    first_percent: Annotated[int, Field(ge=1, le=99)] = 20
+    factor: Annotated[float, Field(gt=1)] = 3
+    spared: Annotated[int, Field(ge=0, description="the first samples run to their end: few say little")] = 10
+
+
+class Space(Part):
+    """What is searched, and how."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    description: Text
+    parameters: Annotated[tuple[Parameter, ...], Field(min_length=1)]
+    sampler: SamplerSettings = SamplerSettings()
+    stopping: Stopping | None = Stopping()
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Space:
+        searched = [parameter.path for parameter in self.parameters]
+        for i, parameter in enumerate(self.parameters):
+            check_parameter(parameter, searched[:i], searched, ("parameters", i))
+            for other in self.parameters[:i]:
+                if other.path == parameter.path and not _exclude_each_other(other, parameter):
+                    raise Problem(
+                        ("parameters", i, "path"),
+                        f"{parameter.path} is searched twice under conditions that do not exclude each other",
+                    )
+        return self
+
+    def named(self) -> list[tuple[str, Parameter]]:
+        """Parameters with the names the sampler knows them by; the condition tells two of one path apart."""
+        labels = [parameter.label for parameter in self.parameters]
+        return [
+            (f"{label} ({parameter.condition})" if labels.count(label) > 1 else label, parameter)
+            for label, parameter in zip(labels, self.parameters, strict=True)
+        ]
+
+    def suggest(self, trial: Suggests, base: Config) -> dict[str, Any]:
+        """Sample one point.
+
+        Parameters
+        ----------
+        trial
+            A trial of the sampler.
+        base
+            What holds elsewhere.
+
+        Returns
+        -------
+        Dotted path -> value of the fields that were searched at this point.
+        """
+        values, chosen = base.flatten(), {}
+        for name, parameter in self.named():
+            if parameter.applies(values):
+                found = parameter.to_field(parameter.suggest(trial, name), values)
+                values[parameter.path] = chosen[parameter.path] = found
+        return chosen
+
+    def point(self, config: Config) -> dict[str, Any]:
+        """Sampler's name -> value that give `config`, in so far as the space can.
+
+        Raises
+        ------
+        ConfigError
+            A size is not the multiple that the space makes it.
+        """
+        values = config.flatten()
+        return {name: p.to_sampled(values) for name, p in self.named() if p.applies(values)}
+
+    def including(self, config: Config) -> Space:
+        """The space, widened so that it holds `config`."""
+        values = config.flatten()
+        wider = [p.including(p.to_sampled(values)) if p.applies(values) else p for p in self.parameters]
+        return self.model_copy(update={"parameters": tuple(wider)})
+
+    def outside(self, config: Config) -> dict[str, Any]:
+        """Name -> value of the parameters that the space does not hold at `config`."""
+        parameters = dict(self.named())
+        return {name: value for name, value in self.point(config).items() if not parameters[name].holds(value)}
+
+    def holding(self, paths: list[str]) -> Space:
+        """The space without these fields, which stay as they are.
+
+        Raises
+        ------
+        StudyError
+            Nothing would be left to search.
+        """
+        left = tuple(parameter for parameter in self.parameters if parameter.path not in paths)
+        if not left:
+            raise StudyError(f"space '{self.name}': every parameter is held by --set; nothing is left to search")
+        return self.model_copy(update={"parameters": left})
+
+    def fingerprint(self, *parts: Any) -> str:
+        """16 hex digits naming the space together with `parts` (anything JSON can hold)."""
+        payload = json.dumps([self.model_dump(mode="json"), *parts], sort_keys=True)
+        return hashlib.sha256(payload.encode()).hexdigest()[:16]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str = "space") -> Space:
+        """Validate a mapping, as written by `model_dump`. Raises StudyError naming `source`."""
+        return _validate(LocatedYAML(dict(values), None), source)
+
+
+def _exclude_each_other(one: Parameter, other: Parameter) -> bool:
+    shared = one.when.keys() & other.when.keys()
+    return any(not set(accepted(one.when[path])) & set(accepted(other.when[path])) for path in shared)
+
+
+def list_spaces() -> list[str]:
+    """Names of the built-in spaces."""
+    return sorted(path.stem for path in _BUILT_IN.glob("*.yaml"))
+
+
+def load_space(name_or_path: str | Path) -> Space:
+    """A built-in space by its name, or any space by the path of its YAML file.
+
+    Raises
+    ------
+    StudyError
+        No such space (with the closest name), or a malformed one (with the line).
+    """
+    names = list_spaces()
+    path = _BUILT_IN / f"{name_or_path}.yaml" if str(name_or_path) in names else Path(name_or_path)
+    if not path.is_file():
+        raise StudyError(f"no search space '{name_or_path}' and no such file; {closest(str(name_or_path), names)}")
+    return _validate(read_yaml(path, "a search space with 'name:', 'description:', 'parameters:'"), str(path))
+
+
+def _validate(document: LocatedYAML, source: str) -> Space:
+    try:
+        return Space.model_validate(document.values)
+    except ValidationError as error:
+        problems = "; ".join(_explain(e, document) for e in error.errors())
+        raise StudyError(f"{source}, {problems}" if document.root else f"{source}: {problems}") from None
+
+
+def _explain(error: Any, document: LocatedYAML) -> str:
+    cause = error.get("ctx", {}).get("error")
+    location: Location = cause.location if isinstance(cause, Problem) else error["loc"]
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message = f"unknown key; {closest(str(location[-1]), _keys_at(location[:-1]))}"
+    where = ".".join(str(part) for part in location)
+    line = f"line {document.line(location)}: " if document.root else ""
+    return f"{line}{where}: {message}" if where else f"{line}{message}"
+
+
+def _keys_at(location: Location) -> list[str]:
+    named: dict[str, type[BaseModel]] = {"parameters": Parameter, "sampler": SamplerSettings, "stopping": Stopping}
+    part: type[BaseModel] = Space
+    for key in location:
+        part = named.get(str(key), part)
+    return list(part.model_fields)

@@ -1,0 +1,101 @@
+"""What a search found, in sentences: the same for the page and the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from ablations.search.results import Comparison, SearchResults
+from ablations.stats import Estimate
+from ablations.report.wording import number, plain, signed_or_dash
+
+
+def opening(results: SearchResults) -> str:
+    """The answer in one line."""
+    if results.n_ended < results.n_samples:
+        return f"Not finished: {results.n_ended} of {results.n_samples} samples are done."
+    if not results.is_confirmed:
+        return "Not finished: the best configurations are not confirmed yet, so there is no winner."
+    if results.winner is None:
+        n = len(results.finalists) - 1
+        return (
+            f"The default is the best: none of the {n} best of {results.n_samples} configurations beat it on "
+            "validation genes over other seeds. There is no winner, and the test genes were not looked at."
+            if n
+            else "The default is the best: no other configuration ran to its end."
+        )
+    assert results.validation is not None
+    text = f"{results.winner.capitalize()} beats the default by {gain(results.validation)} on validation genes"
+    if results.test is None or not results.test.by_dataset:
+        return f"{text}; the comparison on the test genes is not finished."
+    on_test = f"{gain(results.test)}{_weight(results.test)}"
+    return f"{text}; on the test genes, which the search never saw, the difference is {on_test}."
+
+
+def gain(found: Comparison) -> str:
+    """The difference of a comparison, per data set where there are several."""
+    if len(found.by_dataset) == 1:
+        return with_interval(next(iter(found.by_dataset.values())))
+    each = "; ".join(f"{name} {with_interval(estimate)}" for name, estimate in found.by_dataset.items())
+    return f"{signed_or_dash(found.mean, 4)} PCC over the data sets ({each})"
+
+
+def with_interval(found: Estimate) -> str:
+    """`+0.0210 [+0.0100, +0.0320]`; configurations of a search lie close, so with four decimals."""
+    mean, low, high = (signed_or_dash(value, 4) for value in (found.mean, found.low, found.high))
+    return f"{mean} [{low}, {high}]" if math.isfinite(found.low) else mean
+
+
+def _weight(found: Comparison) -> str:
+    """What the intervals on the test genes allow to say."""
+    better = [e.low > 0 for e in found.by_dataset.values()]
+    worse = [e.high < 0 for e in found.by_dataset.values()]
+    if all(better):
+        return ": the gain holds"
+    if any(worse):
+        return ": it lost there" if all(worse) else ": it lost on some data sets"
+    return ": not to be told from none" if not any(better) else ": it holds on some data sets only"
+
+
+def cautions(results: SearchResults) -> list[str]:
+    """What a reader must know before believing it."""
+    found = []
+    if results.winner:
+        found.append(
+            "The winner was chosen by its validation genes, so its lead there is too good on average; the one on the "
+            "test genes is not."
+        )
+    if results.n_tests > 1:
+        found.append(
+            f"Winners of this search were compared on the same test genes {results.n_tests} times; each time after the "
+            "first counts for less."
+        )
+    failed = sum(sample.state == "failed" for sample in results.samples)
+    if failed:
+        found.append(f"{failed} of {len(results.samples)} samples failed; the sampler learns nothing from them.")
+    return found
+
+
+def counts(results: SearchResults) -> str:
+    """`100 samples: 61 finished, 38 stopped early, 1 failed`."""
+    states: dict[str, int] = {}
+    for sample in results.samples:
+        states[sample.state] = states.get(sample.state, 0) + 1
+    listed = ", ".join(f"{n} {state}" for state, n in states.items())
+    again = f"; {results.n_interrupted} interrupted and run again" if results.n_interrupted else ""
+    return f"{results.n_samples} samples: {listed or 'none yet'}{again}"
+
+
+def changes(values: Mapping[str, object], config: Mapping[str, object]) -> list[tuple[str, object, object]]:
+    """(path, default, value) of the fields in which a configuration differs from the default."""
+    return [(path, config[path], value) for path, value in values.items() if config.get(path) != value]
+
+
+def score(value: float) -> str:
+    """A PCC with four decimals: configurations of a search lie close."""
+    return number(value, 4)
+
+
+def short(value: object) -> str:
+    """A value of a field in few digits."""
+    return f"{value:.4g}" if isinstance(value, float) else plain(value)

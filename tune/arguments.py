@@ -1,0 +1,51 @@
+"""Arguments that several commands take, and what they say of the store."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cgd.errors import ConfigError
+
+
+def positive(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text}")
+    return value
+
+
+def own_store(output: Path) -> str:
+    """Tracking URI of the store that belongs to an output folder."""
+    return f"sqlite:///{output / 'mlflow.db'}"
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """`PATH=VALUE` of --set as path and value. Raises ConfigError for anything else."""
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--set {text}: expected PATH=VALUE, e.g. --set train.epochs=5")
+    try:
+        return path.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {text}: '{value}' is not a YAML value") from None
+
+
+def recorded(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments as JSON can hold them."""
+    return {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
+
+
+def open_ui(uri: str, output: Path | None) -> str:
+    """The command that opens the UI; `output` is the folder of our own store."""
+    if output is None:
+        return (
+            uri if uri.startswith("http") else f"mlflow server --host 127.0.0.1 --backend-store-uri {shlex.quote(uri)}"
+        )
+    folder = "" if output == Path("outputs").resolve() else f" OUTPUT={shlex.quote(str(output))}"
+    return f"make ui{folder}  (http://127.0.0.1:5000)"

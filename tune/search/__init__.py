@@ -1,0 +1,1 @@
+"""A hyper-parameter search: Optuna through Ray Tune, on validation genes, confirmed before the test genes are seen."""

@@ -1,0 +1,237 @@
+"""The driver's side of a running search: what candidates report becomes MLflow runs and lines on the terminal."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ray import tune as ray_tune
+
+from cgd.config import Config
+from cgd.data.preprocess import PreparedPair
+from cgd.errors import TrackingError
+from tune.search.progress import SearchProgress
+from tune.search.trial import (
+    EPOCH,
+    IS_EPOCH,
+    IS_ERROR,
+    IS_RESULT,
+    KIND,
+    PAYLOAD,
+    PERCENT,
+    REASON,
+    VALUE,
+    CandidateResult,
+)
+from tune.tracking import FINISHED, KILLED, RunRecord, Tracking
+
+KIND_OF_RUN = "search_trial"
+_FLUSH_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What the store says of a candidate: fingerprint, readable name, configuration and tags."""
+
+    key: str
+    name: str
+    config: Config
+    tags: Mapping[str, str]
+
+
+@dataclass
+class _Open:
+    """A run in progress and the epochs it has that the store does not."""
+
+    candidate: Candidate
+    run_id: str
+    last_epoch: int
+    value: float = float("nan")
+    percent: int = 0
+    pending: list[Mapping[str, float]] = field(default_factory=list)
+    flushed: float = field(default_factory=time.monotonic)
+
+
+class SearchRuns:
+    """MLflow runs of candidates, below the run of their search.
+
+    Parameters
+    ----------
+    tracking
+        The store.
+    parent
+        Run of the search.
+    datasets
+        Prepared pairs by name, to log as inputs.
+    """
+
+    def __init__(self, tracking: Tracking, parent: str, datasets: Mapping[str, PreparedPair]) -> None:
+        self.tracking, self.parent, self.datasets = tracking, parent, datasets
+        self.known: dict[str, RunRecord] = tracking.runs(KIND_OF_RUN)
+
+    def open(self, candidate: Candidate) -> str:
+        """Create or re-open the run of a candidate."""
+        record = self.known.get(candidate.key)
+        tags = {"mlflow.parentRunId": self.parent, **candidate.tags}
+        run_id = self.tracking.open_run(
+            KIND_OF_RUN, candidate.key, candidate.name, tags, record.run_id if record else None
+        )
+        if record is None:
+            flat = candidate.config.flatten()
+            self.tracking.log_params(run_id, {k: v for k, v in flat.items() if not k.startswith("runtime.")})
+            self.tracking.log_texts(run_id, {"config.yaml": candidate.config.to_yaml()})
+            for prepared in self.datasets.values():
+                self.tracking.log_dataset(run_id, prepared)
+        self.known[candidate.key] = RunRecord(run_id, "RUNNING")
+        return run_id
+
+    def finish(self, candidate: Candidate, run_id: str, result: CandidateResult) -> None:
+        """Write the final metrics and the per-gene table."""
+        metrics = {"val_pcc": result.value, **result.summary}
+        if len(result.by_dataset) > 1:
+            metrics |= {f"val_pcc_{_metric_name(name)}": value for name, value in result.by_dataset.items()}
+        self.tracking.finish(run_id, metrics, result.per_gene)
+        self.known[candidate.key] = RunRecord(run_id, FINISHED)
+
+    def is_finished(self, key: str) -> bool:
+        return key in self.known and self.known[key].status == FINISHED
+
+    def complete(self, candidate: Candidate, result: CandidateResult) -> None:
+        """Write a result that the store lost: its command was killed between two writes."""
+        if not self.is_finished(candidate.key):
+            self.finish(candidate, self.open(candidate), result)
+
+
+def _metric_name(name: str) -> str:
+    """A data set's name in the characters that MLflow takes."""
+    return "".join(c if c.isalnum() or c in "_-. " else "_" for c in name)
+
+
+class SearchCallback(ray_tune.Callback):
+    """Writes what candidates report.
+
+    Parameters
+    ----------
+    runs
+        The store.
+    progress
+        The terminal.
+    checkpoints
+        Where candidates keep their checkpoints, a folder each; it is removed when one has ended.
+    """
+
+    def __init__(self, runs: SearchRuns, progress: SearchProgress, checkpoints: Path) -> None:
+        self.runs, self.progress, self.checkpoints = runs, progress, checkpoints
+        self.error: TrackingError | None = None
+        self._open: dict[str, _Open] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks into a snapshot that is never read
+
+    def candidate_of(self, trial: Any) -> Candidate:
+        """The candidate that a Tune trial runs."""
+        raise NotImplementedError
+
+    def arrived(self, trial: Any, payload: str) -> CandidateResult:
+        """Called with a result as JSON, once; returns it."""
+        return CandidateResult.from_json(payload)
+
+    def is_eligible(self, result: CandidateResult) -> bool:
+        """Whether a result may become the best."""
+        return True
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        with self._kept_error():
+            if trial.trial_id not in self._open:  # else a restart after its worker died
+                candidate = self.candidate_of(trial)
+                run_id = self.runs.open(candidate)
+                self._open[trial.trial_id] = _Open(candidate, run_id, self.runs.tracking.last_epoch(run_id))
+                self.progress.start(candidate.name)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        with self._kept_error():
+            run = self._open[trial.trial_id]
+            if result[KIND] == IS_EPOCH:
+                self._epoch(run, result)
+            elif result[KIND] == IS_RESULT:
+                found = self.arrived(trial, result[PAYLOAD])
+                self._flush(run)
+                self.runs.finish(run.candidate, run.run_id, found)
+                seconds = found.summary["seconds"]
+                self.progress.finish(run.candidate.name, found.value, seconds, self.is_eligible(found))
+                self._end(trial, run)
+            elif result[KIND] == IS_ERROR:
+                self._fail(trial, run, result[REASON], result[PAYLOAD])
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """What is still open now was stopped early."""
+        with self._kept_error():
+            run = self._open.get(trial.trial_id)
+            if run is not None:
+                self._flush(run)
+                self.runs.tracking.set_tag(run.run_id, "cgd.stopped_at_percent", str(run.percent))
+                self.runs.tracking.end(run.run_id, FINISHED)
+                self.progress.stop(run.candidate.name, run.value, run.percent)
+                self._end(trial, run)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        with self._kept_error():
+            run = self._open.get(trial.trial_id)
+            if run is not None:
+                written = Path(trial.local_path) / "error.txt"
+                detail = written.read_text(errors="replace") if written.is_file() else "no message from Ray"
+                self._fail(trial, run, "WorkerDied: the worker process died", detail)
+
+    def close(self) -> None:
+        """After a stop: keep what unfinished candidates reported, and end their runs as KILLED."""
+        for run in self._open.values():
+            with suppress(TrackingError):  # the store may take the end though it did not take the metrics
+                self._flush(run)
+            self.runs.tracking.end(run.run_id, KILLED)
+
+    def _epoch(self, run: _Open, result: dict[str, Any]) -> None:
+        run.value, run.percent = result[VALUE], result[PERCENT]
+        if result[EPOCH]["epoch"] > run.last_epoch:  # a resumed candidate reports its earlier epochs again
+            run.pending.append(result[EPOCH])
+            run.last_epoch = int(result[EPOCH]["epoch"])
+        if time.monotonic() - run.flushed > _FLUSH_SECONDS:
+            self._flush(run)
+        self.progress.percent(run.candidate.name, run.percent, run.value)
+
+    def _flush(self, run: _Open) -> None:
+        self.runs.tracking.log_epochs(run.run_id, run.pending)
+        run.pending, run.flushed = [], time.monotonic()
+
+    def _fail(self, trial: Any, run: _Open, reason: str, detail: str) -> None:
+        self._flush(run)
+        self.runs.tracking.fail(run.run_id, reason, detail)
+        self.progress.fail(run.candidate.name, reason)
+        self._end(trial, run)
+
+    def _end(self, trial: Any, run: _Open) -> None:
+        del self._open[trial.trial_id]
+        shutil.rmtree(self.checkpoints / run.candidate.key, ignore_errors=True)
+
+    def _kept_error(self) -> _KeptError:
+        return _KeptError(self)
+
+
+class _KeptError:
+    """Keeps a TrackingError of a callback: Tune replaces it with one of its own."""
+
+    def __init__(self, callback: SearchCallback) -> None:
+        self.callback = callback
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, TrackingError):
+            self.callback.error = error

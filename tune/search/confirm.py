@@ -1,0 +1,210 @@
+"""The end of a search: its best configurations and the default again, over seeds and folds, and one winner at most.
+
+The seeds are others than the search's, so that none wins by the seed it was found with. The winner is the best here,
+on validation genes. If that is the default, there is no winner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from ray import tune as ray_tune
+
+from ablations.stats import Estimate, paired_difference
+from cgd.config import Config
+from cgd.evaluation import trial_fingerprint
+from cgd.files import write_atomically
+from tune.progress import Progress
+from tune.search.book import DEFAULT, SAMPLE, SearchBook
+from tune.search.callback import Candidate, SearchCallback, SearchRuns
+from tune.search.engine import Workplace, fit
+from tune.search.plan import SearchPlan
+from tune.search.progress import SearchProgress
+from tune.search.trial import CandidateResult, Replicate
+
+_PERCENT = 100
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A configuration to confirm; `sample` is its position in the search, None for a default that was not sampled."""
+
+    label: str
+    sample: int | None
+    config: Config
+    values: Mapping[str, Any]
+
+    @property
+    def is_default(self) -> bool:
+        return self.label == DEFAULT
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A finalist and what it is worth.
+
+    Attributes
+    ----------
+    value, by_dataset
+        Mean validation PCC over seeds and folds; every data set weighs the same.
+    per_gene
+        A row per data set, seed, fold and validation gene.
+    n_missing
+        Replicates that have no result.
+    """
+
+    finalist: Finalist
+    value: float
+    by_dataset: dict[str, float]
+    per_gene: pd.DataFrame
+    n_missing: int
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One finalist on one replicate."""
+
+    candidate: Candidate
+    finalist: str
+    replicate: int
+
+
+def choose_finalists(book: SearchBook) -> list[Finalist]:
+    """The default, then the best samples (of the Pareto front, if that is sought), each configuration once."""
+    plan = book.plan
+    found = {plan.base.fingerprint(): Finalist(DEFAULT, None, plan.base, {})}
+    for trial in book.front() if plan.objective == "pareto" else book.ranked():
+        config, sample = book.config_of(trial), trial.user_attrs[SAMPLE]
+        if len(found) > plan.n_finalists:
+            break
+        found.setdefault(config.fingerprint(), Finalist(f"sample {sample}", sample, config, _changed(plan, config)))
+    return list(found.values())
+
+
+def _changed(plan: SearchPlan, config: Config) -> dict[str, Any]:
+    before = plan.base.flatten()
+    return {path: value for path, value in config.flatten().items() if before[path] != value}
+
+
+def confirm(book: SearchBook, finalists: list[Finalist], runs: SearchRuns, workplace: Workplace) -> list[Confirmed]:
+    """Score the finalists on every replicate of the confirmation; what is there already is not run again."""
+    folder = workplace.folder / "confirmation"
+    jobs = _jobs(book, finalists)
+    for key, job in jobs.items():
+        if _file(folder, key).is_file():
+            runs.complete(job.candidate, _read(folder, key))
+            workplace.forget(key)
+    missing = {key: job for key, job in jobs.items() if not _file(folder, key).is_file()}
+    if missing:
+        with Progress(len(missing), len(missing) * _PERCENT) as bar:
+            callback = ConfirmationCallback(
+                missing, folder, runs, SearchProgress(bar, is_ranked=False), workplace.checkpoints
+            )
+            grid = [
+                {"key": key, "config": job.candidate.config.model_dump_json(), "replicates": [job.replicate]}
+                for key, job in missing.items()
+            ]
+            space = {"job": ray_tune.grid_search(grid)}
+            fit(workplace, book.plan.confirmation, callback, book.plan.base, space)
+    return [_collect(finalist, jobs, folder, book.plan.confirmation) for finalist in finalists]
+
+
+def _jobs(book: SearchBook, finalists: list[Finalist]) -> dict[str, _Job]:
+    """Jobs by key; the key names configuration, data, split, seed and code, so that a result is never used twice."""
+    plan, jobs = book.plan, {}
+    for i, replicate in enumerate(plan.confirmation):
+        for finalist in finalists:
+            prepared = plan.planner.plan.datasets[replicate.prepared]
+            config = finalist.config.with_values({"seed": replicate.seed})
+            key = f"confirm-{book.uid}-{trial_fingerprint(config, prepared, replicate.split)}"
+            tags = {
+                "cgd.search": plan.name,
+                "cgd.search_uid": book.uid,
+                "cgd.stage": "confirmation",
+                "cgd.finalist": finalist.label,
+                "cgd.dataset": replicate.dataset,
+                "cgd.seed": str(replicate.seed),
+                "cgd.fold": str(replicate.fold),
+            }
+            jobs[key] = _Job(Candidate(key, _name(finalist, replicate), config, tags), finalist.label, i)
+    return jobs
+
+
+def _name(finalist: Finalist, replicate: Replicate) -> str:
+    return f"{finalist.label} · {replicate.dataset} · seed {replicate.seed} · validation fold {replicate.fold}"
+
+
+def _file(folder: Path, key: str) -> Path:
+    return folder / f"{key}.json"
+
+
+def _read(folder: Path, key: str) -> CandidateResult:
+    return CandidateResult.from_json(_file(folder, key).read_text(encoding="utf-8"))
+
+
+class ConfirmationCallback(SearchCallback):
+    """Keeps and writes the runs of a confirmation."""
+
+    def __init__(
+        self,
+        jobs: Mapping[str, _Job],
+        folder: Path,
+        runs: SearchRuns,
+        progress: SearchProgress,
+        checkpoints: Path,
+    ) -> None:
+        super().__init__(runs, progress, checkpoints)
+        self.jobs, self.folder = jobs, folder
+
+    def candidate_of(self, trial: Any) -> Candidate:
+        return self.jobs[self.key_of(trial)].candidate
+
+    def key_of(self, trial: Any) -> str:
+        return str(trial.config["job"]["key"])
+
+    def arrived(self, trial: Any, payload: str) -> CandidateResult:
+        write_atomically(_file(self.folder, self.key_of(trial)), payload)
+        return super().arrived(trial, payload)
+
+
+def _collect(
+    finalist: Finalist, jobs: Mapping[str, _Job], folder: Path, replicates: tuple[Replicate, ...]
+) -> Confirmed:
+    own = {key: job for key, job in jobs.items() if job.finalist == finalist.label}
+    results = [
+        (replicates[job.replicate], _read(folder, key)) for key, job in own.items() if _file(folder, key).is_file()
+    ]
+    scores = pd.DataFrame(
+        [{"dataset": replicate.dataset, "value": result.value} for replicate, result in results],
+        columns=["dataset", "value"],
+    )
+    by_dataset = scores.groupby("dataset", sort=False)["value"].mean()
+    tables = [result.per_gene for _, result in results]
+    return Confirmed(
+        finalist,
+        float(by_dataset.mean()),
+        {str(name): float(value) for name, value in by_dataset.items()},
+        pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(),
+        len(own) - len(results),
+    )
+
+
+def choose_winner(confirmed: list[Confirmed]) -> Confirmed | None:
+    """The best finalist with all its results; None if that is the default, or the default has not all of its own."""
+    whole = [row for row in confirmed if not row.n_missing]
+    if not any(row.finalist.is_default for row in whole):
+        return None
+    best = max(whole, key=lambda row: (row.value, row.finalist.is_default))
+    return None if best.finalist.is_default else best
+
+
+def differences(one: pd.DataFrame, other: pd.DataFrame) -> dict[str, Estimate]:
+    """Data set -> mean PCC of `one` minus that of `other` over the same seeds, folds and genes, with its interval."""
+    return {
+        str(name): paired_difference(rows, other[other["dataset"] == name], ["pcc"])["pcc"]
+        for name, rows in one.groupby("dataset", sort=False)
+    }

@@ -1,0 +1,193 @@
+"""Run a search: samples on Ray until all are told, each in the storage and in MLflow as soon as it ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from optuna.trial import FrozenTrial, TrialState
+from ray import tune as ray_tune
+
+from cgd.config import Config
+from cgd.data.preprocess import PreparedPair
+from cgd.errors import TrackingError
+from tune.progress import Progress
+from tune.search.book import ORIGIN, SAMPLE, SearchBook
+from tune.search.callback import Candidate, SearchCallback, SearchRuns
+from tune.search.searcher import BookedSearch, candidate_key, make_scheduler, result_file
+from tune.search.plan import SearchPlan
+from tune.search.progress import SearchProgress
+from tune.search.trial import CandidateResult, Replicate, run_candidate
+
+_PERCENT = 100
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a search runs: Ray's share of its data, its folders, and how much at a time.
+
+    Attributes
+    ----------
+    shared
+        Prepared pairs in Ray's object store, by key.
+    output, folder
+        The output folder, and the search's own in it.
+    max_concurrent
+        Trials at a time.
+    """
+
+    shared: Mapping[str, ray.ObjectRef]
+    output: Path
+    folder: Path
+    max_concurrent: int | None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.output / "checkpoints"
+
+    def forget(self, key: str) -> None:
+        """Remove the checkpoints of a candidate whose result is kept."""
+        shutil.rmtree(self.checkpoints / key, ignore_errors=True)
+
+
+def put_datasets(datasets: Mapping[str, PreparedPair]) -> dict[str, ray.ObjectRef]:
+    """Each pair into the object store once; workers read it from there."""
+    return {key: ray.put(prepared) for key, prepared in datasets.items()}
+
+
+class SampleCallback(SearchCallback):
+    """Writes the samples of a search."""
+
+    def __init__(self, search: BookedSearch, runs: SearchRuns, progress: SearchProgress, checkpoints: Path) -> None:
+        super().__init__(runs, progress, checkpoints)
+        self.search = search
+
+    def candidate_of(self, trial: Any) -> Candidate:
+        drawn = self.search.drawn[trial.trial_id]
+        return sample_candidate(self.search.book, drawn.sample, drawn.config, drawn.trial.user_attrs[ORIGIN])
+
+    def is_eligible(self, result: CandidateResult) -> bool:
+        limit = self.search.book.plan.max_memory_mb
+        return limit is None or result.summary["peak_memory_mb"] <= limit
+
+
+def sample_name(plan: SearchPlan, sample: int) -> str:
+    """How the terminal and MLflow call a sample."""
+    return f"{plan.space.name} · sample {sample}"
+
+
+def sample_candidate(book: SearchBook, sample: int, config: Config, origin: str) -> Candidate:
+    tags = {
+        "cgd.search": book.plan.name,
+        "cgd.search_uid": book.uid,
+        "cgd.sample": str(sample),
+        "cgd.stage": "search",
+        "cgd.origin": origin,
+    }
+    return Candidate(candidate_key(book.uid, sample), sample_name(book.plan, sample), config, tags)
+
+
+def run_search(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> bool:
+    """Draw and run what the book has not; returns False if the user stopped it.
+
+    What an earlier command told the storage and not the tracking store any more is written there first.
+    """
+    _mirror(book, runs, workplace)
+    done = len(book.finished())
+    left = book.plan.n_samples - done
+    if left <= 0:
+        return True
+    best = book.ranked()
+    start = (best[0].values[0], sample_name(book.plan, best[0].user_attrs[SAMPLE])) if best else None
+    with Progress(left, left * _PERCENT) as bar:
+        progress = SearchProgress(bar, start)
+        search = BookedSearch(book, workplace.folder / "samples", _refusal(book, progress))
+        callback = SampleCallback(search, runs, progress, workplace.checkpoints)
+        stopping = book.plan.space.stopping if book.plan.objective == "accuracy" else None
+        try:
+            fit(
+                workplace,
+                book.plan.candidates,
+                callback,
+                book.plan.base,
+                search_alg=search,
+                scheduler=make_scheduler(stopping, book.finished()),
+                num_samples=left,
+            )
+        finally:
+            book.replace_interrupted()
+    return len(book.finished()) == book.plan.n_samples
+
+
+def _refusal(book: SearchBook, progress: SearchProgress) -> Callable[[int, str], None]:
+    return lambda sample, reason: progress.fail(sample_name(book.plan, sample), reason)
+
+
+def _mirror(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> None:
+    """What a killed command left undone after telling: runs of finished samples to write, checkpoints to remove."""
+    for trial in book.finished():
+        sample = trial.user_attrs[SAMPLE]
+        file = result_file(workplace.folder / "samples", sample)
+        if trial.state == TrialState.COMPLETE and file.is_file():
+            candidate = sample_candidate(book, sample, book.config_of(trial), trial.user_attrs[ORIGIN])
+            runs.complete(candidate, CandidateResult.from_json(file.read_text(encoding="utf-8")))
+        workplace.forget(candidate_key(book.uid, sample))
+
+
+def fit(
+    workplace: Workplace,
+    replicates: tuple[Replicate, ...],
+    callback: SearchCallback,
+    base: Config,
+    param_space: Mapping[str, Any] | None = None,
+    **how: Any,
+) -> None:
+    """Run candidates under Ray Tune, to the end or until the user stops it.
+
+    Parameters
+    ----------
+    replicates
+        What candidates are scored on.
+    base
+        Decides by its `runtime` what a trial asks of Ray.
+    how
+        Further arguments of `TuneConfig`.
+    """
+    trainable = ray_tune.with_parameters(
+        run_candidate, replicates=replicates, datasets=dict(workplace.shared), checkpoints=str(workplace.checkpoints)
+    )
+    resources: dict[str, float] = {"CPU": 1, "GPU": 1} if base.runtime.device == "cuda" else {"CPU": 1}
+    tuner = ray_tune.Tuner(
+        ray_tune.with_resources(trainable, resources),
+        param_space=dict(param_space or {}),
+        tune_config=ray_tune.TuneConfig(max_concurrent_trials=workplace.max_concurrent, reuse_actors=True, **how),
+        run_config=ray_tune.RunConfig(
+            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{workplace.folder.name}",
+            storage_path=str(workplace.output / "ray_tune"),
+            verbose=0,
+            callbacks=[callback],
+            failure_config=ray_tune.FailureConfig(max_failures=1),
+        ),
+    )
+    try:
+        tuner.fit()
+    except Exception:  # whatever Tune made of it: if the store failed, that is what the user must hear
+        if callback.error is None:
+            raise
+        raise callback.error from None
+    finally:
+        with suppress(TrackingError):
+            callback.close()
+
+
+def state_of(trial: FrozenTrial) -> str:
+    """How a sample ended, in a word."""
+    words = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
+    return words.get(trial.state, "not finished")

@@ -1,0 +1,198 @@
+"""What a search will do, decided before anything runs: its space, its data and which genes each stage may look at.
+
+The genes are divided once. One set of test genes is held out of everything; the others are divided again into folds of
+training and validation genes, disjoint in their validation genes. Searching and choosing among the finalists see these
+folds alone. (Ordinary k-fold splits would not do: there every gene is a test gene of one fold, so the validation genes
+of a fold are test genes of others, and choosing by them is choosing by the test.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ablations.search.space import Space
+from cgd.config import Config
+from cgd.data.preprocess import PreparedPair
+from cgd.data.protocol import hide
+from cgd.data.split import GeneSplit, make_splits
+from cgd.errors import ConfigError, DataError
+from cgd.version import code_version
+from tune.plan import Planner
+from tune.search.trial import Replicate
+
+Objective = Literal["accuracy", "pareto"]
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """A search before it runs.
+
+    Attributes
+    ----------
+    name
+        Name of the Optuna study, of the journal and of the folder of results.
+    space
+        What is searched; it holds the base configuration.
+    planner
+        The data sets, prepared; it plans the final comparison on the test genes.
+    dataset_keys
+        Name of a data set -> its key among the prepared ones.
+    candidates
+        Where a sample is scored: one seed, the first folds.
+    confirmation
+        Where the finalists are scored: other seeds, all folds.
+    n_samples, n_finalists
+        Configurations to try, and how many of the best to confirm.
+    objective, max_memory_mb
+        What is sought, and the peak memory a configuration may need; None: any.
+    settings
+        Everything a result of the search depends on; a search is continued under the same settings alone.
+    """
+
+    name: str
+    space: Space
+    base: Config
+    planner: Planner
+    dataset_keys: dict[str, str]
+    candidates: tuple[Replicate, ...]
+    confirmation: tuple[Replicate, ...]
+    n_samples: int
+    n_finalists: int
+    objective: Objective
+    max_memory_mb: float | None
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Replication:
+    """How often a configuration is scored: folds of the search, and seeds and folds of the confirmation."""
+
+    search_folds: int = 1
+    seeds: int = 3
+    folds: int = 2
+
+
+def make_plan(
+    space: Space,
+    base: Config,
+    datasets: list[str],
+    replication: Replication,
+    *,
+    n_samples: int,
+    n_finalists: int = 3,
+    objective: Objective = "accuracy",
+    max_memory_mb: float | None = None,
+    name: str | None = None,
+) -> SearchPlan:
+    """Read the data and divide the genes.
+
+    Raises
+    ------
+    ConfigError, DataError
+        The configuration asks for another division of the genes, or the data cannot be used for it.
+    """
+    _check(base, replication)
+    seeds = list(range(base.seed + 1, base.seed + 1 + replication.seeds))
+    planner = Planner(base, datasets, seeds, n_folds=1)
+    keys = planner.under_base()
+    widened = space.including(base)
+    n_folds = max(replication.folds, replication.search_folds)
+    folds = {name: _folds(base, planner.plan.datasets[key], n_folds) for name, key in keys.items()}
+    settings = {
+        "space": widened.model_dump(mode="json"),
+        "config": {path: value for path, value in base.flatten().items() if not path.startswith("runtime.")},
+        "datasets": {name: planner.plan.datasets[key].sha256 for name, key in keys.items()},
+        "search_folds": replication.search_folds,
+        "objective": objective,
+        "max_memory_mb": max_memory_mb,
+        "code_version": code_version(),
+    }
+    return SearchPlan(
+        name or f"{space.name}-{widened.fingerprint(settings)[:8]}",
+        widened,
+        base,
+        planner,
+        keys,
+        _replicates(keys, folds, [base.seed], replication.search_folds),
+        _replicates(keys, folds, seeds, replication.folds),
+        n_samples,
+        n_finalists,
+        objective,
+        max_memory_mb,
+        settings,
+    )
+
+
+def _check(base: Config, replication: Replication) -> None:
+    if base.split.n_folds != 1:
+        raise ConfigError(
+            f"split.n_folds is {base.split.n_folds}: with several test folds the validation genes of one are test "
+            "genes of another, and a search would choose by them. Leave it at 1; --folds divides the genes that are "
+            "no test genes"
+        )
+    if base.evaluation.protocol != "heldout_genes":
+        raise ConfigError(
+            f"evaluation.protocol is {base.evaluation.protocol}: a search scores genes that were hidden whole; "
+            "remove it and run the winner under that protocol with run_ablation.py"
+        )
+    if replication.search_folds > replication.folds:
+        raise ConfigError(
+            f"--search-folds {replication.search_folds} is more than --folds {replication.folds}: the confirmation "
+            "scores on every fold that the search saw"
+        )
+
+
+def _folds(base: Config, prepared: PreparedPair, n_folds: int) -> list[GeneSplit]:
+    folds = validation_folds(make_splits(prepared.panel, base.split)[0], prepared.panel, n_folds, base.split.seed)
+    for split in folds:
+        hide(prepared, split, base)  # data that cannot be used is found now
+    return folds
+
+
+def _replicates(
+    keys: dict[str, str], folds: dict[str, list[GeneSplit]], seeds: list[int], n_folds: int
+) -> tuple[Replicate, ...]:
+    return tuple(
+        Replicate(name, seed, fold, folds[name][fold], key)
+        for name, key in keys.items()
+        for seed in seeds
+        for fold in range(n_folds)
+    )
+
+
+def validation_folds(split: GeneSplit, panel: tuple[str, ...], n_folds: int, seed: int) -> list[GeneSplit]:
+    """Folds with the test genes of `split` and other, disjoint validation genes each; fold 0 is `split` itself.
+
+    Parameters
+    ----------
+    panel
+        All genes, in the order that splits keep.
+    seed
+        Of the order in which training genes take their turn.
+
+    Raises
+    ------
+    DataError
+        There are not genes enough for as many disjoint folds.
+    """
+    size = len(split.val)
+    most = (len(split.train) + size) // size
+    if n_folds > most:
+        raise DataError(
+            f"--folds {n_folds} asks for {n_folds} disjoint sets of {size} validation genes among the "
+            f"{len(split.train) + size} that are no test genes: at most {most}; ask for fewer, or lower "
+            "split.val_fraction"
+        )
+    turn = np.random.default_rng(seed).permutation(len(split.train))
+    pool = [*split.val, *(split.train[i] for i in turn)]
+    folds = []
+    for fold in range(n_folds):
+        val = set(pool[fold * size : (fold + 1) * size])
+        train = set(pool) - val
+        folds.append(
+            GeneSplit(tuple(g for g in panel if g in train), tuple(g for g in panel if g in val), split.test, fold)
+        )
+    return folds

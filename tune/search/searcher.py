@@ -1,0 +1,201 @@
+"""Ray Tune's side of a search: samples drawn from Optuna, results told to it, hopeless trials stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from ablations.search.space import Stopping
+from cgd.config import Config
+from cgd.errors import ConfigError
+from cgd.files import write_atomically
+from tune.search.book import SAMPLE, SearchBook
+from tune.search.trial import IS_EPOCH, IS_ERROR, IS_RESULT, KIND, PAYLOAD, PERCENT, REASON, VALUE, CandidateResult
+
+Refused = Callable[[int, str], None]
+
+
+@dataclass
+class Drawn:
+    """A sample that was drawn and is not yet told."""
+
+    sample: int
+    trial: optuna.Trial
+    config: Config
+
+
+class BookedSearch(OptunaSearch):
+    """OptunaSearch that draws by the book of the search and tells each outcome as soon as it arrives.
+
+    Parameters
+    ----------
+    book
+        The search.
+    folder
+        Where results are kept, `SAMPLE.json` each, before they are told: what is told is never without its result.
+    refused
+        Called with the position and the reason of a sample whose parameters the configuration refuses.
+    """
+
+    def __init__(self, book: SearchBook, folder: Path, refused: Refused) -> None:
+        pareto = book.plan.objective == "pareto"
+        super().__init__(
+            space=self._draw,
+            metric=[VALUE, "seconds"] if pareto else VALUE,
+            mode=["max", "min"] if pareto else "max",
+            sampler=book.sampler,
+            storage=book.storage,
+            study_name=book.plan.name,
+        )
+        self.book, self.folder, self.refused = book, folder, refused
+        self.drawn: dict[str, Drawn] = {}
+        self._config: Config | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its searcher into a snapshot that is never read
+
+    @property
+    def metric(self) -> str:
+        """What every report must hold; the seconds arrive with the result alone."""
+        return VALUE
+
+    @property
+    def mode(self) -> str:
+        """Direction of `metric`; those of the study are Optuna's."""
+        return "max"
+
+    def _draw(self, trial: Any) -> None:
+        self._config = self.book.draw(trial)
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next sample as parameters of `run_candidate`, or `Searcher.FINISHED`."""
+        while self.book.prepare_next():
+            try:
+                super().suggest(trial_id)
+            except ConfigError as error:
+                self._refuse(self._ot_trials.pop(trial_id), str(error))
+                continue
+            trial, config = self._ot_trials[trial_id], self._config
+            assert config is not None
+            self.drawn[trial_id] = Drawn(trial.user_attrs[SAMPLE], trial, config)
+            key = candidate_key(self.book.uid, trial.user_attrs[SAMPLE])
+            n_replicates = len(self.book.plan.candidates)
+            return {"key": key, "config": config.model_dump_json(), "replicates": list(range(n_replicates))}
+        return Searcher.FINISHED
+
+    def _refuse(self, trial: optuna.Trial, reason: str) -> None:
+        self.book.fail(trial, reason)
+        self.refused(trial.user_attrs[SAMPLE], reason)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Tell what a worker reported. Tune repeats the last report when a trial ends: that is told once."""
+        found = self.drawn[trial_id]
+        if trial_id in self._completed_trials:
+            return
+        if result[KIND] == IS_EPOCH:
+            self.book.report(found.trial, result[VALUE], result[PERCENT])
+            return
+        self._completed_trials.add(trial_id)
+        if result[KIND] == IS_RESULT:
+            write_atomically(result_file(self.folder, found.sample), result[PAYLOAD])
+            self.book.complete(found.trial, CandidateResult.from_json(result[PAYLOAD]))
+        elif result[KIND] == IS_ERROR:
+            self.book.fail(found.trial, result[REASON])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell what ended without a result of its own: it was stopped early, or its worker died."""
+        if trial_id in self._completed_trials:
+            return
+        found = self.drawn[trial_id]
+        if error or not result:
+            self.book.fail(found.trial, "the worker process died")
+            self._completed_trials.add(trial_id)
+            return
+        self.on_trial_result(trial_id, result)  # Tune does not pass on the report that made it stop a trial
+        if trial_id not in self._completed_trials:
+            self.book.prune(found.trial)
+            self._completed_trials.add(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the storage has it all, and a pickle would be one more thing to trust."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Refused: a search is continued from its storage."""
+        raise NotImplementedError("a search is continued from its storage, with --resume")
+
+
+def candidate_key(uid: str, sample: int) -> str:
+    """Names a sample's checkpoints and its run."""
+    return f"search-{uid}-{sample}"
+
+
+def result_file(folder: Path, sample: int) -> Path:
+    return folder / f"{sample}.json"
+
+
+@dataclass(frozen=True)
+class _Past:
+    """A trial of an earlier command, as the scheduler sees one."""
+
+    trial_id: str
+
+
+class SparingASHA(AsyncHyperBandScheduler):
+    """ASHA that stops none of the first trials: compared with one or two others, half of all would be stopped.
+
+    Parameters
+    ----------
+    stopping
+        Budget of the first comparison, in per cent; share kept; trials spared.
+    """
+
+    def __init__(self, stopping: Stopping) -> None:
+        super().__init__(
+            time_attr=PERCENT,
+            metric=VALUE,
+            mode="max",
+            max_t=101,  # nobody arrives there: whole trials end by themselves
+            grace_period=stopping.first_percent,
+            reduction_factor=stopping.factor,
+        )
+        self._spared, self._order = stopping.spared, dict[str, int]()
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._order[trial.trial_id] = len(self._order)
+        super().on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        action = super().on_trial_result(tune_controller, trial, result)
+        return TrialScheduler.CONTINUE if self._order[trial.trial_id] < self._spared else action
+
+
+def make_scheduler(stopping: Stopping | None, past: list[FrozenTrial]) -> TrialScheduler:
+    """ASHA on the percentage done, or none.
+
+    Parameters
+    ----------
+    past
+        Samples that ended in earlier commands, in their order: their values fill the rungs as if they ran now, so
+        that a continued search stops what an uninterrupted one would.
+    """
+    if stopping is None:
+        return FIFOScheduler()
+    scheduler = SparingASHA(stopping)
+    for trial in past:
+        _replay(scheduler, trial)
+    return scheduler
+
+
+def _replay(scheduler: SparingASHA, trial: FrozenTrial) -> None:
+    past = _Past(f"past-{trial.number}")
+    scheduler.on_trial_add(None, past)
+    for percent, value in sorted(trial.intermediate_values.items()):
+        scheduler.on_trial_result(None, past, {PERCENT: percent, VALUE: value})

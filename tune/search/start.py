@@ -1,0 +1,75 @@
+"""What a search tries before it draws: the default, and what it is warm-started with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from cgd.config import Config
+from cgd.errors import ConfigError
+from tune.search.book import DEFAULT, VALUES, WARM, Point
+from tune.search.plan import SearchPlan
+from tune.search.storage import SearchError, open_earlier
+
+
+def first_points(plan: SearchPlan, warm_start: str | None) -> tuple[list[Point], list[str]]:
+    """Points to try first, and what to tell the user about them.
+
+    Parameters
+    ----------
+    warm_start
+        A configuration (.yaml), or the storage of an earlier search.
+
+    Raises
+    ------
+    SearchError, ConfigError
+        There is no such file or search, or nothing in it can be tried here.
+    """
+    points = [Point(DEFAULT, plan.space.point(plan.base))]
+    if warm_start is None:
+        return points, []
+    values, source = _values_of(plan, warm_start)
+    params, left_out = _inside(plan, values)
+    if not params:
+        raise SearchError(f"--warm-start {warm_start}: nothing in it lies within the space '{plan.space.name}'")
+    notes = [f"warm start from {source}"]
+    if left_out:
+        notes.append(f"outside the space, and so drawn instead: {', '.join(left_out)}")
+    return [*points, Point(WARM, params)], notes
+
+
+def _values_of(plan: SearchPlan, warm_start: str) -> tuple[dict[str, Any], str]:
+    """Dotted path -> value of the configuration to start from, and where it is from."""
+    if warm_start.endswith((".yaml", ".yml")):
+        return Config.from_yaml(Path(warm_start)).flatten(), warm_start
+    study = open_earlier(warm_start)
+    best = _best(study)
+    if best is None:
+        raise SearchError(f"--warm-start {warm_start}: no sample of it is finished")
+    searched = best.user_attrs.get(VALUES)
+    if searched is None:
+        raise SearchError(f"--warm-start {warm_start} was not made by run_search.py: its trials name no fields")
+    settings = study.user_attrs.get("settings", {}).get("config", {})
+    return {**settings, **searched}, f"{study.study_name}, trial {best.number} ({best.values[0]:.4f})"
+
+
+def _best(study: optuna.Study) -> FrozenTrial | None:
+    """Most accurate finished trial within its constraints."""
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    feasible = [trial for trial in finished if all(value <= 0 for value in trial.constraints.values())]
+    return max(feasible, key=lambda trial: trial.values[0], default=None)
+
+
+def _inside(plan: SearchPlan, values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Sampler's parameters that give `values` as far as the space goes, and the paths that lie outside of it."""
+    searched = {parameter.path for parameter in plan.space.parameters}
+    try:
+        config = plan.base.with_values({path: value for path, value in values.items() if path in searched})
+        params = plan.space.point(config)
+    except ConfigError as error:
+        raise ConfigError(f"the warm start cannot be expressed in the space '{plan.space.name}': {error}") from None
+    outside = plan.space.outside(config)
+    return {name: value for name, value in params.items() if name not in outside}, sorted(outside)
