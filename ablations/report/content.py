@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ablations.report.context_sheets import cheapest_sentences, cost_sheet, forecast_sheet, older_sheet, paper_sheet
 from ablations.intervals import N_RESAMPLES
+from ablations.report.context_sheets import cheapest_sentences, cost_sheet, forecast_sheet, older_sheet, paper_sheet
 from ablations.report.result_sheets import dataset_sheet, effects_sheet, fractions_sheet, levels_sheet
-from ablations.results import StudyResults
 from ablations.report.sheet import Sheet
+from ablations.report.wording import percent, plain
+from ablations.results import StudyResults
 from ablations.tables import DatasetTable
 from ablations.verdict import PERCENT, notes, opening, troubles, verdict
-from ablations.report.wording import percent, plain
 
 _FACTS = (("n_spots", "spots"), ("n_cells", "cells"), ("n_genes", "genes"), ("n_test", "test genes"))
 

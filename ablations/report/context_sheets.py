@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from ablations.forecast import Check, forecast_ratio
 from ablations.report.result_sheets import METRIC_NAMES, level_cell
-from ablations.results import StudyResults
 from ablations.report.sheet import Cell, Line, Sheet
-from ablations.tables import DatasetTable, Row
 from ablations.report.wording import number
+from ablations.results import StudyResults
+from ablations.tables import DatasetTable, Row
 
 
 def cost_sheet(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:

@@ -28,9 +28,9 @@ from ablations.report.drawing import (
 )
 from ablations.report.figure_lines import draw_lines
 from ablations.report.figure_table import draw_table
+from ablations.report.wording import number, short_name
 from ablations.study import Study
 from ablations.tables import DatasetTable, Row
-from ablations.report.wording import number, short_name
 
 MEASURE = "mean PCC over the test genes"
 _WIDEST = 10.5  # inches; more data sets than fit continue on a row below

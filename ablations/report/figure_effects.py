@@ -26,10 +26,10 @@ from ablations.report.drawing import (
     settle,
     wrap,
 )
+from ablations.report.wording import interval, p_value, signed_or_dash
 from ablations.stats import CONFIDENCE, Estimate
 from ablations.study import Study
 from ablations.tables import PRIMARY, DatasetTable
-from ablations.report.wording import interval, p_value, signed_or_dash
 
 _ROW = 0.23  # inches
 _TEXT, _PANEL = 2.4, 3.4  # inches: the column of numbers, and the panel left of it

@@ -23,9 +23,9 @@ from ablations.report.drawing import (
     spread,
     wrap,
 )
+from ablations.report.wording import number, short_name
 from ablations.study import Study
 from ablations.tables import DatasetTable
-from ablations.report.wording import number, short_name
 
 _NEAREST = 0.055  # of the axis: levels closer than this would have their labels run into each other
 _SQUEEZE = 1.35  # a ceiling that would stretch the axis by more than this is told in numbers only

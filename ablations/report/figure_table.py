@@ -19,9 +19,9 @@ from ablations.report.drawing import (
     reach,
     wrap,
 )
+from ablations.report.wording import number, short_name
 from ablations.study import Study
 from ablations.tables import DatasetTable, Row
-from ablations.report.wording import number, short_name
 
 _COLUMN, _PER_BLOCK = 1.5, 6  # inches, and how many stand side by side
 _LINE, _GLYPH = 0.145, 0.14  # inches: a line of text, and the interval drawn beneath it

@@ -10,8 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ablations.report.content import Content, design, facts, method, stamp_meaning
-from ablations.verdict import PERCENT
 from ablations.report.wording import number, plain
+from ablations.verdict import PERCENT
 
 _PIXELS_PER_POINT = 1.42  # 8 points of the figure then read like the text of the tables
 _TEMPLATES = Path(__file__).parent / "templates"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ablations.results import HIDDEN_METRICS, METRICS, StudyResults
 from ablations.report.sheet import Cell, Line, Sheet
+from ablations.report.wording import interval, number, p_value, percent, signed_or_dash
+from ablations.results import HIDDEN_METRICS, METRICS, StudyResults
 from ablations.stats import CONFIDENCE, Estimate
 from ablations.tables import PRIMARY, DatasetTable, Row
-from ablations.report.wording import interval, number, p_value, percent, signed_or_dash
 
 METRIC_NAMES = {"pcc": "PCC ↑", "ssim": "SSIM ↑", "rmse": "RMSE ↓", "js": "JS ↓", "spearman": "Spearman ↑"}
 METRIC_NAMES |= {f"hidden_{metric}": name for metric, name in METRIC_NAMES.items()}

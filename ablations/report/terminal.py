@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ablations.report.content import stamp
+from ablations.report.wording import interval, number, p_value, percent, short_name, signed_or_dash
 from ablations.results import StudyResults
 from ablations.stats import CONFIDENCE
 from ablations.tables import PRIMARY, DatasetTable, Row, build_tables
 from ablations.verdict import notes, opening, troubles, verdict
-from ablations.report.wording import interval, number, p_value, percent, short_name, signed_or_dash
 
 WIDTH = 100
 _NAME = 24

@@ -15,10 +15,10 @@ from ablations.report.files import replace
 from ablations.report.latex import to_latex
 from ablations.report.markdown import to_markdown
 from ablations.report.page import render
-from ablations.results import StudyResults
-from ablations.tables import build_tables
 from ablations.report.terminal import summary_text
 from ablations.report.tidy import per_gene, tidy
+from ablations.results import StudyResults
+from ablations.tables import build_tables
 from cgd.errors import CGDError
 
 __all__ = ["ReportFiles", "summary_text", "write_report"]

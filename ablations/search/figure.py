@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ablations.report.drawing import BAND, INK, PALETTE, SOFT, STYLE, wrap
-from ablations.search.results import Sample, SearchResults
 from ablations.search.parameter import Parameter
+from ablations.search.results import Sample, SearchResults
 
 _VALUE = "mean validation PCC"
 _MAIN, _ACCENT = PALETTE[0], PALETTE[5]

@@ -11,10 +11,10 @@ from markupsafe import Markup
 from ablations.report.drawing import to_pdf, to_png, to_svg
 from ablations.report.files import replace
 from ablations.report.page import render_template
+from ablations.report.wording import percent
 from ablations.search.figure import draw_front, draw_history, draw_importances, draw_parallel, draw_slices
 from ablations.search.results import SearchResults
 from ablations.search.wording import cautions, changes, counts, opening, score, short, with_interval
-from ablations.report.wording import percent
 from cgd.errors import CGDError
 
 _FIGURES = {

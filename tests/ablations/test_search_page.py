@@ -10,8 +10,8 @@ from ablations.report.drawing import to_svg
 from ablations.search.figure import draw_history
 from ablations.search.report import summary_text, tidy_samples, write_search_report
 from ablations.search.results import SearchResults
-from ablations.search.wording import opening
 from ablations.search.space import load_space
+from ablations.search.wording import opening
 from cgd.config import Config
 from cgd.errors import TrackingError
 

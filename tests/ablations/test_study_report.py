@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 from report_reader import Page
 
+from ablations.report.tidy import tidy
 from ablations.report.write import summary_text, write_report
 from ablations.results import METRICS
 from ablations.study import load_study
 from ablations.tables import build_tables
-from ablations.report.tidy import tidy
 from ablations.verdict import troubles, verdict
 from cgd.errors import CGDError
 

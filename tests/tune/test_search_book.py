@@ -13,8 +13,8 @@ from ablations.search.space import Space, Stopping, load_space
 from cgd.config import Config
 from cgd.errors import ConfigError
 from tune.search.book import GIVEN, INTERRUPTED, ORIGIN, SAMPLE, VALUES, SearchBook
-from tune.search.searcher import BookedSearch, SparingASHA, make_scheduler
 from tune.search.plan import SearchPlan
+from tune.search.searcher import BookedSearch, SparingASHA, make_scheduler
 from tune.search.start import first_points
 from tune.search.storage import SearchError, open_journal, open_storage
 from tune.search.trial import CandidateResult

@@ -21,9 +21,9 @@ from cgd.errors import TrackingError
 from tune.progress import Progress
 from tune.search.book import ORIGIN, SAMPLE, SearchBook
 from tune.search.callback import Candidate, SearchCallback, SearchRuns
-from tune.search.searcher import BookedSearch, candidate_key, make_scheduler, result_file
 from tune.search.plan import SearchPlan
 from tune.search.progress import SearchProgress
+from tune.search.searcher import BookedSearch, candidate_key, make_scheduler, result_file
 from tune.search.trial import CandidateResult, Replicate, run_candidate
 
 _PERCENT = 100
