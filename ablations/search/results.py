@@ -74,12 +74,21 @@ class FinalistRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The winner minus the default: the mean over data sets, and each of them with its interval."""
+    """The winner minus the default: the mean over data sets, and each of them with its interval.
+
+    `n_unfinished` counts the trials that failed or did not run.
+    """
 
     mean: float
     by_dataset: dict[str, Estimate]
     run_id: str | None = None
     means: Mapping[str, Mapping[str, float]] | None = None
+    n_unfinished: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every trial of it has a result: what a part of them says is not for choosing by."""
+        return bool(self.by_dataset) and not self.n_unfinished
 
 
 @dataclass(frozen=True)
@@ -143,6 +152,11 @@ class SearchResults:
     def is_confirmed(self) -> bool:
         """Whether the confirmation has all its results."""
         return bool(self.finalists) and not any(row.n_missing for row in self.finalists)
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether there is a winner, or the default has proved to be the best."""
+        return self.winner is not None or self.is_confirmed
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any], source: str = "search.json") -> SearchResults:
@@ -221,7 +235,8 @@ def _comparison(row: Mapping[str, Any] | None) -> Comparison | None:
     if row is None:
         return None
     estimates = {name: _estimate(found) for name, found in row["by_dataset"].items()}
-    return Comparison(_number(row["mean"]), estimates, row.get("run_id"), row.get("means"))
+    n_unfinished = len(row.get("failed", ())) + len(row.get("missing", ()))
+    return Comparison(_number(row["mean"]), estimates, row.get("run_id"), row.get("means"), n_unfinished)
 
 
 def _estimate(found: Mapping[str, Any]) -> Estimate:

@@ -14,7 +14,7 @@ def opening(results: SearchResults) -> str:
     """The answer in one line."""
     if results.n_ended < results.n_samples:
         return f"Not finished: {results.n_ended} of {results.n_samples} samples are done."
-    if not results.is_confirmed:
+    if not results.is_decided:
         return "Not finished: the best configurations are not confirmed yet, so there is no winner."
     if results.winner is None:
         n = len(results.finalists) - 1
@@ -26,7 +26,7 @@ def opening(results: SearchResults) -> str:
         )
     assert results.validation is not None
     text = f"{results.winner.capitalize()} beats the default by {gain(results.validation)} on validation genes"
-    if results.test is None or not results.test.by_dataset:
+    if results.test is None or not results.test.is_whole:
         return f"{text}; the comparison on the test genes is not finished."
     on_test = f"{gain(results.test)}{_weight(results.test)}"
     return f"{text}; on the test genes, which the search never saw, the difference is {on_test}."
@@ -65,6 +65,9 @@ def cautions(results: SearchResults) -> list[str]:
             "The winner was chosen by its validation genes, so its lead there is too good on average; the one on the "
             "test genes is not."
         )
+    incomplete = [row.label for row in results.finalists if row.n_missing]
+    if results.winner and incomplete:
+        found.append(f"Runs of the confirmation are missing, and so could not win: {', '.join(incomplete)}.")
     if results.n_tests > 1:
         found.append(
             f"Winners of this search were compared on the same test genes {results.n_tests} times; each time after the "

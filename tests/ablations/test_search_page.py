@@ -8,7 +8,7 @@ import pytest
 
 from ablations.report.drawing import to_svg
 from ablations.search.figure import draw_history
-from ablations.search.report import summary_text, tidy_samples, write_search_report
+from ablations.search.report import render_search, summary_text, tidy_samples, write_search_report
 from ablations.search.results import SearchResults
 from ablations.search.space import load_space
 from ablations.search.wording import opening
@@ -33,14 +33,14 @@ def estimate(mean, low, high):
     return {"mean": mean, "low": low, "high": high, "n_genes": 40}
 
 
+def finalist(label, value, **changed):
+    row = {"label": label, "sample": None, "is_default": label == "default", "value": value, "n_missing": 0}
+    return row | {"by_dataset": {"tissue": value}, "minus_default": {}, "values": {}} | changed
+
+
 def made_up(**changed):
     gap = {"tissue": estimate(0.02, 0.01, 0.03)}
-    finalists = [
-        {"label": "default", "sample": None, "is_default": True, "value": 0.40, "by_dataset": {"tissue": 0.40},
-         "n_missing": 0, "minus_default": {}, "values": {}},
-        {"label": "sample 3", "sample": 3, "is_default": False, "value": 0.42, "by_dataset": {"tissue": 0.42},
-         "n_missing": 0, "minus_default": gap, "values": {"ar.decay": 0.75}},
-    ]  # fmt: skip
+    finalists = [finalist("default", 0.40), finalist("sample 3", 0.42, minus_default=gap, values={"ar.decay": 0.75})]
     samples = [sample(0, 0.40, origin="default"), sample(1, 0.38), sample(2, 0.39), sample(3, 0.431)]
     samples += [sample(4, None, state="stopped early", last_percent=20, last_value=0.31)]
     samples += [sample(5, None, state="failed", reason=f"diverged {EVIL}", last_percent=None, last_value=None)]
@@ -75,6 +75,27 @@ def test_no_winner_is_invented():
     assert "winner changes" not in summary_text(none)
     assert opening(made_up(n_samples=9)) == "Not finished: 6 of 9 samples are done."
     assert "not confirmed yet" in opening(made_up(finalists=[], winner=None))
+
+
+def test_part_of_a_comparison_is_not_told():
+    part = {
+        "mean": 0.3,
+        "by_dataset": {"tissue": estimate(0.3, 0.2, 0.4)},
+        "run_id": "r",
+        "missing": ["winner, seed 3"],
+    }
+    found = made_up(test=part)
+    assert opening(found).endswith("on validation genes; the comparison on the test genes is not finished.")
+    assert "<h2>Test genes</h2>" not in render_search(found, {})
+    assert "<h2>Test genes</h2>" in render_search(made_up(), {})
+
+
+def test_a_finalist_without_all_its_runs_does_not_hide_the_winner():
+    finalists = [finalist("default", 0.40), finalist("sample 3", 0.42), finalist("sample 1", 0.41, n_missing=2)]
+    found = made_up(finalists=finalists)
+    assert opening(found).startswith("Sample 3 beats the default")
+    assert "Runs of the confirmation are missing, and so could not win: sample 1." in summary_text(found)
+    assert "not confirmed yet" in opening(made_up(finalists=finalists, winner=None))
 
 
 def test_the_page_stands_alone_and_escapes_what_comes_from_outside(tmp_path):

@@ -31,6 +31,7 @@ from tune.search.trial import (
 from tune.tracking import FINISHED, KILLED, RunRecord, Tracking
 
 KIND_OF_RUN = "search_trial"
+KEPT = "kept_val_pcc"  # the value in the end; `val_pcc` is the curve, and MLflow shows the last of its points
 _FLUSH_SECONDS = 5.0
 
 
@@ -92,9 +93,9 @@ class SearchRuns:
 
     def finish(self, candidate: Candidate, run_id: str, result: CandidateResult) -> None:
         """Write the final metrics and the per-gene table."""
-        metrics = {"val_pcc": result.value, **result.summary}
+        metrics = {KEPT: result.value, **result.summary}
         if len(result.by_dataset) > 1:
-            metrics |= {f"val_pcc_{_metric_name(name)}": value for name, value in result.by_dataset.items()}
+            metrics |= {f"{KEPT}_{_metric_name(name)}": value for name, value in result.by_dataset.items()}
         self.tracking.finish(run_id, metrics, result.per_gene)
         self.known[candidate.key] = RunRecord(run_id, FINISHED)
 
@@ -140,6 +141,9 @@ class SearchCallback(ray_tune.Callback):
     def arrived(self, trial: Any, payload: str) -> CandidateResult:
         """Called with a result as JSON, once; returns it."""
         return CandidateResult.from_json(payload)
+
+    def failed_for_good(self, trial: Any) -> None:
+        """Called when a candidate ended without a result."""
 
     def is_eligible(self, result: CandidateResult) -> bool:
         """Whether a result may become the best."""
@@ -212,6 +216,7 @@ class SearchCallback(ray_tune.Callback):
     def _fail(self, trial: Any, run: _Open, reason: str, detail: str) -> None:
         self._flush(run)
         self.runs.tracking.fail(run.run_id, reason, detail)
+        self.failed_for_good(trial)
         self.progress.fail(run.candidate.name, reason)
         self._end(trial, run)
 

@@ -113,8 +113,8 @@ class SearchCommand:
             place = Workplace(put_datasets(datasets), self.output, self.folder, limit)
             complete = run_search(self.book, runs, place)
             if complete:
-                confirmed = confirm(self.book, choose_finalists(self.book), runs, place)
-        winner, test = choose_winner(confirmed), None
+                confirmed, complete = confirm(self.book, choose_finalists(self.book), runs, place)
+        winner, test = choose_winner(confirmed) if complete else None, None
         if winner is not None:
             test = run_final_test(self.book, winner, self.tracking, self.output, self.arguments, max_concurrent)
         return self._conclude(parent, runs, complete, confirmed, winner, test)
@@ -139,12 +139,12 @@ class SearchCommand:
         files = {"Storage": self.place, "Report": str(page)}
         if test is not None and test.report is not None:
             files["Test report"] = str(test.report)
-        if confirmed:
+        if complete and results.is_decided:
             files["Best config"] = str(self._write_best(parent, winner))
         failed = [
             (row.finalist.label, f"{row.n_missing} runs of the confirmation failed")
             for row in confirmed
-            if row.n_missing
+            if row.n_missing and complete
         ]
         stopped = not complete or bool(test and test.missing)
         return SearchOutcome(summary_text(results), files, (*failed, *(test.failed if test else ())), stopped)

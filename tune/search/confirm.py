@@ -90,8 +90,16 @@ def _changed(plan: SearchPlan, config: Config) -> dict[str, Any]:
     return {path: value for path, value in config.flatten().items() if before[path] != value}
 
 
-def confirm(book: SearchBook, finalists: list[Finalist], runs: SearchRuns, workplace: Workplace) -> list[Confirmed]:
-    """Score the finalists on every replicate of the confirmation; what is there already is not run again."""
+def confirm(
+    book: SearchBook, finalists: list[Finalist], runs: SearchRuns, workplace: Workplace
+) -> tuple[list[Confirmed], bool]:
+    """Score the finalists on every replicate of the confirmation; what is there already is not run again.
+
+    Returns
+    -------
+    confirmed, complete
+        The finalists with what they are worth, and False if the user stopped it: then none of them may win.
+    """
     folder = workplace.folder / "confirmation"
     jobs = _jobs(book, finalists)
     for key, job in jobs.items():
@@ -99,6 +107,7 @@ def confirm(book: SearchBook, finalists: list[Finalist], runs: SearchRuns, workp
             runs.complete(job.candidate, _read(folder, key))
             workplace.forget(key)
     missing = {key: job for key, job in jobs.items() if not _file(folder, key).is_file()}
+    failed: set[str] = set()
     if missing:
         with Progress(len(missing), len(missing) * _PERCENT) as bar:
             callback = ConfirmationCallback(
@@ -110,7 +119,9 @@ def confirm(book: SearchBook, finalists: list[Finalist], runs: SearchRuns, workp
             ]
             space = {"job": ray_tune.grid_search(grid)}
             fit(workplace, book.plan.confirmation, callback, book.plan.base, space)
-    return [_collect(finalist, jobs, folder, book.plan.confirmation) for finalist in finalists]
+            failed = callback.failed
+    complete = all(key in failed or _file(folder, key).is_file() for key in jobs)
+    return [_collect(finalist, jobs, folder, book.plan.confirmation) for finalist in finalists], complete
 
 
 def _jobs(book: SearchBook, finalists: list[Finalist]) -> dict[str, _Job]:
@@ -159,6 +170,7 @@ class ConfirmationCallback(SearchCallback):
     ) -> None:
         super().__init__(runs, progress, checkpoints)
         self.jobs, self.folder = jobs, folder
+        self.failed: set[str] = set()  # jobs that ended without a result
 
     def candidate_of(self, trial: Any) -> Candidate:
         return self.jobs[self.key_of(trial)].candidate
@@ -169,6 +181,9 @@ class ConfirmationCallback(SearchCallback):
     def arrived(self, trial: Any, payload: str) -> CandidateResult:
         write_atomically(_file(self.folder, self.key_of(trial)), payload)
         return super().arrived(trial, payload)
+
+    def failed_for_good(self, trial: Any) -> None:
+        self.failed.add(self.key_of(trial))
 
 
 def _collect(

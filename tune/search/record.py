@@ -81,7 +81,7 @@ def summary_metrics(results: SearchResults) -> dict[str, float]:
     if results.best is not None:
         found["best_val_pcc"] = results.best.value
     for name, comparison in (("validation", results.validation), ("test", results.test)):
-        if comparison is not None:
+        if comparison is not None and comparison.is_whole:
             found[f"{name}_pcc_gain"] = comparison.mean
     return found
 

@@ -1,0 +1,133 @@
+"""The end of a search: who may win, and that a stop or a failure lets nobody win by being there first."""
+
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from optuna.storages import InMemoryStorage
+
+from ablations.search.results import Comparison
+from ablations.search.space import load_space
+from ablations.stats import Estimate
+from cgd.config import Config
+from cgd.files import write_atomically
+from tune.search import confirm as module
+from tune.search.book import SearchBook
+from tune.search.callback import Candidate
+from tune.search.confirm import Finalist, choose_winner, confirm
+from tune.search.engine import Workplace
+from tune.search.plan import Replication, make_plan
+from tune.search.record import summary_metrics
+from tune.search.trial import IS_ERROR, KIND, PAYLOAD, REASON, CandidateResult
+
+FINALISTS = [
+    Finalist("default", None, Config(), {}),
+    Finalist("sample 1", 1, Config().with_values({"model.depth": 2}), {"model.depth": 2}),
+    Finalist("sample 2", 2, Config().with_values({"model.depth": 1}), {"model.depth": 1}),
+]
+WORTH = {"default": 0.4, "sample 1": 0.5, "sample 2": 0.6}
+
+
+class Runs:
+    """The store, of which a confirmation needs little."""
+
+    def complete(self, candidate, result):
+        pass
+
+
+def result(value, replicate):
+    table = pd.DataFrame({"gene": ["a", "b"], "pcc": [value, value]})
+    where = {"dataset": replicate.dataset, "seed": replicate.seed, "fold": replicate.fold}
+    return CandidateResult(value, {replicate.dataset: value}, {"seconds": 1.0}, table.assign(**where))
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return make_plan(load_space("training"), Config(), ["simulated"], Replication(seeds=2, folds=1), n_samples=3)
+
+
+@pytest.fixture
+def confirmed(plan, tmp_path, monkeypatch):
+    """Confirm where the jobs for which `outcome(finalist, seed)` is `done` or `failed` end that way, others not."""
+    place = Workplace({}, tmp_path, tmp_path / "s", 1)
+
+    def run(outcome):
+        def fit(workplace, replicates, callback, base, space):
+            for job in space["job"]["grid_search"]:
+                found, replicate = callback.jobs[job["key"]], replicates[job["replicates"][0]]
+                ending = outcome(found.finalist, replicate.seed)
+                if ending == "done":
+                    text = result(WORTH[found.finalist], replicate).to_json()
+                    write_atomically(tmp_path / "s" / "confirmation" / f"{job['key']}.json", text)
+                elif ending == "failed":
+                    callback.failed.add(job["key"])
+
+        monkeypatch.setattr(module, "fit", fit)
+        return confirm(book, FINALISTS, Runs(), place)
+
+    book = SearchBook(plan, InMemoryStorage(), [], resume=False)
+    return run
+
+
+def test_the_best_of_a_whole_confirmation_wins(confirmed):
+    rows, complete = confirmed(lambda finalist, seed: "done")
+    assert complete
+    assert [row.value for row in rows] == [0.4, 0.5, 0.6]
+    assert choose_winner(rows).finalist.label == "sample 2"
+
+
+def test_a_stop_is_told_from_a_failure_and_the_rest_is_run_afterwards(confirmed):
+    rows, complete = confirmed(lambda finalist, seed: "stopped" if finalist == "sample 2" and seed == 2 else "done")
+    assert not complete  # or sample 1 would win, be tested, and another after it
+    assert [row.n_missing for row in rows] == [0, 0, 1]
+    rows, complete = confirmed(lambda finalist, seed: "done")
+    assert complete
+    assert choose_winner(rows).finalist.label == "sample 2"
+
+
+def test_what_failed_cannot_win_and_without_the_default_nobody_can(confirmed):
+    rows, complete = confirmed(lambda finalist, seed: "failed" if finalist == "sample 2" else "done")
+    assert complete
+    assert choose_winner(rows).finalist.label == "sample 1"
+    rows, complete = confirmed(lambda finalist, seed: "failed")
+    assert complete
+    assert choose_winner([row for row in rows if row.finalist.label != "default"]) is None
+
+
+def test_part_of_the_test_is_no_gain():
+    gap = {"d": Estimate(0.3, 0.2, 0.4, 9)}
+    for n_unfinished, told in ((0, True), (1, False)):
+        test = Comparison(0.3, gap, "r", {}, n_unfinished)
+        found = summary_metrics(SimpleNamespace(n_ended=3, best=None, validation=Comparison(0.1, gap), test=test))
+        assert found["validation_pcc_gain"] == 0.1
+        assert ("test_pcc_gain" in found) is told
+
+
+class Log:
+    """Stands in for the tracking store, the runs and the progress: notes every call, answers with its name."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        return lambda *arguments, **named: (
+            self.calls.append((name, *arguments)) or (0 if name == "last_epoch" else name)
+        )
+
+
+def test_a_run_that_fails_is_known_to_have_ended(plan, tmp_path):
+    runs, progress = Log(), Log()
+    runs.tracking = Log()
+    candidate = Candidate("k", "sample 1", Config(), {})
+    jobs = {"k": module._Job(candidate, "sample 1", 0), "other": module._Job(candidate, "sample 1", 1)}
+    callback = module.ConfirmationCallback(jobs, tmp_path, runs, progress, tmp_path)
+    one, two = (SimpleNamespace(trial_id=key, config={"job": {"key": key}}, local_path=str(tmp_path)) for key in jobs)
+    for trial in (one, two):
+        callback.on_trial_start(0, [], trial)
+    callback.on_trial_result(0, [], one, {KIND: IS_ERROR, REASON: "ValueError: no", PAYLOAD: "trace"})
+    callback.on_trial_complete(0, [], one)
+    callback.close()  # the other was still running
+    assert callback.failed == {"k"}
+    ends = [call[0] for call in runs.tracking.calls if call[0] in ("fail", "end")]
+    assert ends == ["fail", "end"]
+    assert ("end", "open", "KILLED") in runs.tracking.calls
