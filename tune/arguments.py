@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,24 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {text}: '{value}' is not a YAML value") from None
 
 
+def file_name(text: str) -> str:
+    """A name that is a file's and a folder's too, for argparse."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text):
+        raise argparse.ArgumentTypeError(
+            f"expected letters, digits, '.', '_' and '-', a letter or digit first; got {text}"
+        )
+    return text
+
+
+def without_password(url: str) -> str:
+    """An address as it may be shown and kept; anything else as it is."""
+    return re.sub(r"(://[^/@:]*):[^/]*@", r"\1:***@", url)
+
+
 def recorded(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The arguments as JSON can hold them."""
-    return {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
+    """The arguments as JSON can hold them, without passwords: they are kept beside the results."""
+    values = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
+    return {key: without_password(value) if isinstance(value, str) else value for key, value in values.items()}
 
 
 def open_ui(uri: str, output: Path | None) -> str:

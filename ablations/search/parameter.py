@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from ablations.factor import Part, Problem, Scalar, Text, as_field, check_value, repeated_in
 from ablations.located_yaml import Location
-from cgd.config import field_paths
+from cgd.config import Config, field_paths
 from cgd.errors import ConfigError, closest
 
 SECTIONS = ("model", "ar", "diffusion", "sampling", "train")
@@ -163,6 +163,7 @@ def check_parameter(parameter: Parameter, earlier: list[str], searched: list[str
     for key in ("times", "plus"):
         if reference := getattr(parameter, key):
             _check_reference(parameter, reference, earlier, searched, (*at, key))
+            _check_sizes(parameter, reference, (*at, key))
     if parameter.times and parameter.plus:
         raise Problem((*at, "plus"), f"{parameter.path}: expected 'times' or 'plus', found both")
     for path, values in parameter.when.items():
@@ -202,6 +203,16 @@ def _check_range(parameter: Parameter, at: Location) -> None:
     if parameter.reference is None:
         for key, value in (("low", low), ("high", high)):
             check_value(path, value, (*at, key))
+
+
+def _check_sizes(parameter: Parameter, reference: str, at: Location) -> None:
+    """`times` and `plus` are for sizes: whole numbers from 1 on, on both sides."""
+    values = Config().flatten()
+    for path in (reference, parameter.path):
+        if type(values[path]) is not int or values[path] < 1:
+            raise Problem(at, f"'times' and 'plus' relate sizes, whole numbers from 1 on; {path} is {values[path]!r}")
+    if any(type(choice) is not int for choice in parameter.choices):
+        raise Problem(at, f"{parameter.path}: expected whole numbers as choices beside 'times' or 'plus'")
 
 
 def _check_reference(parameter: Parameter, path: str, earlier: list[str], searched: list[str], at: Location) -> None:

@@ -94,6 +94,10 @@ def test_a_size_that_depends_on_another_always_fits(tmp_path):
         ("path: ar.decay, low: 0.5, high: 1.0, step: 0.3", "steps of 0.3 from 0.5 do not arrive at 1.0"),
         ("path: model.width, choices: [8, 16], times: model.heads", "no field 'model.heads'"),
         ("path: model.depth, low: 1, high: 2, when: {model.tokens: word}", "model.tokens = 'word'"),
+        ("path: model.depth, low: 1, high: 2, plus: model.tokens", "line 4: .*relate sizes.*model.tokens is 'gene'"),
+        ("path: model.depth, low: 1, high: 2, times: model.dropout", "model.dropout is 0"),
+        ("path: model.tokens, choices: [gene, latent], times: model.depth", "relate sizes.*model.tokens is 'gene'"),
+        ("path: model.width, choices: [a, b], times: model.n_heads", "expected whole numbers as choices"),
     ],
 )
 def test_a_malformed_space_says_where_and_how_to_mend_it(tmp_path, line, message):

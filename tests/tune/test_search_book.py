@@ -229,6 +229,24 @@ def test_warm_starts_from_a_file_and_from_an_earlier_search(plan, tmp_path):
         first_points(plan, str(tmp_path / "none.yaml"))
 
 
+def test_a_warm_start_that_chose_by_the_test_genes_is_refused(plan, tmp_path):
+    def settings(config, sha256="abc"):
+        return {"config": config.flatten(), "datasets": {"d": sha256}}
+
+    journal, other = tmp_path / "s.journal", Config().with_values({"split.seed": 5})
+    book = begin(dataclasses.replace(plan, n_samples=2, settings=settings(other)), open_journal(journal))
+    while step(book):
+        pass
+    now = dataclasses.replace(plan, settings=settings(plan.base))
+    with pytest.raises(SearchError, match=r"under another split\.seed, so its validation genes may be test genes here"):
+        first_points(now, str(journal))
+    for allowed in (
+        dataclasses.replace(now, base=other, settings=settings(other)),  # the same genes
+        dataclasses.replace(now, settings=settings(plan.base, "other data")),
+    ):
+        assert len(first_points(allowed, str(journal))[0]) == 2
+
+
 def test_sqlite_is_refused_where_it_could_have_several_writers(tmp_path):
     output = tmp_path / "out"
     output.mkdir()
@@ -238,6 +256,9 @@ def test_sqlite_is_refused_where_it_could_have_several_writers(tmp_path):
     open_storage(tmp_path / "s.journal", f"sqlite:///{output / 'own.db'}", output)
     with pytest.raises(SearchError, match="cannot use the search storage"):
         open_storage(tmp_path / "s.journal", "nonsense://x", output)
+    with pytest.raises(SearchError, match="cannot use the search storage") as refused:
+        open_storage(tmp_path / "s.journal", "nonsense://me:secret@host/x", output)
+    assert "secret" not in str(refused.value)
 
 
 def test_a_damaged_journal_is_refused_with_its_name(plan, tmp_path):

@@ -65,8 +65,8 @@ class SearchBook:
         self.sampler = PositionedSampler(plan.space.sampler, plan.base.seed)
         self._reported: dict[int, int] = {}  # trial number -> last percentage
         with readable_storage_errors(plan.name):
-            exists = plan.name in optuna.get_all_study_names(storage)
-            if exists and not resume:
+            self.existed = plan.name in optuna.get_all_study_names(storage)
+            if self.existed and not resume:
                 raise SearchError(
                     f"the search '{plan.name}' exists already; --resume continues it, and --name starts another"
                 )
@@ -76,7 +76,7 @@ class SearchBook:
                 pruner=optuna.pruners.NopPruner(),  # Ray stops trials
                 study_name=plan.name,
                 directions=["maximize", "minimize"] if plan.objective == "pareto" else ["maximize"],
-                load_if_exists=exists,
+                load_if_exists=self.existed,
             )
             attributes = self.study.user_attrs
             if UID in attributes:  # the last one written: with it the others are there

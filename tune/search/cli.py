@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ablations.search.space import Space, list_spaces, load_space
 from cgd.config import Config
-from tune.arguments import open_ui, own_store, parse_assignment, positive, recorded
+from tune.arguments import file_name, open_ui, own_store, parse_assignment, positive, recorded
 from tune.command import EXIT_CODES, EXIT_FAILED, EXIT_STOPPED, Ending, run_command
 from tune.log_files import CommandLog
 
@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
         "URL, with #NAME where it holds several)",
     )
     add("--storage", metavar="URL", help="database of the search (default: OUTPUT/search/NAME.journal)")
-    add("--name", metavar="NAME", help="name of the search (default: from its space and settings)")
+    add("--name", metavar="NAME", type=file_name, help="name of the search (default: from its space and settings)")
     add("--max-concurrent", metavar="N", type=positive, help="trials at a time (default: one per CPU)")
     add("--config", metavar="FILE", type=Path, help="default configuration (YAML); --set comes on top")
     add(

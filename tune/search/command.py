@@ -15,6 +15,7 @@ from ablations.search.results import SearchResults
 from ablations.search.wording import opening
 from cgd.errors import TrackingError
 from cgd.files import write_atomically
+from tune.arguments import without_password
 from tune.cluster import connected
 from tune.search.book import SearchBook
 from tune.search.callback import SearchRuns
@@ -65,8 +66,10 @@ class SearchCommand:
             print(note)
         journal = self.folder.with_name(f"{self.plan.name}.journal")
         self.book = SearchBook(self.plan, open_storage(journal, storage, self.output), points, resume)
-        self.place = storage or str(journal)
+        self.place = without_password(storage) if storage else str(journal)
         done = len(self.book.finished())
+        if resume and not self.book.existed:
+            print(f"nothing to resume: {self.place} holds no search '{self.plan.name}'; starting it")
         print(f"search '{self.plan.name}': {done} of {self.plan.n_samples} samples done")
         if self.book.n_interrupted:
             print(f"{self.book.n_interrupted} interrupted samples are run again")

@@ -117,6 +117,7 @@ def run_search(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> bool
                 book.plan.candidates,
                 callback,
                 book.plan.base,
+                with_checkpoints=book.plan.objective == "accuracy",  # a front of accuracy and seconds wants all seconds
                 search_alg=search,
                 scheduler=make_scheduler(stopping, book.finished()),
                 num_samples=left,
@@ -147,6 +148,7 @@ def fit(
     callback: SearchCallback,
     base: Config,
     param_space: Mapping[str, Any] | None = None,
+    with_checkpoints: bool = True,
     **how: Any,
 ) -> None:
     """Run candidates under Ray Tune, to the end or until the user stops it.
@@ -157,11 +159,14 @@ def fit(
         What candidates are scored on.
     base
         Decides by its `runtime` what a trial asks of Ray.
+    with_checkpoints
+        Whether an interrupted candidate continues; its seconds are then those of the last attempt alone.
     how
         Further arguments of `TuneConfig`.
     """
+    checkpoints = str(workplace.checkpoints) if with_checkpoints else None
     trainable = ray_tune.with_parameters(
-        run_candidate, replicates=replicates, datasets=dict(workplace.shared), checkpoints=str(workplace.checkpoints)
+        run_candidate, replicates=replicates, datasets=dict(workplace.shared), checkpoints=checkpoints
     )
     resources: dict[str, float] = {"CPU": 1, "GPU": 1} if base.runtime.device == "cuda" else {"CPU": 1}
     tuner = ray_tune.Tuner(

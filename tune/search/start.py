@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,22 @@ def _values_of(plan: SearchPlan, warm_start: str) -> tuple[dict[str, Any], str]:
     searched = best.user_attrs.get(VALUES)
     if searched is None:
         raise SearchError(f"--warm-start {warm_start} was not made by run_search.py: its trials name no fields")
-    settings = study.user_attrs.get("settings", {}).get("config", {})
-    return {**settings, **searched}, f"{study.study_name}, trial {best.number} ({best.values[0]:.4f})"
+    settings = study.user_attrs.get("settings", {})
+    _check_division(plan, settings, warm_start)
+    return {**settings.get("config", {}), **searched}, f"{study.study_name}, trial {best.number} ({best.values[0]:.4f})"
+
+
+def _check_division(plan: SearchPlan, settings: Mapping[str, Any], warm_start: str) -> None:
+    """Refuse an earlier search of the same data with other test genes: it chose by what is tested here."""
+    before, now = settings.get("config", {}), plan.base.flatten()
+    other = [path for path in now if path.startswith(("data.", "split.")) and before.get(path) != now[path]]
+    shared = set(settings.get("datasets", {}).values()) & set(plan.settings.get("datasets", {}).values())
+    if other and shared:
+        raise SearchError(
+            f"--warm-start {warm_start}: that search was made on the same data under another {', '.join(other)}, so "
+            "its validation genes may be test genes here, and its best was chosen by them. Give this one "
+            "the same with --set"
+        )
 
 
 def _best(study: optuna.Study) -> FrozenTrial | None:

@@ -73,7 +73,7 @@ class CandidateResult:
 
 
 def run_candidate(
-    params: dict[str, Any], replicates: Sequence[Replicate], datasets: dict[str, ray.ObjectRef], checkpoints: str
+    params: dict[str, Any], replicates: Sequence[Replicate], datasets: dict[str, ray.ObjectRef], checkpoints: str | None
 ) -> None:
     """Ray Tune function trainable.
 
@@ -82,6 +82,8 @@ def run_candidate(
     params
         What to run, either as it is or under `job`: `key` names the candidate's checkpoints, `config` is its
         configuration as JSON, `replicates` are the positions in `replicates` to score it on.
+    checkpoints
+        Folder of checkpoints; None keeps none.
 
     Reports after each epoch, and at the end its result or error. An exception is reported, not raised: repeating it
     would change nothing, while a worker that dies without a word is Tune's to restart, and continues from its
@@ -93,7 +95,7 @@ def run_candidate(
         job = params.get("job", params)
         config = Config.from_dict(json.loads(job["config"]))
         chosen = [replicates[i] for i in job["replicates"]]
-        found = _score(config, chosen, datasets, Path(checkpoints) / job["key"])
+        found = _score(config, chosen, datasets, Path(checkpoints) / job["key"] if checkpoints else None)
         # without its percentage: what has arrived is no longer to be stopped
         report = {KIND: IS_RESULT, VALUE: found.value, PAYLOAD: found.to_json()}
     except Exception as error:  # the boundary between one candidate and the search: whatever it was, others go on
@@ -103,7 +105,7 @@ def run_candidate(
 
 
 def _score(
-    config: Config, replicates: Sequence[Replicate], datasets: dict[str, ray.ObjectRef], checkpoints: Path
+    config: Config, replicates: Sequence[Replicate], datasets: dict[str, ray.ObjectRef], checkpoints: Path | None
 ) -> CandidateResult:
     from ray import tune as ray_tune
 

@@ -1,0 +1,41 @@
+"""What commands take, and what they keep of it."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from tune.arguments import file_name, recorded, without_password
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:secret@host:5432/db", "postgresql://me:***@host:5432/db"),
+        ("postgresql+psycopg://:p%40ss@host/db#name", "postgresql+psycopg://:***@host/db#name"),
+        ("postgresql://me@host/db", "postgresql://me@host/db"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("sqlite:////a/b@c.db", "sqlite:////a/b@c.db"),
+    ],
+)
+def test_passwords_are_not_shown(url, shown):
+    assert without_password(url) == shown
+
+
+def test_what_is_recorded_holds_no_password_and_is_json():
+    given = argparse.Namespace(
+        output=Path("a"), storage="mysql://me:secret@host/db", seeds=3, values=["a=1"], name=None
+    )
+    assert recorded(given) == {
+        "output": "a", "storage": "mysql://me:***@host/db", "seeds": 3, "values": ["a=1"], "name": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", "", ".hidden", "..", "two words", "a\n"])
+def test_a_name_that_leads_elsewhere_is_refused(name):
+    with pytest.raises(argparse.ArgumentTypeError, match="expected letters"):
+        file_name(name)
+
+
+def test_an_ordinary_name_is_taken():
+    assert file_name("full-1a2b.v2") == "full-1a2b.v2"
