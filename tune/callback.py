@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import pandas as pd
-from ray import tune as ray_tune
 
 from cgd.data.preprocess import PreparedPair
 from cgd.errors import TrackingError
@@ -21,36 +17,10 @@ from tune.progress import Progress
 from tune.study_summary import trial_note
 from tune.tracking import FAILED, FINISHED, KILLED, RunRecord, Tracking
 from tune.trial import EPOCH, ERROR, MODEL, RESULT, TrialSpec
-
-_FLUSH_SECONDS = 5.0
-_Method = TypeVar("_Method", bound=Callable[..., None])
+from tune.tuning import OpenRun, RunCallback, message_of_death, remember_error
 
 
-def _remember_error(method: _Method) -> _Method:
-    """Keep a TrackingError of a callback: Tune replaces it with one of its own."""
-
-    @wraps(method)
-    def wrapped(self: TrackingCallback, *args: Any, **kwargs: Any) -> None:
-        try:
-            method(self, *args, **kwargs)
-        except TrackingError as error:
-            self.error = error
-            raise
-
-    return cast(_Method, wrapped)
-
-
-@dataclass
-class _Open:
-    """A run in progress and the epochs it has that the store does not."""
-
-    run_id: str
-    last_epoch: int
-    pending: list[Mapping[str, float]] = field(default_factory=list)
-    flushed: float = field(default_factory=time.monotonic)
-
-
-class TrackingCallback(ray_tune.Callback):
+class TrackingCallback(RunCallback):
     """Writes what trials report; keeps the outcome of each fingerprint.
 
     Parameters
@@ -90,14 +60,10 @@ class TrackingCallback(ray_tune.Callback):
         self.tracking, self.progress, self.specs = tracking, progress, specs
         self.known, self.parents, self.tags, self.datasets = known, parents, tags, datasets
         self.checkpoints, self.log_models = checkpoints, log_models
-        self.error: TrackingError | None = None
         self.outcomes: dict[str, RunRecord] = {}
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, OpenRun] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its callbacks into a snapshot that is never read
-
-    @_remember_error
+    @remember_error
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         spec = self.specs[trial.config["trial"]]
         if spec.fingerprint in self._open:
@@ -121,10 +87,10 @@ class TrackingCallback(ray_tune.Callback):
             self.tracking.log_params(run_id, _without_runtime(spec))
             self.tracking.log_texts(run_id, {"config.yaml": spec.config.to_yaml(), "split.json": spec.split.to_json()})
             self.tracking.log_dataset(run_id, self.datasets[spec.prepared])
-        self._open[spec.fingerprint] = _Open(run_id, last)
+        self._open[spec.fingerprint] = OpenRun(run_id, last)
         self.progress.start(spec.name, spec.config.train.epochs, spec.dataset)
 
-    @_remember_error
+    @remember_error
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
@@ -132,25 +98,19 @@ class TrackingCallback(ray_tune.Callback):
         run = self._open[spec.fingerprint]
         if EPOCH in result:
             metrics = result[EPOCH]
-            if metrics["epoch"] > run.last_epoch:  # a resumed trial reports its earlier epochs again
-                run.pending.append(metrics)
-                run.last_epoch = int(metrics["epoch"])
-            if time.monotonic() - run.flushed > _FLUSH_SECONDS:
-                self._flush(run)
+            run.add(metrics, self.tracking)
             self.progress.epoch(spec.name, int(metrics["epoch"]), metrics)
         elif RESULT in result:
             self._finish(spec, run, result[RESULT])
         elif ERROR in result:
             self._fail(spec, run, result[ERROR]["message"], result[ERROR]["traceback"], result[ERROR]["type"])
 
-    @_remember_error
+    @remember_error
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         spec = self.specs[trial.config["trial"]]
         run = self._open.get(spec.fingerprint)
         if run is not None and spec.fingerprint not in self.outcomes:
-            # not yet synced to storage at this moment, which is where `trial.get_error` looks
-            written = Path(trial.local_path) / "error.txt"
-            detail = written.read_text(errors="replace").strip() if written.is_file() else "no message from Ray"
+            detail = message_of_death(trial)
             reasons = [line.strip() for line in detail.splitlines() if line.strip()]
             self._fail(spec, run, f"the worker process died: {' '.join(reasons[-3:])[:500]}", detail, "WorkerDied")
 
@@ -159,15 +119,11 @@ class TrackingCallback(ray_tune.Callback):
         for fingerprint, run in self._open.items():
             if fingerprint not in self.outcomes:
                 with suppress(TrackingError):  # the store may take the end though it did not take the metrics
-                    self._flush(run)
+                    run.flush(self.tracking)
                 self.tracking.end(run.run_id, KILLED)
 
-    def _flush(self, run: _Open) -> None:
-        self.tracking.log_epochs(run.run_id, run.pending)
-        run.pending, run.flushed = [], time.monotonic()
-
-    def _finish(self, spec: TrialSpec, run: _Open, result: dict[str, Any]) -> None:
-        self._flush(run)
+    def _finish(self, spec: TrialSpec, run: OpenRun, result: dict[str, Any]) -> None:
+        run.flush(self.tracking)
         summary, per_gene = dict(result["summary"]), pd.DataFrame(result["per_gene"])
         if "val_pcc" in summary:  # the curve of the epochs bears that name
             summary["kept_val_pcc"] = summary.pop("val_pcc")
@@ -178,7 +134,7 @@ class TrackingCallback(ray_tune.Callback):
         text = f"PCC {summary.get('test_pcc', float('nan')):.3f} in {summary['wall_seconds']:.0f} s"
         self.progress.finish(spec.name, text)
 
-    def _attach_model(self, spec: TrialSpec, run: _Open) -> str | None:
+    def _attach_model(self, spec: TrialSpec, run: OpenRun) -> str | None:
         folder = self.checkpoints / spec.fingerprint / MODEL
         if folder.is_dir():
             tags = {"cgd.dataset": spec.dataset, "cgd.seed": str(spec.seed), "cgd.fold": str(spec.fold)}
@@ -190,8 +146,8 @@ class TrackingCallback(ray_tune.Callback):
         self.tracking.set_tag(run.run_id, "cgd.no_model", reason)
         return None
 
-    def _fail(self, spec: TrialSpec, run: _Open, message: str, detail: str, kind: str) -> None:
-        self._flush(run)
+    def _fail(self, spec: TrialSpec, run: OpenRun, message: str, detail: str, kind: str) -> None:
+        run.flush(self.tracking)
         self.tracking.fail(run.run_id, f"{kind}: {message}", detail)
         self.outcomes[spec.fingerprint] = RunRecord(run.run_id, FAILED, f"{kind}: {message}")
         self.progress.finish(spec.name, f"FAILED: {message}", failed=True)

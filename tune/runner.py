@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ from tune.study_summary import (
 )
 from tune.tracking import FAILED, FINISHED, KILLED, RUNNING, OlderRun, RunRecord, Tracking
 from tune.trial import TrialSpec, run_trial
+from tune.tuning import run_tune
 
 
 @dataclass(frozen=True)
@@ -188,33 +188,10 @@ class Runner:
                 checkpoints,
                 self.log_models,
             )
-            tuner = ray_tune.Tuner(
-                ray_tune.with_resources(trainable, self._resources()),
-                param_space={"trial": ray_tune.grid_search(list(missing))},
-                tune_config=ray_tune.TuneConfig(max_concurrent_trials=max_concurrent, reuse_actors=True),
-                run_config=ray_tune.RunConfig(
-                    name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
-                    storage_path=str(self.output / "ray_tune"),
-                    verbose=0,
-                    callbacks=[callback],
-                    failure_config=ray_tune.FailureConfig(max_failures=1),
-                ),
-            )
-            try:
-                tuner.fit()
-            except Exception:  # whatever Tune made of it: if the store failed, that is what the user must hear
-                if callback.error is None:
-                    raise
-                raise callback.error from None
-            finally:
-                with suppress(TrackingError):
-                    callback.close()
+            space = {"trial": ray_tune.grid_search(list(missing))}
+            run_tune(trainable, callback, self.plan.base, self.output, space, max_concurrent_trials=max_concurrent)
         self.known |= callback.outcomes
         return set(callback.outcomes) == set(missing)
-
-    def _resources(self) -> dict[str, float]:
-        """What each trial asks of Ray."""
-        return {"CPU": 1, "GPU": 1} if self.plan.base.runtime.device == "cuda" else {"CPU": 1}
 
     def _parents_of(self, parents: dict[str, str]) -> dict[str, str]:
         owner: dict[str, str] = {}

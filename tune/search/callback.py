@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shutil
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from ray import tune as ray_tune
 
 from cgd.config import Config
 from cgd.data.preprocess import PreparedPair
@@ -29,10 +27,10 @@ from tune.search.trial import (
     CandidateResult,
 )
 from tune.tracking import FINISHED, KILLED, RunRecord, Tracking
+from tune.tuning import OpenRun, RunCallback, message_of_death, remember_error
 
 KIND_OF_RUN = "search_trial"
 KEPT = "kept_val_pcc"  # the value in the end; `val_pcc` is the curve, and MLflow shows the last of its points
-_FLUSH_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -46,16 +44,12 @@ class Candidate:
 
 
 @dataclass
-class _Open:
-    """A run in progress and the epochs it has that the store does not."""
+class _Open(OpenRun):
+    """The run of a candidate in progress, its value so far and how far it is."""
 
-    candidate: Candidate
-    run_id: str
-    last_epoch: int
-    value: float = float("nan")
+    candidate: Candidate = field(kw_only=True)
+    value: float = math.nan
     percent: int = 0
-    pending: list[Mapping[str, float]] = field(default_factory=list)
-    flushed: float = field(default_factory=time.monotonic)
 
 
 class SearchRuns:
@@ -113,7 +107,7 @@ def _metric_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "_-. " else "_" for c in name)
 
 
-class SearchCallback(ray_tune.Callback):
+class SearchCallback(RunCallback):
     """Writes what candidates report.
 
     Parameters
@@ -128,11 +122,7 @@ class SearchCallback(ray_tune.Callback):
 
     def __init__(self, runs: SearchRuns, progress: SearchProgress, checkpoints: Path) -> None:
         self.runs, self.progress, self.checkpoints = runs, progress, checkpoints
-        self.error: TrackingError | None = None
         self._open: dict[str, _Open] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its callbacks into a snapshot that is never read
 
     def candidate_of(self, trial: Any) -> Candidate:
         """The candidate that a Tune trial runs."""
@@ -149,72 +139,62 @@ class SearchCallback(ray_tune.Callback):
         """Whether a result may become the best."""
         return True
 
+    @remember_error
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        with self._kept_error():
-            if trial.trial_id not in self._open:  # else a restart after its worker died
-                candidate = self.candidate_of(trial)
-                run_id = self.runs.open(candidate)
-                self._open[trial.trial_id] = _Open(candidate, run_id, self.runs.tracking.last_epoch(run_id))
-                self.progress.start(candidate.name)
+        if trial.trial_id not in self._open:  # else a restart after its worker died
+            candidate = self.candidate_of(trial)
+            run_id = self.runs.open(candidate)
+            self._open[trial.trial_id] = _Open(run_id, self.runs.tracking.last_epoch(run_id), candidate=candidate)
+            self.progress.start(candidate.name)
 
+    @remember_error
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        with self._kept_error():
-            run = self._open[trial.trial_id]
-            if result[KIND] == IS_EPOCH:
-                self._epoch(run, result)
-            elif result[KIND] == IS_RESULT:
-                found = self.arrived(trial, result[PAYLOAD])
-                self._flush(run)
-                self.runs.finish(run.candidate, run.run_id, found)
-                seconds = found.summary["seconds"]
-                self.progress.finish(run.candidate.name, found.value, seconds, self.is_eligible(found))
-                self._end(trial, run)
-            elif result[KIND] == IS_ERROR:
-                self._fail(trial, run, result[REASON], result[PAYLOAD])
+        run = self._open[trial.trial_id]
+        if result[KIND] == IS_EPOCH:
+            self._epoch(run, result)
+        elif result[KIND] == IS_RESULT:
+            found = self.arrived(trial, result[PAYLOAD])
+            run.flush(self.runs.tracking)
+            self.runs.finish(run.candidate, run.run_id, found)
+            seconds = found.summary["seconds"]
+            self.progress.finish(run.candidate.name, found.value, seconds, self.is_eligible(found))
+            self._end(trial, run)
+        elif result[KIND] == IS_ERROR:
+            self._fail(trial, run, result[REASON], result[PAYLOAD])
 
+    @remember_error
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """What is still open now was stopped early."""
-        with self._kept_error():
-            run = self._open.get(trial.trial_id)
-            if run is not None:
-                self._flush(run)
-                self.runs.tracking.set_tag(run.run_id, "cgd.stopped_at_percent", str(run.percent))
-                self.runs.tracking.end(run.run_id, FINISHED)
-                self.progress.stop(run.candidate.name, run.value, run.percent)
-                self._end(trial, run)
+        run = self._open.get(trial.trial_id)
+        if run is not None:
+            run.flush(self.runs.tracking)
+            self.runs.tracking.set_tag(run.run_id, "cgd.stopped_at_percent", str(run.percent))
+            self.runs.tracking.end(run.run_id, FINISHED)
+            self.progress.stop(run.candidate.name, run.value, run.percent)
+            self._end(trial, run)
 
+    @remember_error
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        with self._kept_error():
-            run = self._open.get(trial.trial_id)
-            if run is not None:
-                written = Path(trial.local_path) / "error.txt"
-                detail = written.read_text(errors="replace") if written.is_file() else "no message from Ray"
-                self._fail(trial, run, "WorkerDied: the worker process died", detail)
+        run = self._open.get(trial.trial_id)
+        if run is not None:
+            self._fail(trial, run, "WorkerDied: the worker process died", message_of_death(trial))
 
     def close(self) -> None:
         """After a stop: keep what unfinished candidates reported, and end their runs as KILLED."""
         for run in self._open.values():
             with suppress(TrackingError):  # the store may take the end though it did not take the metrics
-                self._flush(run)
+                run.flush(self.runs.tracking)
             self.runs.tracking.end(run.run_id, KILLED)
 
     def _epoch(self, run: _Open, result: dict[str, Any]) -> None:
         run.value, run.percent = result[VALUE], result[PERCENT]
-        if result[EPOCH]["epoch"] > run.last_epoch:  # a resumed candidate reports its earlier epochs again
-            run.pending.append(result[EPOCH])
-            run.last_epoch = int(result[EPOCH]["epoch"])
-        if time.monotonic() - run.flushed > _FLUSH_SECONDS:
-            self._flush(run)
+        run.add(result[EPOCH], self.runs.tracking)
         self.progress.percent(run.candidate.name, run.percent, run.value)
 
-    def _flush(self, run: _Open) -> None:
-        self.runs.tracking.log_epochs(run.run_id, run.pending)
-        run.pending, run.flushed = [], time.monotonic()
-
     def _fail(self, trial: Any, run: _Open, reason: str, detail: str) -> None:
-        self._flush(run)
+        run.flush(self.runs.tracking)
         self.runs.tracking.fail(run.run_id, reason, detail)
         self.failed_for_good(trial)
         self.progress.fail(run.candidate.name, reason)
@@ -223,20 +203,3 @@ class SearchCallback(ray_tune.Callback):
     def _end(self, trial: Any, run: _Open) -> None:
         del self._open[trial.trial_id]
         shutil.rmtree(self.checkpoints / run.candidate.key, ignore_errors=True)
-
-    def _kept_error(self) -> _KeptError:
-        return _KeptError(self)
-
-
-class _KeptError:
-    """Keeps a TrackingError of a callback: Tune replaces it with one of its own."""
-
-    def __init__(self, callback: SearchCallback) -> None:
-        self.callback = callback
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, TrackingError):
-            self.callback.error = error

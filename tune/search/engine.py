@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,6 @@ from ray import tune as ray_tune
 
 from cgd.config import Config
 from cgd.data.preprocess import PreparedPair
-from cgd.errors import TrackingError
 from tune.progress import Progress
 from tune.search.book import ORIGIN, SAMPLE, SearchBook
 from tune.search.callback import Candidate, SearchCallback, SearchRuns
@@ -25,6 +21,7 @@ from tune.search.plan import SearchPlan
 from tune.search.progress import SearchProgress
 from tune.search.searcher import BookedSearch, candidate_key, make_scheduler, result_file
 from tune.search.trial import CandidateResult, Replicate, run_candidate
+from tune.tuning import run_tune
 
 _PERCENT = 100
 
@@ -168,28 +165,16 @@ def fit(
     trainable = ray_tune.with_parameters(
         run_candidate, replicates=replicates, datasets=dict(workplace.shared), checkpoints=checkpoints
     )
-    resources: dict[str, float] = {"CPU": 1, "GPU": 1} if base.runtime.device == "cuda" else {"CPU": 1}
-    tuner = ray_tune.Tuner(
-        ray_tune.with_resources(trainable, resources),
-        param_space=dict(param_space or {}),
-        tune_config=ray_tune.TuneConfig(max_concurrent_trials=workplace.max_concurrent, reuse_actors=True, **how),
-        run_config=ray_tune.RunConfig(
-            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{workplace.folder.name}",
-            storage_path=str(workplace.output / "ray_tune"),
-            verbose=0,
-            callbacks=[callback],
-            failure_config=ray_tune.FailureConfig(max_failures=1),
-        ),
+    run_tune(
+        trainable,
+        callback,
+        base,
+        workplace.output,
+        param_space or {},
+        f"-{workplace.folder.name}",
+        max_concurrent_trials=workplace.max_concurrent,
+        **how,
     )
-    try:
-        tuner.fit()
-    except Exception:  # whatever Tune made of it: if the store failed, that is what the user must hear
-        if callback.error is None:
-            raise
-        raise callback.error from None
-    finally:
-        with suppress(TrackingError):
-            callback.close()
 
 
 def state_of(trial: FrozenTrial) -> str:

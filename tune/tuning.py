@@ -1,0 +1,130 @@
+"""What studies and searches share in running trials under Ray Tune and in writing what they report."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from ray import tune as ray_tune
+
+from cgd.config import Config
+from cgd.errors import TrackingError
+from tune.tracking import Tracking
+
+_FLUSH_SECONDS = 5.0
+_Method = TypeVar("_Method", bound=Callable[..., None])
+
+
+@dataclass
+class OpenRun:
+    """A run in progress and the epochs it has that the store does not."""
+
+    run_id: str
+    last_epoch: int
+    pending: list[Mapping[str, float]] = field(default_factory=list)
+    flushed: float = field(default_factory=time.monotonic)
+
+    def add(self, metrics: Mapping[str, float], tracking: Tracking) -> None:
+        """The metrics of an epoch, unless the store has it: a resumed trial reports its earlier epochs again."""
+        if metrics["epoch"] > self.last_epoch:
+            self.pending.append(metrics)
+            self.last_epoch = int(metrics["epoch"])
+        if time.monotonic() - self.flushed > _FLUSH_SECONDS:
+            self.flush(tracking)
+
+    def flush(self, tracking: Tracking) -> None:
+        """Write what is pending."""
+        tracking.log_epochs(self.run_id, self.pending)
+        self.pending, self.flushed = [], time.monotonic()
+
+
+class RunCallback(ray_tune.Callback):
+    """A callback that writes to the store; `error` is what kept it from doing so."""
+
+    error: TrackingError | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks into a snapshot that is never read
+
+    def close(self) -> None:
+        """After a stop: end the runs of what did not."""
+        raise NotImplementedError
+
+
+def remember_error(method: _Method) -> _Method:
+    """Keep a TrackingError of a callback's method: Tune replaces it with one of its own."""
+
+    @wraps(method)
+    def wrapped(self: RunCallback, *args: Any, **kwargs: Any) -> None:
+        try:
+            method(self, *args, **kwargs)
+        except TrackingError as error:
+            self.error = error
+            raise
+
+    return cast(_Method, wrapped)
+
+
+def message_of_death(trial: Any) -> str:
+    """What Ray wrote of a worker that died; `trial.get_error` would look where it is not yet synced to."""
+    written = Path(trial.local_path) / "error.txt"
+    return written.read_text(errors="replace").strip() if written.is_file() else "no message from Ray"
+
+
+def run_tune(
+    trainable: Any,
+    callback: RunCallback,
+    base: Config,
+    output: Path,
+    param_space: Mapping[str, Any],
+    label: str = "",
+    **how: Any,
+) -> None:
+    """Run trials to the end or until the user stops them.
+
+    Parameters
+    ----------
+    trainable
+        Function that runs a trial, with its data bound to it.
+    base
+        Decides by its `runtime` what a trial asks of Ray.
+    output
+        Folder in which Tune keeps its own files.
+    label
+        Ends the name of Tune's folder.
+    how
+        Further arguments of `TuneConfig`.
+
+    Raises
+    ------
+    TrackingError
+        The store failed.
+    """
+    resources: dict[str, float] = {"CPU": 1, "GPU": 1} if base.runtime.device == "cuda" else {"CPU": 1}
+    tuner = ray_tune.Tuner(
+        ray_tune.with_resources(trainable, resources),
+        param_space=dict(param_space),
+        tune_config=ray_tune.TuneConfig(reuse_actors=True, **how),
+        run_config=ray_tune.RunConfig(
+            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}{label}",
+            storage_path=str(output / "ray_tune"),
+            verbose=0,
+            callbacks=[callback],
+            failure_config=ray_tune.FailureConfig(max_failures=1),
+        ),
+    )
+    try:
+        tuner.fit()
+    except Exception:  # whatever Tune made of it: if the store failed, that is what the user must hear
+        if callback.error is None:
+            raise
+        raise callback.error from None
+    finally:
+        with suppress(TrackingError):
+            callback.close()
