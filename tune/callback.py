@@ -15,7 +15,7 @@ from cgd.training.checkpoint import CheckpointFolder
 from cgd.version import code_version
 from tune.progress import Progress
 from tune.study_summary import trial_note
-from tune.tracking import FAILED, FINISHED, KILLED, RunRecord, Tracking
+from tune.tracking import FAILED, FINISHED, KILLED, STUDY_TAG, RunRecord, Tracking
 from tune.trial import EPOCH, ERROR, MODEL, RESULT, TrialSpec
 from tune.tuning import OpenRun, RunCallback, message_of_death, remember_error
 
@@ -155,7 +155,7 @@ class TrackingCallback(RunCallback):
 
 def _levels(tags: Mapping[str, str]) -> dict[str, str]:
     """Study -> level, from a trial's tags."""
-    return {key.removeprefix("cgd.study."): value for key, value in tags.items() if key.startswith("cgd.study.")}
+    return {key.removeprefix(STUDY_TAG): value for key, value in tags.items() if key.startswith(STUDY_TAG)}
 
 
 def _runtime(spec: TrialSpec) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from tune.study_summary import (
     study_view,
     view_key,
 )
-from tune.tracking import FAILED, FINISHED, KILLED, RUNNING, OlderRun, RunRecord, Tracking
+from tune.tracking import FAILED, FINISHED, KILLED, RUNNING, STUDY_TAG, OlderRun, RunRecord, Tracking
 from tune.trial import TrialSpec, run_trial
 from tune.tuning import run_tune
 
@@ -129,6 +129,7 @@ class Runner:
             Parent run of each study, and False if the user stopped it.
         """
         floors, trials = self.missing_floors(), self.missing()
+        self._adopt()
         if not floors and not trials:
             return self._open_parents(resume), True
         with connected(address) as n_cpus:
@@ -146,6 +147,15 @@ class Runner:
                     for run_id in parents.values():
                         self.tracking.end(run_id, KILLED)
                 raise
+
+    def _adopt(self) -> None:
+        """Tag what an earlier command finished with the studies of this one, which it belongs to as well."""
+        for key, tags in self._tags().items():
+            if self._is_finished(key):
+                record = self.known[key]
+                new = {k: v for k, v in tags.items() if k.startswith(STUDY_TAG) and record.studies.get(k) != v}
+                if new:
+                    self.tracking.add_tags(record.run_id, new)
 
     def missing_floors(self) -> list[FloorSpec]:
         """Floors the store has no finished run of."""
@@ -206,7 +216,7 @@ class Runner:
         for plan in self.plan.studies:
             for level, spec in plan.trials:
                 same = {"cgd.code_version": code_version(), "cgd.trial_key": spec.trial_key}
-                tags.setdefault(spec.fingerprint, same)[f"cgd.study.{plan.study.name}"] = level
+                tags.setdefault(spec.fingerprint, same)[f"{STUDY_TAG}{plan.study.name}"] = level
         return tags
 
     def conclude(self, plan: StudyPlan, parent: str, complete: bool) -> StudyOutcome:

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -36,15 +36,17 @@ EXPERIMENT = "causalged"
 FINISHED, FAILED, RUNNING, KILLED = "FINISHED", "FAILED", "RUNNING", "KILLED"
 _NOT_METRICS = {"epoch", "time_ms"}
 _NOTE = "mlflow.note.content"
+STUDY_TAG = "cgd.study."  # followed by a study's name: the level that a trial is there
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as found in the store."""
+    """A run as found in the store; `studies` are its tags `cgd.study.NAME`."""
 
     run_id: str
     status: str
     error: str | None = None
+    studies: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,9 @@ class Tracking:
         for run in self._search(f"tags.`cgd.kind` = '{kind}'"):
             tags = run.data.tags
             if key in tags:
-                found.setdefault(tags[key], RunRecord(run.info.run_id, run.info.status, tags.get("cgd.error")))
+                studies = {name: value for name, value in tags.items() if name.startswith(STUDY_TAG)}
+                record = RunRecord(run.info.run_id, run.info.status, tags.get("cgd.error"), studies)
+                found.setdefault(tags[key], record)
         return found
 
     def finished(self, kind: str) -> Iterator[tuple[dict[str, str], dict[str, str], dict[str, float]]]:
@@ -251,6 +255,11 @@ class Tracking:
     def set_tag(self, run_id: str, key: str, value: str) -> None:
         with _readable_errors(self.uri, "set a tag"):
             self.client.set_tag(run_id, key, value[:5000])
+
+    def add_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Tags beside those a run has."""
+        with _readable_errors(self.uri, "set tags"):
+            self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def curve(self, run_id: str, key: str) -> list[tuple[int, float]]:
         """(epoch, value) of a metric of a run, in order."""

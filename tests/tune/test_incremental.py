@@ -47,16 +47,15 @@ def tracking(empty_store, tmp_path):
     return Tracking(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "artifacts")
 
 
-def planned(tiny, datasets=("a",), seeds=(0,), levels=LEVELS, **values):
+def planned(tiny, datasets=("a",), seeds=(0,), levels=LEVELS, name="dropout", **values):
     text = """
-    name: dropout
     question: Does dropout help?
     hypothesis: It does not.
     factor: {path: model.dropout, name: Dropout}
     default: 0.0
     """
     planner = Planner(tiny.config(values), list(datasets), list(seeds))
-    planner.add(Study.from_dict({**yaml.safe_load(text), "levels": levels}))
+    planner.add(Study.from_dict({**yaml.safe_load(text), "name": name, "levels": levels}))
     return planner.plan
 
 
@@ -100,6 +99,21 @@ def test_a_finished_study_has_nothing_left_to_run(tiny, tracking, tmp_path):
 def test_a_grown_study_runs_the_new_cells_only(tiny, tracking, tmp_path, grown, new, n_floors):
     finish(tracking, planned(tiny), tmp_path)
     assert remaining(tracking, planned(tiny, **grown)) == (new, n_floors)
+
+
+def test_what_an_earlier_study_computed_is_found_by_the_tag_of_this_one(tiny, tracking, tmp_path):
+    finish(tracking, planned(tiny), tmp_path)
+    later = Runner(
+        planned(tiny, name="again", levels=({"value": 0.0, "label": "none"}, LEVELS[1])), tracking, tmp_path, {}
+    )
+    parents, complete = later.run(False, "local", None)  # nothing is missing: Ray is not started
+    assert complete
+    assert list(parents) == ["again"]
+    found = {tuple(sorted(record.studies.items())) for record in tracking.runs("trial").values()}
+    assert found == {
+        (("cgd.study.again", "none"), ("cgd.study.dropout", "0.0")),
+        (("cgd.study.again", "0.1"), ("cgd.study.dropout", "0.1")),
+    }
 
 
 def other_code(monkeypatch, version):

@@ -50,6 +50,16 @@ def test_the_confirmation_uses_other_seeds_and_every_fold():
     assert other.name != plan.name
 
 
+def test_where_it_runs_makes_another_search_where_seconds_count():
+    def name(n_threads, objective):
+        base = Config().with_values({"runtime.n_threads": n_threads})
+        space = load_space("training")
+        return make_plan(space, base, ["simulated"], TWO_FOLDS, n_samples=4, objective=objective).name
+
+    assert name(1, "accuracy") == name(2, "accuracy")
+    assert name(1, "pareto") != name(2, "pareto")
+
+
 @pytest.mark.parametrize(
     ("values", "replication", "message"),
     [

@@ -24,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="run_search.py",
         description="Search hyper-parameters of CausalGeD with Optuna on Ray, on validation genes alone; confirm the "
         "best over seeds and folds; compare the winner with the default once on the test genes.",
-        epilog=EXIT_CODES,
+        epilog=f"{EXIT_CODES}\n\nSamples that fail are part of a search: code 1 is for the confirmation and the test.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument

@@ -125,7 +125,12 @@ def run_search(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> bool
 
 
 def _refusal(book: SearchBook, progress: SearchProgress) -> Callable[[int, str], None]:
-    return lambda sample, reason: progress.fail(sample_name(book.plan, sample), reason)
+    def refuse(sample: int, reason: str) -> None:
+        name = sample_name(book.plan, sample)
+        progress.start(name)  # or its work would stay among what is left to do
+        progress.fail(name, reason)
+
+    return refuse
 
 
 def _mirror(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> None:

@@ -103,7 +103,11 @@ def make_plan(
     folds = {name: _folds(base, planner.plan.datasets[key], n_folds) for name, key in keys.items()}
     settings = {
         "space": widened.model_dump(mode="json"),
-        "config": {path: value for path, value in base.flatten().items() if not path.startswith("runtime.")},
+        "config": {
+            path: value
+            for path, value in base.flatten().items()
+            if objective == "pareto" or not path.startswith("runtime.")  # seconds depend on it, values do not
+        },
         "datasets": {name: planner.plan.datasets[key].sha256 for name, key in keys.items()},
         "search_folds": replication.search_folds,
         "objective": objective,
