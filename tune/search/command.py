@@ -10,6 +10,7 @@ from typing import Any
 
 import optuna
 
+from ablations.report.index import write_index
 from ablations.search.report import summary_text, write_search_report
 from ablations.search.results import SearchResults
 from ablations.search.wording import opening
@@ -142,6 +143,7 @@ class SearchCommand:
         files = {"Storage": self.place, "Report": str(page)}
         if test is not None and test.report is not None:
             files["Test report"] = str(test.report)
+            files["All reports"] = str(write_index(self.output / "reports"))
         if complete and results.is_decided:
             files["Best config"] = str(self._write_best(parent, winner))
         failed = [
