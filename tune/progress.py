@@ -95,6 +95,11 @@ class Progress:
         else:
             self._write(f"{line}; {left}" if left else line)
 
+    def mark_best(self, where: str, score: float, name: str) -> None:
+        """The best so far, where it is not for the epochs to decide; `start` such trials without a data set."""
+        with self._lock:
+            self.board.best[where] = (score, name)
+
     # ---- without a table --------------------------------------------------------------------------------------------
 
     def _beat(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tune.progress import Progress
 
 _WHOLE = 100  # a sample's work, in per cent
+_WHERE = "validation"
 
 
 class SearchProgress:
@@ -22,9 +23,11 @@ class SearchProgress:
 
     def __init__(self, progress: Progress, best: tuple[float, str] | None = None, is_ranked: bool = True) -> None:
         self.progress, self.best, self.is_ranked = progress, best, is_ranked
+        if best is not None:
+            progress.mark_best(_WHERE, *best)
 
     def start(self, name: str) -> None:
-        self.progress.start(name, _WHOLE, "validation")
+        self.progress.start(name, _WHOLE)
 
     def percent(self, name: str, percent: int, value: float) -> None:
         self.progress.epoch(name, percent, {"val_pcc": value})
@@ -38,6 +41,7 @@ class SearchProgress:
             pass
         elif self.best is None or value > self.best[0]:
             self.best = (value, name)
+            self.progress.mark_best(_WHERE, value, name)
             text += ", the best so far"
         else:
             text += f" (best {self.best[0]:.4f}, {self.best[1]})"
