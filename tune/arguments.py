@@ -58,8 +58,9 @@ def recorded(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def open_ui(uri: str, output: Path | None) -> str:
-    """The command that opens the UI; `output` is the folder of our own store."""
+    """The command that opens the UI, without a password; `output` is the folder of our own store."""
     if output is None:
+        uri = without_password(uri)
         return (
             uri if uri.startswith("http") else f"mlflow server --host 127.0.0.1 --backend-store-uri {shlex.quote(uri)}"
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ablations.study import list_studies, load_studies, load_study
 from cgd.config import Config
 from cgd.errors import CGDError
-from tune.arguments import open_ui, own_store, parse_assignment, positive, recorded
+from tune.arguments import open_ui, own_store, parse_assignment, positive, recorded, without_password
 from tune.command import EXIT_CODES, EXIT_FAILED, EXIT_OK, EXIT_STOPPED, Ending, run_command
 
 if TYPE_CHECKING:  # these import torch and ray, which --help and --list do without
@@ -218,7 +218,7 @@ def _print_outcomes(
     for outcome in outcomes:
         print(f"Report:       {outcome.report}")
     print(f"All reports:  {index}")
-    print(f"MLflow store: {uri}")
+    print(f"MLflow store: {without_password(uri)}")
     print(f"Open the UI:  {open_ui(uri, output)}")
     print(f"Log:          {log.path}")
     failed = dict.fromkeys(pair for outcome in outcomes for pair in outcome.failed)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tune.arguments import without_password
 from tune.cluster import connected
 from tune.forecast import EpochShares, Forecast, epoch_shares, forecast_trial, make_forecast, save_forecast
 from tune.log_files import CommandLog
@@ -58,7 +59,8 @@ class DryRun:
         else:
             print_plan(console, plan, known, None)
         n_trials, n_finished = len(plan.trials), len(plan.trials) - len(missing)
-        text = f"\n{n_trials} distinct trials: {n_finished} finished in {self.uri}, {len(missing)} to run"
+        place = without_password(self.uri)
+        text = f"\n{n_trials} distinct trials: {n_finished} finished in {place}, {len(missing)} to run"
         console.print(text, soft_wrap=True)
 
     def _tracking(self) -> Tracking | None:

@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cgd.data.preprocess import PreparedPair
 from cgd.errors import TrackingError
+from tune.arguments import without_password
 from tune.tracked_model import write_model
 
 
@@ -65,10 +66,10 @@ def _readable_errors(uri: str, doing: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TrackingError(
-            f"cannot {doing} in the tracking store {uri}: {reason}. Give a database such as sqlite:///PATH/mlflow.db "
-            "or the address of an MLflow server with --tracking-uri or MLFLOW_TRACKING_URI"
+            f"cannot {doing} in the tracking store {without_password(uri)}: {without_password(reason)}. Give a database "
+            "such as sqlite:///PATH/mlflow.db or the address of an MLflow server with --tracking-uri or MLFLOW_TRACKING_URI"
         ) from None
 
 

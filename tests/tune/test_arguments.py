@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tune.arguments import file_name, recorded, without_password
+from cgd.errors import TrackingError
+from tune.arguments import file_name, open_ui, recorded, without_password
+from tune.tracking import Tracking
 
 
 @pytest.mark.parametrize(
@@ -20,6 +22,14 @@ from tune.arguments import file_name, recorded, without_password
 )
 def test_passwords_are_not_shown(url, shown):
     assert without_password(url) == shown
+
+
+def test_the_address_of_a_store_is_shown_without_its_password(tmp_path):
+    uri = "nonsense://me:secret@host/x"
+    assert "secret" not in open_ui(uri, None)
+    with pytest.raises(TrackingError, match="nonsense://me:\\*\\*\\*@host/x") as refused:
+        Tracking(uri, tmp_path)
+    assert "secret" not in str(refused.value)
 
 
 def test_what_is_recorded_holds_no_password_and_is_json():

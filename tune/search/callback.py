@@ -76,7 +76,7 @@ class SearchRuns:
         run_id = self.tracking.open_run(
             KIND_OF_RUN, candidate.key, candidate.name, tags, record.run_id if record else None
         )
-        if record is None:
+        if record is None or not self.tracking.last_epoch(run_id):  # a kill may have come before these
             flat = candidate.config.flatten()
             self.tracking.log_params(run_id, {k: v for k, v in flat.items() if not k.startswith("runtime.")})
             self.tracking.log_texts(run_id, {"config.yaml": candidate.config.to_yaml()})

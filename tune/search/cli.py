@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ablations.search.space import Space, list_spaces, load_space
 from cgd.config import Config
-from tune.arguments import file_name, open_ui, own_store, parse_assignment, positive, recorded
+from tune.arguments import file_name, open_ui, own_store, parse_assignment, positive, recorded, without_password
 from tune.command import EXIT_CODES, EXIT_FAILED, EXIT_STOPPED, Ending, run_command
 from tune.log_files import CommandLog
 
@@ -156,7 +156,11 @@ def _run_plan(arguments: argparse.Namespace, plan: SearchPlan, log: CommandLog) 
         command = SearchCommand(plan, tracking, output, recorded(arguments))
         command.open(arguments.storage, arguments.warm_start, arguments.resume)
         outcome = command.run(arguments.max_concurrent)
-    where = {**outcome.files, "MLflow store": uri, "Open the UI": open_ui(uri, output if is_own else None)}
+    where = {
+        **outcome.files,
+        "MLflow store": without_password(uri),
+        "Open the UI": open_ui(uri, output if is_own else None),
+    }
     print(f"\n{outcome.summary}\n")
     for what, place in where.items():
         print(f"{what + ':':<14}{place}")
