@@ -68,8 +68,9 @@ def _readable_errors(uri: str, doing: str) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TrackingError(
-            f"cannot {doing} in the tracking store {without_password(uri)}: {without_password(reason)}. Give a database "
-            "such as sqlite:///PATH/mlflow.db or the address of an MLflow server with --tracking-uri or MLFLOW_TRACKING_URI"
+            f"cannot {doing} in the tracking store {without_password(uri)}: {without_password(reason)}. Give a "
+            "database such as sqlite:///PATH/mlflow.db or the address of an MLflow server with --tracking-uri or "
+            "MLFLOW_TRACKING_URI"
         ) from None
 
 
