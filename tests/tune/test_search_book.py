@@ -229,6 +229,22 @@ def test_warm_starts_from_a_file_and_from_an_earlier_search(plan, tmp_path):
         first_points(plan, str(tmp_path / "none.yaml"))
 
 
+def test_refused_samples_are_none_of_those_spared():
+    stopping = Stopping(first_percent=20, factor=2, spared=2)
+    refused = optuna.trial.create_trial(state=TrialState.FAIL, user_attrs={SAMPLE: 0})
+    drawn = {SAMPLE: 1, VALUES: {}}
+    one, other = (
+        optuna.trial.create_trial(value=0.5, user_attrs=drawn, intermediate_values={20: 0.5}) for _ in range(2)
+    )
+    for number, trial in enumerate((refused, one, other)):
+        trial.number = number
+    stand_in = dataclasses.make_dataclass("StandIn", ["trial_id"])
+    for past, action in (([refused, one], "CONTINUE"), ([one, other], "STOP")):
+        scheduler = make_scheduler(stopping, past)
+        scheduler.on_trial_add(None, stand_in("new"))
+        assert scheduler.on_trial_result(None, stand_in("new"), {"percent": 20, "val_pcc": 0.1}) == action
+
+
 def test_a_warm_start_that_chose_by_the_test_genes_is_refused(plan, tmp_path):
     def settings(config, sha256="abc"):
         return {"config": config.flatten(), "datasets": {"d": sha256}}

@@ -17,7 +17,7 @@ from ablations.search.space import Stopping
 from cgd.config import Config
 from cgd.errors import ConfigError
 from cgd.files import write_atomically
-from tune.search.book import SAMPLE, SearchBook
+from tune.search.book import SAMPLE, VALUES, SearchBook
 from tune.search.trial import IS_EPOCH, IS_ERROR, IS_RESULT, KIND, PAYLOAD, PERCENT, REASON, VALUE, CandidateResult
 
 Refused = Callable[[int, str], None]
@@ -190,7 +190,8 @@ def make_scheduler(stopping: Stopping | None, past: list[FrozenTrial]) -> TrialS
         return FIFOScheduler()
     scheduler = SparingASHA(stopping)
     for trial in past:
-        _replay(scheduler, trial)
+        if VALUES in trial.user_attrs:  # else it was refused, and Tune never knew of it
+            _replay(scheduler, trial)
     return scheduler
 
 
