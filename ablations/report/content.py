@@ -131,8 +131,9 @@ def method() -> str:
         f"difference to the default over the same seed, fold and gene. Intervals hold with {PERCENT} confidence: "
         f"Student's t over the genes within their folds, corrected for skewness by {N_RESAMPLES} bootstrap resamples "
         "of the genes, and widened for the noise between trained models where the replicates tell. Holm's "
-        "correction runs over all levels and data sets of the study, for PCC. The best level is the one furthest above "
-        "the default."
+        "correction runs over all levels and data sets of the study, for PCC (and apart from it for PCC over hidden "
+        "entries); neither the other metrics nor the lead over the strongest floor are corrected. The best level is "
+        "the one furthest above the default; being the best of several flatters it a little."
     )
 
 

@@ -13,7 +13,7 @@ from report_reader import Page
 from ablations.report import latex, markdown, wording
 from ablations.report.content import gather
 from ablations.report.write import summary_text, write_report
-from ablations.study import Study
+from ablations.study import Study, load_study
 from ablations.tables import build_tables
 
 BAD = r"a|b <script>x</script> & $\frac_{1}$ *[l](http://x) `c` #1 ~^ %"
@@ -212,6 +212,13 @@ def test_results_of_older_code_are_in_no_other_table(files, content):
         ["tissue_a", "two", "old_1", "−0.777", "1", "2026-01-02"]
     ]
     assert content.older.title == "Results of older code"
+
+
+def test_the_ceiling_of_a_study_of_the_latent_is_explained(content):
+    found = made_up(load_study("latent_width"), {"tissue_a": None})
+    note = gather(found, build_tables(found)).fractions.note
+    assert note.endswith("The ceiling is that of a latent of 48 dimensions, whatever the level.")
+    assert "dimensions" not in content.fractions.note
 
 
 def test_forecast_stands_beside_the_outcome(results):
