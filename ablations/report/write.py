@@ -122,5 +122,5 @@ def _card(content: Content, files: ReportFiles) -> str:
     study = content.results.study
     known = {"kind": CARD, "name": study.name, "title": study.title, "question": study.question}
     known |= {"opening": headline(content.results, content.tables), "protocol": content.results.protocol}
-    known |= {"page": files.html.name, "datasets": [table.name for table in content.tables]}
-    return json.dumps(known, indent=1, ensure_ascii=False)
+    known |= {"page": files.html.name}
+    return json.dumps({**known, "datasets": [table.name for table in content.tables]}, indent=1, ensure_ascii=False)
