@@ -101,6 +101,11 @@ def stamp(results: StudyResults) -> str:
     return f"Published protocol: all zeros and {shown} of the non-zeros of the test genes are copied from the truth."
 
 
+def headline(results: StudyResults, tables: list[DatasetTable]) -> str:
+    """The first line as it stands away from its page; under the published protocol the stamp goes before it."""
+    return f"{stamp(results)} {opening(results, tables)}".strip()
+
+
 def stamp_meaning(content: Content) -> str:
     """What the stamp means for who reads the numbers."""
     shares = "; ".join(f"{name} {share}" for name, share in content.copied)

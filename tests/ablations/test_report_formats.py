@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 from report_reader import Page
 
 from ablations.report import latex, markdown, wording
-from ablations.report.content import gather
+from ablations.report.content import gather, headline
 from ablations.report.write import summary_text, write_report
 from ablations.study import Study, load_study
 from ablations.tables import build_tables
@@ -160,7 +160,7 @@ def test_latex_escapes_commands_and_ligatures():
     assert latex.escape("a--b ''c\n\n%d") == r"a-{}-b '{}'c \%d"
 
 
-def test_the_stamp_stands_in_every_format(files, results):
+def test_the_stamp_stands_in_every_format(files, results, content):
     for path in (files.html, files.markdown, files.figure, files.effects):
         words = re.sub(r"\s+|\\(?=-)", " ", re.sub(r"<[^>]*>", " ", path.read_text("utf-8")))
         assert STAMP in words, path.name
@@ -170,7 +170,9 @@ def test_the_stamp_stands_in_every_format(files, results):
     for path in (files.csv, files.per_gene):
         protocols = pd.read_csv(path).query("kind != 'paper'")["protocol"]
         assert set(protocols) == {"published"}
-    assert json.loads(files.card.read_text("utf-8"))["protocol"] == "published"
+    card = json.loads(files.card.read_text("utf-8"))
+    assert (card["protocol"], card["opening"]) == ("published", headline(results, content.tables))
+    assert card["opening"] == f"{STAMP} {content.opening}"
     assert STAMP in re.sub(r"\s+", " ", summary_text(results))
 
 
