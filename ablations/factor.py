@@ -41,6 +41,7 @@ _NOT_IN_A_STUDY = {
 _YARDSTICK = {
     "evaluation": "it decides how a level is scored",
     "split": "it decides which genes are trained on and which are tested",
+    "data": "it decides which genes and spots there are",
 }
 
 

@@ -184,8 +184,8 @@ def _level_row(
 
 
 def _hours(seconds: pd.Series) -> float:
-    """Their sum; NaN where any is unknown."""
-    return float(seconds.sum(skipna=False)) / 3600
+    """Their sum; NaN where any is unknown, or there is none."""
+    return float(seconds.sum(skipna=False, min_count=1)) / 3600
 
 
 def _counts(trials: pd.DataFrame, n_expected: int) -> TrialCounts:

@@ -16,13 +16,15 @@ PERCENT = f"{100 * CONFIDENCE:.0f} %"
 
 
 def opening(results: StudyResults, tables: list[DatasetTable]) -> str:
-    """The first line of a report: whether the study is too small for what it asks, else its one-line answer."""
+    """The first line of a report: whether the study is too small for what it asks, and what it shows."""
     small = [table for table in tables if table.too_small]
     if not small:
         return " ".join([*(_answer(table) for table in tables), *_as_trained(tables)])
     effect = results.study.smallest_effect
     found = "; ".join(_too_small(table, effect) for table in small)
-    return f"Too small to see what it asks, a difference of {effect:g} in mean PCC. {found}."
+    answers = [_answer(table) for table in tables if not table.too_small or _shown(table)]
+    first = f"Too small to see what it asks, a difference of {effect:g} in mean PCC. {found}."
+    return " ".join([first, *(["What it does show:"] if answers else []), *answers, *_as_trained(tables)])
 
 
 def _too_small(table: DatasetTable, effect: float) -> str:
@@ -45,12 +47,17 @@ def _too_small(table: DatasetTable, effect: float) -> str:
     return text if largest.noise_known else f"{text}, if training noise adds nothing, which takes 3 seeds to tell"
 
 
+def _shown(table: DatasetTable) -> list[Row]:
+    """The levels that are shown to differ from the default."""
+    return [row for row in table.levels if row.differences and shows_difference(row.differences[PRIMARY])]
+
+
 def _answer(table: DatasetTable) -> str:
     default, levels = table.default, [row for row in table.levels if not row.is_default]
     known = [row for row in levels if row.differences[PRIMARY].is_known]
     if not known:
         return f"{table.name}: no answer, for want of trials."
-    shown = [row for row in known if shows_difference(row.differences[PRIMARY])]
+    shown = _shown(table)
     best = max(shown, key=lambda row: row.differences[PRIMARY].mean, default=None)
     if best is None:
         return f"{table.name}: no difference from the default, {default.title}, is shown."
@@ -64,12 +71,7 @@ def _answer(table: DatasetTable) -> str:
 
 def _as_trained(tables: list[DatasetTable]) -> list[str]:
     """What a claim rests on where no replicate tells how much another training would change."""
-    blind = [
-        table.name
-        for table in tables
-        if not table.noise_known
-        and any(shows_difference(row.differences[PRIMARY]) for row in table.levels if row.differences)
-    ]
+    blind = [table.name for table in tables if not table.noise_known and _shown(table)]
     if not blind:
         return []
     return [f"For {', '.join(blind)} this holds for the models that were trained; another training may differ."]

@@ -174,7 +174,7 @@ _PROBE_STEPS = 2
 
 
 def probe(config: Config, prepared: PreparedPair, split: GeneSplit) -> Probe:
-    """Run a few training steps, one validation and one draw of a trial, and scale them up. Scores nothing."""
+    """Run a few training steps, one validation and one draw of a trial, and scale them up. No test gene is scored."""
     n_steps, n_draws = config.train.steps_per_epoch, config.sampling.n_samples
     short = config.with_values(
         {

@@ -86,7 +86,7 @@ class Network(nn.Module):
     def diffusion_loss(self, table: GeneTable, ridge_lambda: float, generators: dict[str, torch.Generator]) -> Tensor:
         """Weighted mean squared error of the predicted diffusion target over a batch of sequences."""
         sequence = self.tokens.training_sequence(table, ridge_lambda, generators["batch"])
-        condition = self._drop_condition(sequence.condition, generators["batch"])
+        condition = self._drop_condition(sequence.condition, generators["condition"])
         prefix = self._clean_prefix(sequence.content, sequence.position, condition, sequence.step)
         weight = step_weights(sequence.step, self.config.ar.max_weight, self.config.ar.min_weight)
         # without detaching, a jointly trained encoder could shrink its own target

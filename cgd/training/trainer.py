@@ -20,7 +20,7 @@ from cgd.training.checkpoint import CheckpointFolder, optimizer_tensors, restore
 
 EpochReport = Callable[[dict[str, float]], None]
 Validate = Callable[[], float]
-_STREAMS = ("batch", "timestep", "noise", "latent")
+_STREAMS = ("batch", "timestep", "noise", "latent", "condition")
 
 
 class Checkpoints(Protocol):

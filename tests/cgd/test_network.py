@@ -153,7 +153,7 @@ def test_no_token_of_a_later_step_reaches_a_prediction_in_training(tiny):
 
 def loss(network, reference, seed=0):
     table = reference.context_table(network)
-    generators = {name: make_generator(seed, name) for name in ("batch", "timestep", "noise")}
+    generators = {name: make_generator(seed, name) for name in ("batch", "timestep", "noise", "condition")}
     return network.diffusion_loss(table, reference.ridge_lambda, generators)
 
 
@@ -220,7 +220,7 @@ def test_the_stated_share_of_sequences_loses_its_condition(tiny):
 def test_the_blank_is_learned_where_the_condition_is_dropped(tiny):
     network, reference, _ = build(tiny, DROP, trained_head=True)
     table = reference.training_table(network, torch.Generator().manual_seed(0), with_gradient=False)
-    generators = {name: torch.Generator().manual_seed(0) for name in ("batch", "timestep", "noise")}
+    generators = {name: torch.Generator().manual_seed(0) for name in ("batch", "timestep", "noise", "condition")}
     network.diffusion_loss(table, reference.ridge_lambda, generators).backward()
     assert network.blank.grad.abs().sum() > 0
     assert build(tiny, {})[0].blank is None
