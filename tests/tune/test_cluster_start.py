@@ -15,7 +15,7 @@ from tune.cluster import ClusterError, connected
 )
 def test_a_ray_that_does_not_start_is_no_crash(monkeypatch, address, message):
     def refuse(**how):
-        raise Exception("The node timed out.")  # noqa: TRY002 - as Ray does
+        raise Exception("The node timed out.")
 
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(ClusterError, match=message), connected(address):
