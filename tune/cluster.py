@@ -50,8 +50,8 @@ def connected(address: str, n_cpus: int | None = None) -> Iterator[int]:
     except Exception as error:  # Ray raises a bare one where a busy machine does not start it in time
         if address == "local":
             raise ClusterError(
-                f"Ray did not start on this machine: {error} Give the same command again with --resume once the machine "
-                "is less busy; what is finished is kept"
+                f"Ray did not start on this machine: {error} Give the same command again with --resume once the "
+                "machine is less busy; what is finished is kept"
             ) from None
         raise ClusterError(f"no Ray cluster at '{address}': {error}. {_MEND}") from None
     try:
