@@ -38,6 +38,11 @@ _NOT_IN_A_STUDY = {
     "evaluation.protocol": "the two protocols never share a table: run the study once under each, with --protocol",
 }
 
+_YARDSTICK = {
+    "evaluation": "it decides how a level is scored",
+    "split": "it decides which genes are trained on and which are tested",
+}
+
 
 class Problem(ValueError):
     """What is wrong with a study, and where in it."""
@@ -104,8 +109,15 @@ class GridFactor(Factor):
 
 
 def check_axis(axis: GridFactor, at: Location) -> None:
-    """Refuse an unknown or unfit path, a level its field does not accept, repeated levels, a default that is none."""
-    check_path(axis.path, "be a factor", (*at, "path") if at else ("factor", "path"))
+    """Refuse an unknown or unfit path, a level its field does not accept, repeated levels, a default that is none.
+
+    What the levels are measured by is unfit too: a level that hides less or tests other genes is not better.
+    """
+    place = (*at, "path") if at else ("factor", "path")
+    check_path(axis.path, "be a factor", place)
+    if why := _YARDSTICK.get(axis.path.partition(".")[0]):
+        message = "levels and floors are compared on the same genes with the same measure; use 'fixed' or --set"
+        raise Problem(place, f"'{axis.path}' cannot be a factor: {why}, and {message}")
     values = [check_value(axis.path, level.value, (*at, "levels", i, "value")) for i, level in enumerate(axis.levels)]
     for what, found in (("value", values), ("label", [level.label for level in axis.levels])):
         if repeated := repeated_in(found):

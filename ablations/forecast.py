@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from datetime import datetime
 
+import pandas as pd
+
 from ablations.results import StudyResults
 
 
@@ -28,7 +30,8 @@ class ForecastCheck:
     Attributes
     ----------
     wall_seconds
-        From the first trial's start to the last one's end, on `n_concurrent` slots.
+        While at least one of them ran, on `n_concurrent` slots: a study shares trials with those that a command ran
+        before it, and between a kill and its resumption nothing runs.
     trial_seconds
         Summed over the trials.
     peak_memory_mb
@@ -69,10 +72,19 @@ def forecast_ratio(results: StudyResults) -> ForecastCheck | None:
     total = sum(entry["seconds"] for entry in expected.values())
     share = seconds / total if total else math.nan
     return ForecastCheck(
-        wall_seconds=Check(results.forecast["wall_seconds"] * share, float(ran["ended"].max() - ran["started"].min())),
+        wall_seconds=Check(results.forecast["wall_seconds"] * share, _busy_seconds(ran)),
         trial_seconds=Check(seconds, float(ran["wall_seconds"].sum())),
         peak_memory_mb=Check(max(entry["memory_mb"] for entry in known), float(ran["peak_memory_mb"].max())),
         n_trials=len(ran),
         n_concurrent=results.forecast["n_concurrent"],
         made=results.forecast["made"],
     )
+
+
+def _busy_seconds(trials: pd.DataFrame) -> float:
+    """Length of the union of the trials' times."""
+    total, until = 0.0, -math.inf
+    for start, end in trials[["started", "ended"]].sort_values("started").itertuples(index=False):
+        total += max(end - max(start, until), 0.0)
+        until = max(end, until)
+    return total

@@ -23,7 +23,8 @@ class Need:
     folds, genes
         Folds, and genes in all of them.
     seeds
-        Seeds that would do with the folds there are; None where no number of seeds would, or none is known to.
+        Seeds that would do with the folds there are; None where no number of seeds would, or none is known to: what
+        folds differ by is training genes and training noise together, and seeds thin out the latter alone.
     """
 
     folds: int
@@ -60,11 +61,11 @@ def needed(found: Estimate, effect: float) -> Need:
 
 
 def _seeds(found: Estimate, effect: float) -> int | None:
-    by_folds = found.n_folds > MIN_MODEL_DF
-    for seeds in range(found.n_seeds + 1, _MOST_SEEDS) if found.model_share > 0 else ():
+    if not found.model_share or found.n_folds > MIN_MODEL_DF:
+        return None
+    for seeds in range(found.n_seeds + 1, _MOST_SEEDS):
         variance = 1 - found.model_share + found.model_share * found.n_seeds / seeds
-        df = found.df if by_folds else found.n_folds * (seeds - 1)
-        if _mde(found.standard_error * math.sqrt(variance), df) <= effect:
+        if _mde(found.standard_error * math.sqrt(variance), found.n_folds * (seeds - 1)) <= effect:
             return seeds
     return None
 

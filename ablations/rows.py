@@ -122,7 +122,8 @@ class DatasetTable:
     cheapest
         The level with the shortest trials among the best and those whose interval against the best reaches 0.
     too_small
-        Whether some level's minimum detectable effect exceeds the smallest effect the study asks about.
+        Whether some level's minimum detectable effect exceeds the smallest effect the study asks about, or is not
+        even known (one gene).
     noise_known
         Whether the replicates let the training noise be estimated; where not, intervals leave it out.
     older

@@ -42,7 +42,7 @@ _UNIT = ["fold", "gene"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over genes with its bootstrap interval.
+    """A mean over genes with its interval.
 
     Attributes
     ----------

@@ -53,7 +53,7 @@ def _table(results: StudyResults, dataset: str, bootstrap: dict[str, int]) -> Da
         floor_of=floor_of,
         best_versus=versus,
         cheapest=_cheapest(levels, best, versus),
-        too_small=any(effect.mde > results.study.smallest_effect for effect in effects),
+        too_small=not all(effect.mde <= results.study.smallest_effect for effect in effects),  # NaN: sees nothing
         noise_known=bool(effects) and all(effect.noise_known for effect in effects),
         older=_older(results.older[results.older["dataset"] == dataset]),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from ablations.intervals import MIN_MODEL_DF
 from ablations.power import needed
 from ablations.results import StudyResults
 from ablations.stats import ALPHA, CONFIDENCE, FEW_GENES, Estimate
@@ -18,16 +19,19 @@ def opening(results: StudyResults, tables: list[DatasetTable]) -> str:
     """The first line of a report: whether the study is too small for what it asks, else its one-line answer."""
     small = [table for table in tables if table.too_small]
     if not small:
-        return " ".join(_answer(table) for table in tables)
+        return " ".join([*(_answer(table) for table in tables), *_as_trained(tables)])
     effect = results.study.smallest_effect
     found = "; ".join(_too_small(table, effect) for table in small)
     return f"Too small to see what it asks, a difference of {effect:g} in mean PCC. {found}."
 
 
 def _too_small(table: DatasetTable, effect: float) -> str:
-    """`tissue: 8 times in 10 it would find 0.031 or more (33 genes, 1 fold, 1 seed); about ... would do`."""
+    """`tissue: 8 times in 10 it would find 0.031 or more (33 genes, 1 fold, 1 seed; ...); about ... would do`."""
     effects = [row.differences[PRIMARY] for row in table.levels if not row.is_default]
-    largest = max((found for found in effects if math.isfinite(found.mde)), key=lambda found: found.mde)
+    blind = next((found for found in effects if found.is_known and not math.isfinite(found.mde)), None)
+    if blind is not None:
+        return f"{table.name}: {design(blind)} give no interval, so nothing can be told from chance"
+    largest = max((found for found in effects if found.is_known), key=lambda found: found.mde)
     need, panel = needed(largest, effect), table.facts.get("n_genes")
     would_do = f"about {need.folds} such folds ({need.genes} genes)"
     if panel is not None and need.genes > panel:
@@ -35,7 +39,8 @@ def _too_small(table: DatasetTable, effect: float) -> str:
     if need.seeds is not None:
         would_do += f" or {need.seeds} seeds"
     text = (
-        f"{table.name}: 8 times in 10 it would find {largest.mde:.3f} or more ({design(largest)}); {would_do} would do"
+        f"{table.name}: 8 times in 10 it would find {largest.mde:.3f} or more ({design(largest)}; before Holm's "
+        f"correction); {would_do} would do"
     )
     return text if largest.noise_known else f"{text}, if training noise adds nothing, which takes 3 seeds to tell"
 
@@ -57,6 +62,19 @@ def _answer(table: DatasetTable) -> str:
     )
 
 
+def _as_trained(tables: list[DatasetTable]) -> list[str]:
+    """What a claim rests on where no replicate tells how much another training would change."""
+    blind = [
+        table.name
+        for table in tables
+        if not table.noise_known
+        and any(shows_difference(row.differences[PRIMARY]) for row in table.levels if row.differences)
+    ]
+    if not blind:
+        return []
+    return [f"For {', '.join(blind)} this holds for the models that were trained; another training may differ."]
+
+
 def shows_difference(found: Estimate) -> bool:
     """Whether a difference stands after Holm's correction and can be seen in three decimals."""
     return found.differs and abs(found.mean) >= NEGLIGIBLE
@@ -71,12 +89,23 @@ def design(found: Estimate) -> str:
 def notes(tables: list[DatasetTable]) -> list[str]:
     """What the intervals leave out."""
     blind = [table.name for table in tables if not table.noise_known and any(row.differences for row in table.levels)]
-    if not blind:
-        return []
-    return [
-        f"{', '.join(blind)}: too few replicates to estimate the training noise, so the intervals hold for the models "
-        "that were trained and leave out how another training would differ; 3 seeds or 3 folds would tell."
-    ]
+    same_genes = [table.name for table in tables if table.noise_known and not _knows_folds(table)]
+    found = []
+    if blind:
+        found.append(
+            f"{', '.join(blind)}: too few replicates to estimate the training noise, so the intervals hold for the "
+            "models that were trained and leave out how another training would differ; 3 seeds or 3 folds would tell."
+        )
+    if same_genes:
+        found.append(
+            f"{', '.join(same_genes)}: fewer than 3 folds, so the intervals hold for these training genes and leave "
+            "out what others would change."
+        )
+    return found
+
+
+def _knows_folds(table: DatasetTable) -> bool:
+    return all(row.differences[PRIMARY].n_folds > MIN_MODEL_DF for row in table.levels if row.differences)
 
 
 def troubles(tables: list[DatasetTable]) -> list[str]:
@@ -109,10 +138,9 @@ def verdict(results: StudyResults, table: DatasetTable) -> str:
             f"{best.title} has the highest mean PCC, {best.primary.mean:.3f}."
         )
     sentences = [_versus_default(best, default, table.levels)]
-    if results.protocol == "published" and not best.is_default:
-        sentences.append(
-            f"On the hidden entries alone it is {_gap(best.differences[f'hidden_{PRIMARY}'], 'the default')}."
-        )
+    hidden = best.differences.get(f"hidden_{PRIMARY}")  # of the published protocol
+    if hidden is not None and hidden.is_known:
+        sentences.append(f"On the hidden entries alone it is {_gap(hidden, 'the default')}.")
     if table.strongest_floor and table.over_floor and table.over_floor.is_known:
         floor = f"the strongest floor, {table.strongest_floor.title} at {table.strongest_floor.primary.mean:.3f}"
         sentences.append(f"{best.title} is {_gap(table.over_floor, floor)}.")

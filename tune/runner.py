@@ -14,12 +14,13 @@ import pandas as pd
 import ray
 from ray import tune as ray_tune
 
+from ablations.report.content import headline
 from ablations.report.curves import COLUMNS, write_curves
 from ablations.report.write import summary_text, write_report
 from ablations.results import StudyResults, load_results
 from ablations.study import Study
 from ablations.tables import build_tables
-from ablations.verdict import opening, verdict
+from ablations.verdict import verdict
 from cgd.errors import TrackingError
 from cgd.evaluation import evaluate_floors, summarise_table
 from cgd.version import code_version
@@ -253,7 +254,7 @@ class Runner:
         """The study's numbers and its answer on the parent run itself."""
         tables = build_tables(results)
         found = [numbers_of(table, verdict(results, table)) for table in tables]
-        note = self._note(results.study, found, parent, report, opening(results, tables))
+        note = self._note(results.study, found, parent, report, headline(results, tables))
         self.tracking.summarise_study(parent, study_metrics(found), note)
 
     def _note(

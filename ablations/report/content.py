@@ -101,6 +101,11 @@ def stamp(results: StudyResults) -> str:
     return f"Published protocol: all zeros and {shown} of the non-zeros of the test genes are copied from the truth."
 
 
+def headline(results: StudyResults, tables: list[DatasetTable]) -> str:
+    """The first line as it stands away from its page; under the published protocol the stamp goes before it."""
+    return f"{stamp(results)} {opening(results, tables)}".strip()
+
+
 def stamp_meaning(content: Content) -> str:
     """What the stamp means for who reads the numbers."""
     shares = "; ".join(f"{name} {share}" for name, share in content.copied)
@@ -131,8 +136,9 @@ def method() -> str:
         f"difference to the default over the same seed, fold and gene. Intervals hold with {PERCENT} confidence: "
         f"Student's t over the genes within their folds, corrected for skewness by {N_RESAMPLES} bootstrap resamples "
         "of the genes, and widened for the noise between trained models where the replicates tell. Holm's "
-        "correction runs over all levels and data sets of the study, for PCC. The best level is the one furthest above "
-        "the default."
+        "correction runs over all levels and data sets of the study, for PCC (and apart from it for PCC over hidden "
+        "entries); neither the other metrics nor the lead over the strongest floor are corrected. The best level is "
+        "the one furthest above the default; being the best of several flatters it a little."
     )
 
 

@@ -80,7 +80,10 @@ def forecast_sheet(results: StudyResults) -> Sheet | None:
         ("all trials, s", found.trial_seconds, 0),
         ("largest peak memory, MB", found.peak_memory_mb, 0),
     ]
-    note = f"Over the {found.n_trials} trials that ran after the forecast was made ({found.made})."
+    note = (
+        f"Over the {found.n_trials} trials that ran after the forecast was made ({found.made}); the wall time is that "
+        "in which any of them ran."
+    )
     lines = tuple(Line(_check(name, check, digits)) for name, check, digits in rows)
     return Sheet("forecast", "Forecast and outcome", ("", "forecast", "outcome", "ratio"), lines, note=note)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ablations.report.files import replace
 from cgd.errors import CGDError
 
 COLUMNS = ("dataset", "level", "replicate", "epoch", "value")
@@ -107,15 +108,19 @@ def write_curves(curves: pd.DataFrame, levels: list[str], folder: str | Path) ->
         return []
     folder = Path(folder)
     figure = draw_curves(curves, levels)
-    paths = [folder / f"curves.{ending}" for ending in ("svg", "png", "csv")]
+    contents: dict[str, str | bytes] = {kind: _saved(figure, kind) for kind in ("svg", "png")}
+    contents["csv"] = curves.to_csv(index=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with mpl.rc_context(_STYLE):
-            for path in paths[:2]:
-                draft = path.with_name(f".{os.getpid()}.{path.name}")
-                figure.savefig(draft, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
-                os.replace(draft, path)
-        curves.to_csv(paths[2], index=False)
+        for kind, content in contents.items():
+            replace(folder / f"curves.{kind}", content)
     except OSError as error:
         raise CGDError(f"cannot write the curves to {folder}: {error}; pass a folder you may write") from None
-    return paths
+    return [folder / f"curves.{kind}" for kind in contents]
+
+
+def _saved(figure: Figure, kind: str) -> bytes:
+    stream = io.BytesIO()
+    with mpl.rc_context(_STYLE):
+        figure.savefig(stream, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)
+    return stream.getvalue()

@@ -136,5 +136,5 @@ def _legend(figure: Figure) -> None:
         Line2D([], [], marker="o", markerfacecolor="none", **marks),
         Patch(facecolor=BAND, alpha=0.55),
     ]
-    names = ["* differs from the default (Holm)", "no difference shown", "too small for this design to see"]
+    names = ["* differs from the default (Holm)", "no difference shown", "less than is found 8 times in 10"]
     figure.legend(handles, names, loc="outside upper left", ncols=3, labelcolor=INK, fontsize=SMALL + 0.5)

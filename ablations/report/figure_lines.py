@@ -97,7 +97,7 @@ def _limits(tables: Sequence[DatasetTable]) -> tuple[float, float]:
 
 def _line(panel: Any, table: DatasetTable, positions: dict[str, float], which: int, shift: float) -> None:
     """`shift`: along the axis, as a share of it, so that intervals of several data sets do not hide each other."""
-    rows = [row for row in table.levels if row.name in positions]
+    rows = sorted((row for row in table.levels if row.name in positions), key=lambda row: positions[row.name])
     x = np.array([positions[row.name] for row in rows])
     span = max(positions.values()) - min(positions.values())
     moved = x * (1 + shift) if panel.get_xscale() == "log" else x + shift * span

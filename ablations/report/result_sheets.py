@@ -14,6 +14,7 @@ from ablations.tables import PRIMARY, DatasetTable, Row
 METRIC_NAMES = {"pcc": "PCC ↑", "ssim": "SSIM ↑", "rmse": "RMSE ↓", "js": "JS ↓", "spearman": "Spearman ↑"}
 METRIC_NAMES |= {f"hidden_{metric}": name for metric, name in METRIC_NAMES.items()}
 _HIDDEN = f"hidden_{PRIMARY}"
+_WIDTH = "model.latent_dim"  # of the ceiling, which is computed once per data set
 
 
 def effects_sheet(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:
@@ -31,7 +32,7 @@ def effects_sheet(results: StudyResults, tables: Sequence[DatasetTable]) -> Shee
         f"A difference is level minus default ({results.study.default_label}), paired by seed, fold and gene, with its "
         f"{percent(CONFIDENCE)} interval; bold where it differs from 0 after Holm's correction over all levels and "
         "data sets. Effect size: mean over standard deviation of the per-gene differences. Smallest detectable: the "
-        "true difference this design would find 8 times in 10."
+        "true difference this design would find 8 times in 10 (at p < 0.05, before Holm's correction)."
     )
     return Sheet("effects", "Effects", tuple(columns), tuple(lines), n_names=2, note=note)
 
@@ -163,6 +164,8 @@ def fractions_sheet(results: StudyResults, tables: Sequence[DatasetTable]) -> Sh
         "PCC on the scale from the strongest floor (0 %) to the ceiling (100 %); below 0 % a level does worse than a "
         "method that learns nothing of this kind."
     )
+    if _WIDTH in results.study.paths:
+        note += f" The ceiling is that of a latent of {results.config[_WIDTH]} dimensions, whatever the level."
     columns = (results.study.title, *names, *(["mean over data sets"] * (len(tables) > 1)))
     return Sheet("fractions", "Data sets compared", columns, tuple(lines), note=note)
 

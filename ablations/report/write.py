@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablations.report.content import Content, gather
+from ablations.report.content import Content, gather, headline
 from ablations.report.drawing import to_pdf, to_png, to_svg
 from ablations.report.figure import draw
 from ablations.report.figure_effects import draw_effects
@@ -53,7 +53,7 @@ class ReportFiles:
     tex
         Its tables.
     card
-        Name, question, opening line, data sets and protocol, for an index of reports.
+        Name, question, opening line (after the published protocol's stamp), data sets and protocol, for an index.
     figure, effects
         The two figures as SVG; `_pdf` with embedded fonts, `_png` at 300 dots per inch.
     """
@@ -121,5 +121,6 @@ def _contents(content: Content, files: ReportFiles) -> dict[str, str | bytes]:
 def _card(content: Content, files: ReportFiles) -> str:
     study = content.results.study
     known = {"kind": CARD, "name": study.name, "title": study.title, "question": study.question}
-    known |= {"opening": content.opening, "protocol": content.results.protocol, "page": files.html.name}
+    known |= {"opening": headline(content.results, content.tables), "protocol": content.results.protocol}
+    known |= {"page": files.html.name}
     return json.dumps({**known, "datasets": [table.name for table in content.tables]}, indent=1, ensure_ascii=False)

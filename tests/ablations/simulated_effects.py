@@ -24,14 +24,16 @@ BLOCK = 2500  # simulated studies at once; each block draws its own bootstrap
 
 @dataclass(frozen=True)
 class Design:
-    """Genes in all folds together; `model_noise` is the standard deviation of a trained model's common shift, in
-    units of the standard error that the genes of one fold give its mean."""
+    """Genes in all folds together; `model_noise` is the standard deviation of a trained model's common shift, and
+    `fold_noise` of the shift that all models on a fold's training genes share, in units of the standard error that the
+    genes of one fold give its mean."""
 
     n_genes: int
     n_folds: int
     n_seeds: int
     skew: float = 0.0
     model_noise: float = 0.0
+    fold_noise: float = 0.0
 
     @property
     def folds(self) -> np.ndarray:
@@ -57,6 +59,8 @@ def simulate(design: Design, n: int, generator: np.random.Generator) -> np.ndarr
     """
     genes = gene_effects(generator, (design.n_genes, n), design.skew)
     shift = generator.normal(size=(design.n_seeds, design.n_folds, n)) * design.model_noise
+    if design.fold_noise:
+        shift += generator.normal(size=(1, design.n_folds, n)) * design.fold_noise
     shift *= np.sqrt(design.n_folds / design.n_genes)
     noise = 0.5 * generator.normal(size=(design.n_seeds, design.n_genes, n))
     return TRUTH + genes + shift[:, design.folds] + noise

@@ -115,6 +115,12 @@ def test_a_line_per_data_set_goes_through_the_means():
     assert len({line.get_marker() for line in lines}) == len({line.get_color() for line in lines}) == 3
 
 
+def test_a_line_runs_along_the_axis_whatever_the_order_of_the_levels():
+    study = numbered([4, 1, 2], 2)
+    (panel,) = draw(study, tables_of(study, {"tissue_a": None})).axes
+    assert panel.containers[0].lines[0].get_xdata() == pytest.approx([1, 2, 4])
+
+
 def test_places_are_values_then_logarithms_then_ranks():
     assert places_of_levels(numbered([1, 2, 4], 2)) == ({"1": 1, "2": 2, "4": 4}, False)
     steps = numbered([5, 10, 50, 1000], 50, factor={"path": "sampling.n_steps", "name": "Steps"})

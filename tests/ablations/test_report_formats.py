@@ -11,9 +11,9 @@ from markdown_it import MarkdownIt
 from report_reader import Page
 
 from ablations.report import latex, markdown, wording
-from ablations.report.content import gather
+from ablations.report.content import gather, headline
 from ablations.report.write import summary_text, write_report
-from ablations.study import Study
+from ablations.study import Study, load_study
 from ablations.tables import build_tables
 
 BAD = r"a|b <script>x</script> & $\frac_{1}$ *[l](http://x) `c` #1 ~^ %"
@@ -160,7 +160,7 @@ def test_latex_escapes_commands_and_ligatures():
     assert latex.escape("a--b ''c\n\n%d") == r"a-{}-b '{}'c \%d"
 
 
-def test_the_stamp_stands_in_every_format(files, results):
+def test_the_stamp_stands_in_every_format(files, results, content):
     for path in (files.html, files.markdown, files.figure, files.effects):
         words = re.sub(r"\s+|\\(?=-)", " ", re.sub(r"<[^>]*>", " ", path.read_text("utf-8")))
         assert STAMP in words, path.name
@@ -170,7 +170,9 @@ def test_the_stamp_stands_in_every_format(files, results):
     for path in (files.csv, files.per_gene):
         protocols = pd.read_csv(path).query("kind != 'paper'")["protocol"]
         assert set(protocols) == {"published"}
-    assert json.loads(files.card.read_text("utf-8"))["protocol"] == "published"
+    card = json.loads(files.card.read_text("utf-8"))
+    assert (card["protocol"], card["opening"]) == ("published", headline(results, content.tables))
+    assert card["opening"] == f"{STAMP} {content.opening}"
     assert STAMP in re.sub(r"\s+", " ", summary_text(results))
 
 
@@ -212,6 +214,13 @@ def test_results_of_older_code_are_in_no_other_table(files, content):
         ["tissue_a", "two", "old_1", "−0.777", "1", "2026-01-02"]
     ]
     assert content.older.title == "Results of older code"
+
+
+def test_the_ceiling_of_a_study_of_the_latent_is_explained(content):
+    found = made_up(load_study("latent_width"), {"tissue_a": None})
+    note = gather(found, build_tables(found)).fractions.note
+    assert note.endswith("The ceiling is that of a latent of 48 dimensions, whatever the level.")
+    assert "dimensions" not in content.fractions.note
 
 
 def test_forecast_stands_beside_the_outcome(results):

@@ -151,6 +151,8 @@ def test_a_grid_crosses_its_factors(tmp_path):
         ("default: 0.0", "default: 0.0\nquestion: Again?", 11, "the key 'question' is written twice"),
         ("  - value: 0.1", "  - {value: 0.1, value: 0.2}", 9, "the key 'value' is written twice"),
         ("path: model.dropout", "path: split.n_folds", 5, "ask for several folds instead"),
+        ("path: model.dropout", "path: split.seed", 5, "cannot be a factor: it decides which genes are trained on"),
+        ("path: model.dropout", "path: evaluation.hidden_fraction", 5, "it decides how a level is scored"),
         ("default: 0.0", "default: 0.0\nseeds: 0", 11, "greater than or equal to 1"),
         ("default: 0.0", "default: 0.0\nfolds: two", 11, "valid integer"),
         ("default: 0.0", "default: 0.0\nsmallest_effect: 0", 11, "greater than 0"),

@@ -186,6 +186,15 @@ def test_verdict_claims_no_difference_where_the_interval_includes_zero(heldout):
     assert "includes zero, so no difference is shown" in text
 
 
+def test_verdict_says_nothing_of_hidden_entries_that_could_not_be_scored(published):
+    results = lift(published, "joint", None, 0.1)
+    assert "On the hidden entries alone it is" in verdict(results, build_tables(results)[0])
+    none = dataclasses.replace(results, per_gene=results.per_gene.assign(hidden_pcc=np.nan))
+    text = verdict(none, build_tables(none)[0])
+    assert "nan" not in text
+    assert "On the hidden entries alone" not in text
+
+
 def test_verdict_makes_nothing_of_a_difference_no_table_can_show(heldout):
     """A hair's breadth with an interval that excludes zero is not a finding."""
     genes = heldout.per_gene.copy()

@@ -120,11 +120,21 @@ def test_a_study_that_is_too_small_says_so_first(heldout):
     text = opening(results, tables)
     mde = tables[0].levels[1].differences["pcc"].mde
     assert text.startswith("Too small to see what it asks, a difference of 0.01 in mean PCC.")
-    assert f"tissue_a: 8 times in 10 it would find {mde:.3f} or more (11 genes, 1 fold, 2 seeds)" in text
+    assert f"tissue_a: 8 times in 10 it would find {mde:.3f} or more (11 genes, 1 fold, 2 seeds; before Holm's" in text
     assert "folds" in text.split("tissue_a")[1].split("would do")[0]
     assert "more than its panel of 120" in text
     larger = with_effect(results, 0.02)
     assert "more than its panel" not in opening(larger, build_tables(larger, **BOOTSTRAP)).split("tissue_b")[0]
+
+
+def test_a_study_of_one_gene_is_too_small_for_anything(heldout):
+    genes = heldout.per_gene[heldout.per_gene["gene"] == "Gene1"]
+    results = dataclasses.replace(heldout, per_gene=genes)
+    tables = build_tables(results, **BOOTSTRAP)
+    assert all(table.too_small for table in tables)
+    text = opening(results, tables)
+    assert text.startswith("Too small to see what it asks, a difference of 0.01 in mean PCC. tissue_a: 1 gene, 1 fold,")
+    assert "no interval" in text
 
 
 def test_the_same_study_is_large_enough_for_a_larger_effect(heldout):
@@ -137,6 +147,9 @@ def test_the_same_study_is_large_enough_for_a_larger_effect(heldout):
 def test_the_opening_gives_the_answer_where_there_is_one(heldout, tables):
     text = opening(heldout, tables)
     assert text.startswith("tissue_a: no level is shown to be better than the default, frozen; joint is worse.")
+    assert text.endswith(
+        "For tissue_a, tissue_b this holds for the models that were trained; another training may differ."
+    )
 
 
 def test_training_noise_that_was_not_measured_is_noted(heldout, tables):
@@ -146,7 +159,19 @@ def test_training_noise_that_was_not_measured_is_noted(heldout, tables):
     genes = pd.concat([heldout.per_gene, heldout.per_gene[heldout.per_gene["seed"] == 0].assign(seed=2)])
     three = build_tables(dataclasses.replace(heldout, per_gene=genes), **BOOTSTRAP)
     assert three[0].noise_known
+    assert opening(heldout, three).endswith(
+        "For tissue_b this holds for the models that were trained; another training may differ."
+    )
     assert "tissue_a" not in notes(three)[0]  # tissue_b lost a seed
+
+
+def test_seeds_of_one_fold_say_nothing_of_other_training_genes(heldout):
+    genes = [heldout.per_gene[heldout.per_gene["seed"] == 0].assign(seed=seed) for seed in range(3)]
+    seeds = dataclasses.replace(heldout, per_gene=pd.concat(genes))
+    text = "tissue_a, tissue_b: fewer than 3 folds, so the intervals hold for these training genes"
+    assert [note.startswith(text) for note in notes(build_tables(seeds, **BOOTSTRAP))] == [True]
+    folds = [table.assign(gene=table["gene"] + f"_{fold}", fold=fold, seed=0) for fold, table in enumerate(genes)]
+    assert notes(build_tables(dataclasses.replace(heldout, per_gene=pd.concat(folds)), **BOOTSTRAP)) == []
 
 
 def test_a_difference_that_does_not_survive_the_correction_is_not_claimed(heldout, tables):
@@ -177,9 +202,19 @@ def test_a_forecast_is_compared_with_what_ran_after_it(heldout):
     assert (found.trial_seconds.forecast, found.trial_seconds.outcome) == (15.0, 21.0)
     assert found.trial_seconds.ratio == pytest.approx(1.4)
     assert found.wall_seconds.forecast == pytest.approx(20 * 3 / 8)
-    ran = results.trials[(results.trials["status"] == "FINISHED") & (results.trials["started"] >= started[4])]
-    assert found.wall_seconds.outcome == ran["ended"].max() - ran["started"].min()
+    assert found.wall_seconds.outcome == 24.0  # three trials of 8 s, with nothing running between them
     assert found.peak_memory_mb.ratio == 2.0
+
+
+def test_forecast_time_counts_while_any_trial_of_the_study_runs(heldout):
+    """The first trial ran long before, with a study that shares it; of the next three each overlaps another."""
+    started = np.array([0.0, 1000.0, 1004.0, 1005.0, 1020.0, 1030.0, 1040.0, 1050.0]) + 1_800_000_000
+    ended = started + np.array([8.0, 8.0, 8.0, 2.0, 5.0, 5.0, 5.0, 5.0])
+    results = changed(heldout, started=started, ended=ended)
+    found = forecast_ratio(dataclasses.replace(results, forecast=forecast_for(results, "2020-01-01T00:00:00+00:00")))
+    failed = (results.trials["status"] != "FINISHED").to_numpy()
+    assert found.wall_seconds.outcome == 8.0 + 12.0 + 20.0 - 5.0 * failed[4:].sum()
+    assert failed[4:].sum() == 1
 
 
 def test_no_forecast_or_nothing_run_after_it_is_no_comparison(heldout):
