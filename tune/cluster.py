@@ -36,7 +36,7 @@ def connected(address: str, n_cpus: int | None = None) -> Iterator[int]:
     Raises
     ------
     ClusterError
-        No cluster at `address`.
+        No cluster at `address`, or Ray does not start here.
     """
     verbose = is_verbose()
     logs = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.WARNING}
@@ -47,7 +47,12 @@ def connected(address: str, n_cpus: int | None = None) -> Iterator[int]:
         else:
             runtime_env = {"working_dir": str(ROOT), "excludes": [".git", ".venv", "outputs", "tests"]}
             ray.init(address=address, runtime_env=runtime_env, **logs)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises a bare one where a busy machine does not start it in time
+        if address == "local":
+            raise ClusterError(
+                f"Ray did not start on this machine: {error} Give the same command again with --resume once the "
+                "machine is less busy; what is finished is kept"
+            ) from None
         raise ClusterError(f"no Ray cluster at '{address}': {error}. {_MEND}") from None
     try:
         yield int(ray.cluster_resources().get("CPU", 1))

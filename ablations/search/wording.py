@@ -15,21 +15,29 @@ def opening(results: SearchResults) -> str:
     if results.n_ended < results.n_samples:
         return f"Not finished: {results.n_ended} of {results.n_samples} samples are done."
     if not results.is_decided:
-        return "Not finished: the best configurations are not confirmed yet, so there is no winner."
+        waiting = ", ".join(row.label for row in results.finalists if row.n_missing)
+        which = f" (runs of {waiting} are missing)" if waiting else ""
+        return f"Not finished: the best configurations are not confirmed yet{which}, so there is no winner."
     if results.winner is None:
-        n = len(results.finalists) - 1
-        return (
-            f"The default is the best: none of the {n} best of {results.n_samples} configurations beat it on "
-            "validation genes over other seeds. There is no winner, and the test genes were not looked at."
-            if n
-            else "The default is the best: no other configuration ran to its end."
-        )
+        return _no_winner(results)
     assert results.validation is not None
     text = f"{results.winner.capitalize()} beats the default by {gain(results.validation)} on validation genes"
     if results.test is None or not results.test.is_whole:
         return f"{text}; the comparison on the test genes is not finished."
     on_test = f"{gain(results.test)}{_weight(results.test)}"
     return f"{text}; on the test genes, which the search never saw, the difference is {on_test}."
+
+
+def _no_winner(results: SearchResults) -> str:
+    n = len(results.finalists) - 1
+    if not n:
+        limit = " within the memory asked for" if results.max_memory_mb is not None else ""
+        return f"The default is the best: no other configuration ran to its end{limit}."
+    untouched = "" if results.n_tests else ", and the test genes were not looked at"
+    return (
+        f"The default is the best: none of the {n} best of {results.n_samples} configurations beat it on validation "
+        f"genes over other seeds. There is no winner{untouched}."
+    )
 
 
 def gain(found: Comparison) -> str:

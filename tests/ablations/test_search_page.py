@@ -70,9 +70,14 @@ def test_the_opening_says_by_how_much_whatever_the_sign():
 
 
 def test_no_winner_is_invented():
-    none = made_up(winner=None, winner_values={}, validation=None, test=None)
+    none = made_up(winner=None, winner_values={}, validation=None, test=None, n_tests=0)
     assert opening(none).startswith("The default is the best: none of the 1 best of 6 configurations beat it")
     assert "winner changes" not in summary_text(none)
+    assert opening(none).endswith("There is no winner, and the test genes were not looked at.")
+    nothing = {"winner": None, "winner_values": {}, "validation": None, "test": None}
+    assert opening(made_up(**nothing, n_tests=1)).endswith("There is no winner.")  # an earlier one was tested
+    alone = made_up(**nothing, finalists=[finalist("default", 0.4)], max_memory_mb=10.0)
+    assert opening(alone).endswith("no other configuration ran to its end within the memory asked for.")
     assert opening(made_up(n_samples=9)) == "Not finished: 6 of 9 samples are done."
     assert "not confirmed yet" in opening(made_up(finalists=[], winner=None))
 
