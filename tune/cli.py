@@ -77,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--tracking-uri", metavar="URI", help="MLflow store (default: MLFLOW_TRACKING_URI, or sqlite in --output)")
     add("--max-concurrent", metavar="N", type=positive, help="trials at a time (default: one per CPU)")
     add("--address", metavar="ADDR", default="local", help="Ray cluster to join: auto or HOST:PORT (default: local)")
-    add("--resume", action="store_true", help="continue the study an interrupted command left, in the same parent run")
+    add("--resume", action="store_true", help="continue what an interrupted command left; says so where nothing is")
     add(
         "--dry-run",
         action="store_true",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,7 +86,6 @@ class Runner:
         self.forecast, self.log_models = forecast, log_models
         self.known = tracking.runs("trial")
         self.known_floors = tracking.runs("floors")
-        self.resumed: list[str] = []  # studies whose parent run was re-opened
 
     def missing(self) -> dict[str, TrialSpec]:
         """Trials the store has no finished run of."""
@@ -97,14 +95,12 @@ class Runner:
         return fingerprint in self.known and self.known[fingerprint].status == FINISHED
 
     def _open_parents(self, resume: bool) -> dict[str, str]:
-        """A parent run for each study: a new one, or with `resume` the one an interrupted command left."""
-        parents = {}
-        interrupted = self.tracking.runs("study", "cgd.study_key")
+        """The parent run of each study: exactly these trials have one for ever, which is opened again."""
+        parents, interrupted = {}, False
+        known = self.tracking.runs("study", "cgd.study_key")
         for plan in self.plan.studies:
-            record = interrupted.get(plan.key) if resume else None
-            run_id = record.run_id if record and record.status in (KILLED, RUNNING) else None
-            if run_id:
-                self.resumed.append(plan.study.name)
+            record = known.get(plan.key)
+            interrupted |= record is not None and record.status in (KILLED, RUNNING)
             tags = {
                 "cgd.study": plan.study.name,
                 "cgd.study_key": plan.key,
@@ -112,13 +108,13 @@ class Runner:
                 "cgd.code_version": code_version(),
             }
             name = f"{plan.study.name} · {', '.join(plan.dataset_keys)}"
-            key = f"study-{plan.key}-{time.time_ns()}"
-            parent = parents[plan.study.name] = self.tracking.open_run("study", key, name, tags, run_id)
+            run_id = record.run_id if record else None
+            parent = parents[plan.study.name] = self.tracking.open_run("study", f"study-{plan.key}", name, tags, run_id)
             self.tracking.describe(parent, self._note(plan.study, [], parent))
             view = study_view(plan.study.name, by_dataset=len(plan.dataset_keys) > 1)
             self.tracking.share_view(view_key(plan.study.name), view)
-        if resume and not self.resumed:
-            print("nothing to resume: no interrupted command ran exactly these trials; starting a new study run")
+        if resume and not interrupted:
+            print("nothing to resume: no interrupted command ran exactly these trials")
         return parents
 
     def run(self, resume: bool, address: str, max_concurrent: int | None) -> tuple[dict[str, str], bool]:

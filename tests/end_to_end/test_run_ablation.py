@@ -133,6 +133,7 @@ def test_again_runs_nothing_and_more_seeds_run_only_what_is_missing(finished, ru
     assert again.returncode == 0, again.stderr
     assert "8 trials: 8 in the store already, 0 to run" in again.stdout
     assert Store(output).contents() == before
+    assert len(Store(output).runs("study")) == 1  # exactly these trials are one study for ever
     more = run("--study", "ar_decay", "--seeds", "3", "--output", output, "--dry-run")
     assert "12 distinct trials: 8 finished" in more.stdout
     # the default level of another study is a trial the store already has
