@@ -113,16 +113,17 @@ class _Fit:
     trained: float
 
     def costs(self) -> dict[str, float]:
-        """Which epoch was kept, and what the trial took until now."""
+        """Which epoch was kept, and what the trial took until now; of earlier attempts, their epochs count."""
         progress = self.model.progress
         assert progress is not None
+        earlier = progress.earlier_seconds
         return {
             "val_pcc": progress.kept_score,
             "kept_epoch": float(progress.kept_epoch),
             "epochs": float(progress.epoch),
             "n_parameters": float(self.model.n_parameters),
-            "train_seconds": self.trained - self.started,
-            "wall_seconds": time.perf_counter() - self.started,
+            "train_seconds": self.trained - self.started + earlier,
+            "wall_seconds": time.perf_counter() - self.started + earlier,
             "peak_memory_mb": peak_memory_mb(),
         }
 

@@ -40,6 +40,7 @@ class Progress:
     kept_epoch: int = 0
     kept_score: float = -math.inf
     history: list[dict[str, float]] = field(default_factory=list)
+    earlier_seconds: float = 0.0  # of the epochs of earlier attempts
 
 
 def learning_rate(step: int, n_steps: int, config: TrainConfig) -> float:
@@ -270,6 +271,7 @@ class Trainer:
         for name, stream in streams.items():
             self.generators[name].set_state(stream)
         self.progress = Progress(**state)
+        self.progress.earlier_seconds = sum(metrics["epoch_seconds"] for metrics in self.progress.history)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

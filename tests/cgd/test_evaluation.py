@@ -76,8 +76,10 @@ def test_an_interrupted_trial_continues_to_the_same_numbers(tiny, tmp_path):
     fingerprint = trial_fingerprint(config, tiny.prepared, tiny.split)
     assert [path.name for path in tmp_path.iterdir()] == [fingerprint]
     epochs = []
-    resumed = evaluate(config, tiny.prepared, tiny.split, lambda metrics: epochs.append(metrics["epoch"]), tmp_path)
-    assert epochs == [1, 2]
+    resumed = evaluate(config, tiny.prepared, tiny.split, epochs.append, tmp_path)
+    assert [metrics["epoch"] for metrics in epochs] == [1, 2]
+    assert resumed.model.progress.earlier_seconds == epochs[0]["epoch_seconds"]
+    assert resumed.summary["train_seconds"] > sum(metrics["epoch_seconds"] for metrics in epochs)
     assert numbers(resumed) == numbers(tiny.evaluate())
 
 

@@ -55,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--storage", metavar="URL", help="database of the search (default: OUTPUT/search/NAME.journal)")
     add("--name", metavar="NAME", type=file_name, help="name of the search (default: from its space and settings)")
+    add("--address", metavar="ADDR", default="local", help="Ray cluster to join: auto or HOST:PORT (default: local)")
     add("--max-concurrent", metavar="N", type=positive, help="trials at a time (default: one per CPU)")
     add("--config", metavar="FILE", type=Path, help="default configuration (YAML); --set comes on top")
     add(
@@ -121,8 +122,10 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
     if arguments.list:
         return _list()
     space, base = _inputs(arguments)
-    from tune.search.plan import Replication, make_plan  # these import torch and ray, which --help does without
+    from tune.cluster import check_reachable  # these import torch and ray, which --help does without
+    from tune.search.plan import Replication, make_plan
 
+    check_reachable(arguments.address)
     plan = make_plan(
         space,
         base,
@@ -155,7 +158,7 @@ def _run_plan(arguments: argparse.Namespace, plan: SearchPlan, log: CommandLog) 
             tracking.mark_killed()
         command = SearchCommand(plan, tracking, output, recorded(arguments))
         command.open(arguments.storage, arguments.warm_start, arguments.resume)
-        outcome = command.run(arguments.max_concurrent)
+        outcome = command.run(arguments.address, arguments.max_concurrent)
     where = {
         **outcome.files,
         "MLflow store": without_password(uri),

@@ -75,11 +75,11 @@ class SearchCommand:
         if self.book.n_interrupted:
             print(f"{self.book.n_interrupted} interrupted samples are run again")
 
-    def run(self, max_concurrent: int | None) -> SearchOutcome:
-        """Run what is missing of each stage; what is there is read."""
+    def run(self, address: str, max_concurrent: int | None) -> SearchOutcome:
+        """Run what is missing of each stage, on the Ray at `address`; what is there is read."""
         parent = self._open_parent()
         try:
-            outcome = self._stages(parent, max_concurrent)
+            outcome = self._stages(parent, address, max_concurrent)
         except BaseException:  # whatever ends the command, its run must not stay RUNNING
             with suppress(TrackingError):  # it may be the store itself that failed
                 self.tracking.end(parent, KILLED)
@@ -108,19 +108,21 @@ class SearchCommand:
             "winner and the default are compared once on the test genes."
         )
 
-    def _stages(self, parent: str, max_concurrent: int | None) -> SearchOutcome:
+    def _stages(self, parent: str, address: str, max_concurrent: int | None) -> SearchOutcome:
         datasets = self.plan.planner.plan.datasets
         runs = SearchRuns(self.tracking, parent, datasets)
         confirmed: list[Confirmed] = []
-        with connected("local") as n_cpus:
-            limit = min(max_concurrent or n_cpus, n_cpus)
+        with connected(address) as n_cpus:
+            # a cluster may grow, so there only the user limits what runs at once
+            limit = min(max_concurrent or n_cpus, n_cpus) if address == "local" else max_concurrent
             place = Workplace(put_datasets(datasets), self.output, self.folder, limit)
             complete = run_search(self.book, runs, place)
             if complete:
                 confirmed, complete = confirm(self.book, choose_finalists(self.book), runs, place)
         winner, test = choose_winner(confirmed) if complete else None, None
         if winner is not None:
-            test = run_final_test(self.book, winner, self.tracking, self.output, self.arguments, max_concurrent)
+            where = (address, max_concurrent)
+            test = run_final_test(self.book, winner, self.tracking, self.output, self.arguments, where)
         return self._conclude(parent, runs, complete, confirmed, winner, test)
 
     def _conclude(

@@ -37,7 +37,7 @@ class Workplace:
     output, folder
         The output folder, and the search's own in it.
     max_concurrent
-        Trials at a time.
+        Trials at a time; None for as many as the cluster takes.
     """
 
     shared: Mapping[str, ray.ObjectRef]

@@ -19,7 +19,7 @@ from tune.runner import Runner, StudyOutcome
 from tune.search.book import DEFAULT, SearchBook
 from tune.search.confirm import Confirmed
 from tune.search.plan import SearchPlan
-from tune.tracking import KILLED, RUNNING, Tracking
+from tune.tracking import Tracking
 
 TESTED = "tested"  # user attribute of the study: every comparison on the test genes
 WINNER = "winner"
@@ -71,9 +71,12 @@ def run_final_test(
     tracking: Tracking,
     output: Path,
     arguments: dict[str, Any],
-    max_concurrent: int | None,
+    where: tuple[str, int | None],
 ) -> FinalTest:
-    """Run the comparison, or read it back where it was run already: the test genes are looked at once per winner."""
+    """Run the comparison, or read it back where it was run already: the test genes are looked at once per winner.
+
+    `where` is the address of Ray, and how many trials may run at a time.
+    """
     tested: dict[str, str] = book.study.user_attrs.get(TESTED, {})
     name = winner.finalist.config.fingerprint()
     if name in tested:
@@ -81,10 +84,8 @@ def run_final_test(
     planner = book.plan.planner
     planner.add(make_study(book.plan, winner))
     plan = planner.plan.studies[-1]
-    left = tracking.runs("study", "cgd.study_key").get(plan.key)
     runner = Runner(planner.plan, tracking, output, arguments)
-    resume = left is not None and left.status in (KILLED, RUNNING)
-    parents, complete = runner.run(resume, "local", max_concurrent)
+    parents, complete = runner.run(False, *where)
     outcome = runner.conclude(plan, parents[plan.study.name], complete)
     if not outcome.failed and not outcome.missing:
         book.study.set_user_attr(TESTED, {**tested, name: outcome.parent_run_id})
