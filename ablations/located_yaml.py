@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from cgd.errors import StudyError
+from cgd.errors import StudyError, closest
 
 Location = tuple[int | str, ...]
 
@@ -54,6 +54,21 @@ def _child(node: yaml.Node | None, part: int | str) -> tuple[yaml.Node | None, i
     if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
         return node.value[part], node.value[part].start_mark.line + 1
     return None, 0
+
+
+def built_in(folder: Path) -> list[str]:
+    """Names of the YAML files of a folder."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def find_yaml(folder: Path, name_or_path: str | Path, what: str) -> Path:
+    """The file of a built-in name, or the one at a path. Raises StudyError with the closest name where neither is."""
+    names = built_in(folder)
+    path = folder / f"{name_or_path}.yaml" if str(name_or_path) in names else Path(name_or_path)
+    if not path.is_file():
+        hint = closest(str(name_or_path), names)
+        raise StudyError(f"no {what} '{name_or_path}' and no such file; {hint} (--list shows them)")
+    return path
 
 
 def read_yaml(path: Path, expected: str = "a study with 'name:', 'question:', 'factor:' ...") -> LocatedYAML:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from ablations.combinations import Combination, Configuration, cross, listed
 from ablations.factor import Factor, GridFactor, Level, Part, Problem, Scalar, Text, as_field, repeated_in
-from ablations.located_yaml import LocatedYAML, Location, read_yaml
+from ablations.located_yaml import LocatedYAML, Location, built_in, find_yaml, read_yaml
 from ablations.study_checks import check_content, check_layout, in_words
 from cgd.config import Config
 from cgd.errors import ConfigError, StudyError, closest
@@ -200,7 +200,7 @@ class Study(Part):
 
 def list_studies() -> list[str]:
     """Names of the built-in studies."""
-    return sorted(path.stem for path in _BUILT_IN.glob("*.yaml"))
+    return built_in(_BUILT_IN)
 
 
 def load_study(name_or_path: str | Path) -> Study:
@@ -211,11 +211,7 @@ def load_study(name_or_path: str | Path) -> Study:
     StudyError
         No such study (with the closest name), or a malformed one (with the line).
     """
-    names = list_studies()
-    path = _BUILT_IN / f"{name_or_path}.yaml" if str(name_or_path) in names else Path(name_or_path)
-    if not path.is_file():
-        hint = closest(str(name_or_path), names)
-        raise StudyError(f"no study '{name_or_path}' and no such file; {hint} (--list shows them)")
+    path = find_yaml(_BUILT_IN, name_or_path, "study")
     document = read_yaml(path)
     if _BY_CODE_ONLY in document.values:
         message = "is written by the search alone; a study file varies a 'factor', or 'factors' with 'grid: true'"

@@ -51,6 +51,15 @@ def without_password(url: str) -> str:
     return re.sub(r"(://[^/@:]*):[^/]*@", r"\1:***@", url)
 
 
+def print_datasets() -> None:
+    """The data sets a command can name, for --list."""
+    from cgd.data.catalog import available  # imports anndata, which --help does without
+
+    print("Data sets:")
+    for name in available():
+        print(f"  {name}")
+
+
 def recorded(arguments: argparse.Namespace) -> dict[str, Any]:
     """The arguments as JSON can hold them, without passwords: they are kept beside the results."""
     values = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations.study import list_studies, load_studies, load_study
 from cgd.config import Config
 from cgd.errors import CGDError
-from tune.arguments import open_ui, own_store, parse_assignment, positive, recorded, without_password
+from tune.arguments import open_ui, own_store, parse_assignment, positive, print_datasets, recorded, without_password
 from tune.command import EXIT_CODES, EXIT_FAILED, EXIT_OK, EXIT_STOPPED, Ending, run_command
 
 if TYPE_CHECKING:  # these import torch and ray, which --help and --list do without
@@ -112,6 +110,7 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
         raise CGDError(f"name a study with --study: {', '.join(list_studies())}, all or paper")
     from tune.cluster import check_reachable
     from tune.plan import Planner
+    from tune.store import store_uri
 
     check_reachable(arguments.address)
     seeds = range(base.seed, base.seed + arguments.seeds) if arguments.seeds else None
@@ -125,7 +124,7 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
             print(f"{name}: {note}")
     if arguments.audit:
         return _audit(planner)
-    uri = arguments.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or own_store(arguments.output)
+    uri = store_uri(arguments.tracking_uri, arguments.output)
     if arguments.dry_run:
         from tune.dry_run import DryRun
 
@@ -136,16 +135,12 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
 
 
 def _list() -> Ending:
-    from cgd.data.catalog import available
-
     print("Studies:")
     for name in list_studies():
         study = load_study(name)
         print(f"  {name:<20} {study.question}")
         print(f"  {'':<20} levels: {', '.join(study.labels)} (default {study.default_label})")
-    print("Data sets:")
-    for name in available():
-        print(f"  {name}")
+    print_datasets()
     return Ending()
 
 
@@ -177,18 +172,11 @@ def _audit(planner: Planner) -> Ending:
 def _run_studies(arguments: argparse.Namespace, plan: Plan, uri: str, log: CommandLog) -> Ending:
     from ablations.report.index import write_index
     from tune.forecast import load_forecast
-    from tune.lock import locked
     from tune.runner import Runner
-    from tune.tracking import Tracking, sqlite_file
+    from tune.store import opened
 
     output = arguments.output
-    is_own = uri == own_store(output)
-    database = sqlite_file(uri)
-    with locked(output), locked(database.parent) if database and not is_own else nullcontext():
-        log.open(output)
-        tracking = Tracking(uri, output / "artifacts")
-        if is_own:
-            tracking.mark_killed()
+    with opened(uri, output, log) as tracking:
         forecast = load_forecast(output, plan)
         record = forecast.to_record() if forecast else None
         log_models = not arguments.no_models
@@ -197,7 +185,7 @@ def _run_studies(arguments: argparse.Namespace, plan: Plan, uri: str, log: Comma
         parents, complete = runner.run(arguments.resume, arguments.address, arguments.max_concurrent)
         outcomes = [runner.conclude(study, parents[study.study.name], complete) for study in plan.studies]
         index = write_index(output / "reports")
-    return _print_outcomes(outcomes, index, uri, output if is_own else None, log)
+    return _print_outcomes(outcomes, index, uri, output if uri == own_store(output) else None, log)
 
 
 def _announce(runner: Runner, n_trials: int, forecast: Forecast | None) -> None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from ablations.factor import Part, Problem, Text
-from ablations.located_yaml import LocatedYAML, Location, read_yaml
+from ablations.located_yaml import LocatedYAML, Location, built_in, find_yaml, read_yaml
 from ablations.search.parameter import Parameter, Suggests, accepted, check_parameter
 from cgd.config import Config
 from cgd.errors import StudyError, closest
@@ -145,7 +145,7 @@ def _exclude_each_other(one: Parameter, other: Parameter) -> bool:
 
 def list_spaces() -> list[str]:
     """Names of the built-in spaces."""
-    return sorted(path.stem for path in _BUILT_IN.glob("*.yaml"))
+    return built_in(_BUILT_IN)
 
 
 def load_space(name_or_path: str | Path) -> Space:
@@ -156,10 +156,7 @@ def load_space(name_or_path: str | Path) -> Space:
     StudyError
         No such space (with the closest name), or a malformed one (with the line).
     """
-    names = list_spaces()
-    path = _BUILT_IN / f"{name_or_path}.yaml" if str(name_or_path) in names else Path(name_or_path)
-    if not path.is_file():
-        raise StudyError(f"no search space '{name_or_path}' and no such file; {closest(str(name_or_path), names)}")
+    path = find_yaml(_BUILT_IN, name_or_path, "search space")
     return _validate(read_yaml(path, "a search space with 'name:', 'description:', 'parameters:'"), str(path))
 
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import os
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablations.search.space import Space, list_spaces, load_space
 from cgd.config import Config
-from tune.arguments import file_name, open_ui, own_store, parse_assignment, positive, recorded, without_password
+from tune.arguments import (
+    file_name,
+    open_ui,
+    own_store,
+    parse_assignment,
+    positive,
+    print_datasets,
+    recorded,
+    without_password,
+)
 from tune.command import EXIT_CODES, EXIT_FAILED, EXIT_STOPPED, Ending, run_command
 from tune.log_files import CommandLog
 
@@ -95,16 +102,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _list() -> Ending:
-    from cgd.data.catalog import available
-
     print("Spaces:")
     for name in list_spaces():
         space = load_space(name)
         print(f"  {name:<14} {space.description}")
         print(f"  {'':<14} {len(dict.fromkeys(p.path for p in space.parameters))} fields")
-    print("Data sets:")
-    for name in available():
-        print(f"  {name}")
+    print_datasets()
     return Ending()
 
 
@@ -144,25 +147,19 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
 
 
 def _run_plan(arguments: argparse.Namespace, plan: SearchPlan, log: CommandLog) -> Ending:
-    from tune.lock import locked
     from tune.search.command import SearchCommand
-    from tune.tracking import Tracking, sqlite_file
+    from tune.store import opened, store_uri
 
     output = arguments.output
-    uri = arguments.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or own_store(output)
-    is_own, database = uri == own_store(output), sqlite_file(uri)
-    with locked(output), locked(database.parent) if database and not is_own else nullcontext():
-        log.open(output)
-        tracking = Tracking(uri, output / "artifacts")
-        if is_own:
-            tracking.mark_killed()
+    uri = store_uri(arguments.tracking_uri, output)
+    with opened(uri, output, log) as tracking:
         command = SearchCommand(plan, tracking, output, recorded(arguments))
         command.open(arguments.storage, arguments.warm_start, arguments.resume)
         outcome = command.run(arguments.address, arguments.max_concurrent)
     where = {
         **outcome.files,
         "MLflow store": without_password(uri),
-        "Open the UI": open_ui(uri, output if is_own else None),
+        "Open the UI": open_ui(uri, output if uri == own_store(output) else None),
     }
     print(f"\n{outcome.summary}\n")
     for what, place in where.items():

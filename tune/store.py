@@ -1,0 +1,36 @@
+"""The tracking store of a command, opened for it alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from tune.arguments import own_store
+from tune.lock import locked
+from tune.log_files import CommandLog
+from tune.tracking import Tracking, sqlite_file
+
+
+def store_uri(given: str | None, output: Path) -> str:
+    """The store a command writes to: the one given, else MLFLOW_TRACKING_URI, else that of the output folder."""
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or own_store(output)
+
+
+@contextmanager
+def opened(uri: str, output: Path, log: CommandLog) -> Iterator[Tracking]:
+    """Lock the output folder and, where it lies elsewhere, the folder of an SQLite database; open log and store.
+
+    Raises
+    ------
+    OutputError, TrackingError
+        Another command works there, or the folder or the store cannot be used.
+    """
+    is_own, database = uri == own_store(output), sqlite_file(uri)
+    with locked(output), locked(database.parent) if database and not is_own else nullcontext():
+        log.open(output)
+        tracking = Tracking(uri, output / "artifacts")
+        if is_own:  # nobody else writes to it: what is still running there was killed
+            tracking.mark_killed()
+        yield tracking
