@@ -14,7 +14,7 @@ ablation: $(VENV)/.installed
 	$(VENV)/bin/python tune/run_ablation.py --study ar_decay --output $(OUTPUT)
 
 test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

@@ -43,5 +43,5 @@ def test_a_study_on_a_named_data_set_writes_its_report(data_dir, command, tmp_pa
     process = subprocess.run(command(*arguments), cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
     assert "31 ST genes are not in the scRNA-seq" in process.stdout
-    assert "mean pattern of the training genes" in process.stdout
+    assert "mean pattern" in process.stdout
     assert list((tmp_path / "out").glob("reports/*/decoder_training.html"))
