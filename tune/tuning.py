@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -44,7 +45,7 @@ class OpenRun:
         self.pending, self.flushed = [], time.monotonic()
 
 
-class RunCallback(ray_tune.Callback):
+class RunCallback(ray_tune.Callback, ABC):
     """A callback that writes to the store; `error` is what kept it from doing so."""
 
     error: TrackingError | None = None
@@ -52,9 +53,9 @@ class RunCallback(ray_tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks into a snapshot that is never read
 
+    @abstractmethod
     def close(self) -> None:
         """After a stop: end the runs of what did not."""
-        raise NotImplementedError
 
 
 def remember_error(method: _Method) -> _Method:

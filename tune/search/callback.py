@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -124,9 +125,9 @@ class SearchCallback(RunCallback):
         self.runs, self.progress, self.checkpoints = runs, progress, checkpoints
         self._open: dict[str, _Open] = {}
 
+    @abstractmethod
     def candidate_of(self, trial: Any) -> Candidate:
         """The candidate that a Tune trial runs."""
-        raise NotImplementedError
 
     def arrived(self, trial: Any, payload: str) -> CandidateResult:
         """Called with a result as JSON, once; returns it."""
