@@ -46,7 +46,7 @@ def _table(results: StudyResults, dataset: str, bootstrap: dict[str, int]) -> Da
     return DatasetTable(
         name=dataset,
         facts=results.datasets[dataset],
-        rows=with_fractions([*references, *levels], floor_of),
+        rows=with_fractions([*references, *levels], floor_of, floors, genes),
         absent_floors=absent,
         over_floor=_over_floor(genes, floors, best, strongest(references), bootstrap),
         copied_share=float(genes["copied_share"].mean()) if "copied_share" in genes and len(genes) else math.nan,
@@ -109,19 +109,36 @@ def best_floors(references: list[Row]) -> dict[str, str]:
     return found
 
 
-def with_fractions(rows: list[Row], floor_of: Mapping[str, str]) -> tuple[Row, ...]:
-    """The rows with `fractions`: 0 is the best floor in a metric, 1 the ceiling; NaN where that is not above it."""
-    named = {row.name: row for row in rows if row.kind != "level"}
+def with_fractions(
+    rows: list[Row], floor_of: Mapping[str, str], floors: pd.DataFrame, genes: pd.DataFrame
+) -> tuple[Row, ...]:
+    """The rows with `fractions`: 0 is the best floor in a metric, 1 the ceiling; NaN where that is not above it.
+
+    Floor and ceiling of a level are taken over its own folds and genes, which are fewer where trials failed.
+    """
+    found = []
+    for row in rows:
+        own = genes.loc[genes["level"] == row.name, ["fold", "gene"]].drop_duplicates()
+        seen = floors.merge(own, on=["fold", "gene"]) if row.kind == "level" else floors
+        ends = _ends(seen, floor_of, list(row.estimates))
+        # rounded, so that the floor itself stands at 0 whatever the order of its sum
+        fractions = {m: round((e.mean - ends[m][0]) / ends[m][1], 12) for m, e in row.estimates.items()}
+        found.append(replace(row, fractions=fractions))
+    return tuple(found)
+
+
+def _ends(floors: pd.DataFrame, floor_of: Mapping[str, str], metrics: list[str]) -> dict[str, tuple[float, float]]:
+    """Metric -> mean of its best floor, and how far the ceiling is from there (NaN where it is no better)."""
+    means = floors.groupby("method")[metrics].mean()
     ends = {}
-    for metric in dict.fromkeys(metric for row in rows for metric in row.estimates):
-        floor = named[floor_of[metric]].estimates[metric].mean if metric in floor_of else math.nan
-        ceiling = named[CEILING].estimates[metric].mean if CEILING in named else math.nan
+    for metric in metrics:
+        floor, ceiling = (
+            float(means.loc[method, metric]) if method in means.index else math.nan
+            for method in (floor_of.get(metric, ""), CEILING)
+        )
         sign = -1 if metric in LOWER_IS_BETTER else 1
         ends[metric] = (floor, ceiling - floor if sign * (ceiling - floor) > 0 else math.nan)
-    return tuple(
-        replace(row, fractions={m: (e.mean - ends[m][0]) / ends[m][1] for m, e in row.estimates.items()})
-        for row in rows
-    )
+    return ends
 
 
 def _versus(genes: pd.DataFrame, best: Row | None, levels: list[Row], bootstrap: dict[str, int]) -> dict[str, Estimate]:

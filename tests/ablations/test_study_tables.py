@@ -45,6 +45,20 @@ def test_fractions_put_the_best_floor_at_zero_and_the_ceiling_at_one(tables):
     assert rows["random"].fractions["ssim"] < 0
 
 
+def test_a_level_with_fewer_genes_is_placed_between_the_floor_and_the_ceiling_of_those(heldout):
+    kept = sorted(heldout.per_gene["gene"].unique())[:5]
+    lost = (heldout.per_gene["level"] == "joint") & ~heldout.per_gene["gene"].isin(kept)
+    results = dataclasses.replace(heldout, per_gene=heldout.per_gene[~lost])
+    here = {row.name: row for row in build_tables(results, **BOOTSTRAP)[0].rows}
+    own = results.floors[(results.floors["dataset"] == "tissue_a") & results.floors["gene"].isin(kept)]
+    floor, ceiling = (own[own["method"] == name]["pcc"].mean() for name in ("kernel_ridge", "ceiling"))
+    expected = (here["joint"].estimates["pcc"].mean - floor) / (ceiling - floor)
+    assert here["joint"].fractions["pcc"] == pytest.approx(expected)
+    whole = {row.name: row for row in build_tables(heldout, **BOOTSTRAP)[0].rows}
+    assert here["frozen"].fractions["pcc"] == whole["frozen"].fractions["pcc"]
+    assert here["joint"].fractions["pcc"] != pytest.approx(whole["joint"].fractions["pcc"])
+
+
 def test_the_best_floor_of_an_error_is_the_lowest_and_a_ceiling_below_it_gives_no_fraction(tables):
     """In the made-up store errors rise with PCC, so the best floor in RMSE is `random` and the ceiling is worst."""
     assert tables[0].floor_of["pcc"] == "kernel_ridge"
