@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from ablations.combinations import Combination, Configuration, cross, listed
 from ablations.factor import Factor, GridFactor, Level, Part, Problem, Scalar, Text, as_field, repeated_in
-from ablations.located_yaml import LocatedYAML, Location, built_in, find_yaml, read_yaml
-from ablations.study_checks import check_content, check_layout, in_words
+from ablations.located_yaml import LocatedYAML, built_in, find_yaml, read_yaml
+from ablations.study_checks import check_content, check_layout
+from ablations.validation import validated
 from cgd.config import Config
 from cgd.errors import ConfigError, StudyError, closest
 
@@ -195,7 +196,7 @@ class Study(Part):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "study") -> Study:
         """Validate a mapping, as written by `model_dump`. Raises StudyError naming `source`."""
-        return _validate(LocatedYAML(dict(values), None), source)
+        return _validated(LocatedYAML(dict(values), None), source)
 
 
 def list_studies() -> list[str]:
@@ -216,7 +217,7 @@ def load_study(name_or_path: str | Path) -> Study:
     if _BY_CODE_ONLY in document.values:
         message = "is written by the search alone; a study file varies a 'factor', or 'factors' with 'grid: true'"
         raise StudyError(f"{path}, {document.say((_BY_CODE_ONLY,), message)}")
-    return _validate(document, str(path))
+    return _validated(document, str(path))
 
 
 def load_studies(names: Sequence[str | Path]) -> list[Study]:
@@ -232,29 +233,9 @@ def load_studies(names: Sequence[str | Path]) -> list[Study]:
     return [load_study(name) for name in dict.fromkeys(wanted)]
 
 
-def _validate(document: LocatedYAML, source: str) -> Study:
-    try:
-        return Study.model_validate(document.values)
-    except ValidationError as error:
-        problems = "; ".join(_explain(e, document) for e in error.errors())
-        raise StudyError(f"{source}, {problems}" if document.root else f"{source}: {problems}") from None
-
-
-def _explain(error: Any, document: LocatedYAML) -> str:
-    cause = error.get("ctx", {}).get("error")
-    location = cause.location if isinstance(cause, Problem) else error["loc"]
-    message = in_words(error)
-    if error["type"] == "extra_forbidden":
-        message = f"unknown key; {closest(str(location[-1]), _keys_at(location[:-1]))}"
-    return document.say(location, message)
-
-
-def _keys_at(location: Location) -> list[str]:
-    part: type[BaseModel] = Study
-    named: dict[str, type[BaseModel]] = {"factor": Factor, "levels": Level, "factors": GridFactor, "paper": Paper}
-    for key in location:
-        part = named.get(str(key), part)
-    return [key for key in part.model_fields if key != _BY_CODE_ONLY]
+def _validated(document: LocatedYAML, source: str) -> Study:
+    parts: dict[str, type[BaseModel]] = {"factor": Factor, "levels": Level, "factors": GridFactor, "paper": Paper}
+    return validated(Study, document, source, parts, hidden=_BY_CODE_ONLY)
 
 
 def _check_list(study: str, what: str, asked: Sequence[Any]) -> None:

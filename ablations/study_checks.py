@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING
 
 from ablations.combinations import check_configurations
 from ablations.factor import Problem, check_axis, check_only_on, check_path, check_value, check_when, repeated_in
@@ -14,22 +11,6 @@ from ablations.located_yaml import Location
 
 if TYPE_CHECKING:
     from ablations.study import Study
-
-
-_IN_WORDS = {
-    "tuple_type": "expected a list such as [a, b]",
-    "dict_type": "expected a mapping such as {key: value}",
-    "model_type": "expected a mapping such as {key: value}",
-    "too_short": "expected at least one entry",
-}
-
-
-def in_words(error: Mapping[str, Any]) -> str:
-    """One error of pydantic as a sentence about the file, with what was found."""
-    message = _IN_WORDS.get(error["type"], error["msg"].removeprefix("Value error, "))
-    if error["type"] in ("value_error", "missing", "too_short") or isinstance(error["input"], dict | BaseModel):
-        return message
-    return f"{message}, found {error['input']!r}"
 
 
 def check_layout(study: Study) -> None:

@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from ablations.factor import Part, Problem, Text
-from ablations.located_yaml import LocatedYAML, Location, built_in, find_yaml, read_yaml
+from ablations.located_yaml import LocatedYAML, built_in, find_yaml, read_yaml
 from ablations.search.parameter import Parameter, Suggests, accepted, check_parameter
+from ablations.validation import validated
 from cgd.config import Config
-from cgd.errors import StudyError, closest
+from cgd.errors import StudyError
 
 _BUILT_IN = Path(__file__).parent / "spaces"
 
@@ -39,6 +40,9 @@ class Stopping(Part):
     first_percent: Annotated[int, Field(ge=1, le=99)] = 20
     factor: Annotated[float, Field(gt=1)] = 3
     spared: Annotated[int, Field(ge=0, description="the first samples run to their end: few say little")] = 10
+
+
+_PARTS: dict[str, type[BaseModel]] = {"parameters": Parameter, "sampler": SamplerSettings, "stopping": Stopping}
 
 
 class Space(Part):
@@ -135,7 +139,7 @@ class Space(Part):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "space") -> Space:
         """Validate a mapping, as written by `model_dump`. Raises StudyError naming `source`."""
-        return _validate(LocatedYAML(dict(values), None), source)
+        return validated(Space, LocatedYAML(dict(values), None), source, _PARTS)
 
 
 def _exclude_each_other(one: Parameter, other: Parameter) -> bool:
@@ -157,31 +161,5 @@ def load_space(name_or_path: str | Path) -> Space:
         No such space (with the closest name), or a malformed one (with the line).
     """
     path = find_yaml(_BUILT_IN, name_or_path, "search space")
-    return _validate(read_yaml(path, "a search space with 'name:', 'description:', 'parameters:'"), str(path))
-
-
-def _validate(document: LocatedYAML, source: str) -> Space:
-    try:
-        return Space.model_validate(document.values)
-    except ValidationError as error:
-        problems = "; ".join(_explain(e, document) for e in error.errors())
-        raise StudyError(f"{source}, {problems}" if document.root else f"{source}: {problems}") from None
-
-
-def _explain(error: Any, document: LocatedYAML) -> str:
-    cause = error.get("ctx", {}).get("error")
-    location: Location = cause.location if isinstance(cause, Problem) else error["loc"]
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        message = f"unknown key; {closest(str(location[-1]), _keys_at(location[:-1]))}"
-    where = ".".join(str(part) for part in location)
-    line = f"line {document.line(location)}: " if document.root else ""
-    return f"{line}{where}: {message}" if where else f"{line}{message}"
-
-
-def _keys_at(location: Location) -> list[str]:
-    named: dict[str, type[BaseModel]] = {"parameters": Parameter, "sampler": SamplerSettings, "stopping": Stopping}
-    part: type[BaseModel] = Space
-    for key in location:
-        part = named.get(str(key), part)
-    return list(part.model_fields)
+    document = read_yaml(path, "a search space with 'name:', 'description:', 'parameters:'")
+    return validated(Space, document, str(path), _PARTS)
