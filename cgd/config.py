@@ -18,6 +18,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from cgd.errors import ConfigError, closest
 
+CAUSALGED = "causalged"
+_COMMON = ("method", "seed", "data", "split", "evaluation", "runtime")  # what a baseline reads
+
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -207,6 +210,9 @@ class RuntimeConfig(_Section):
 class Config(_Section):
     """One trial's hyper-parameters. Unknown keys are refused with the closest valid name."""
 
+    method: Annotated[str, Field(min_length=1)] = Field(
+        CAUSALGED, description="causalged, a baseline by its name, or MODULE:CLASS of one's own"
+    )
     seed: Annotated[int, Field(ge=0)] = 0
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
@@ -284,12 +290,20 @@ class Config(_Section):
         """Dotted path -> value, e.g. for experiment trackers."""
         return _flatten(self.model_dump(mode="json"))
 
+    def flatten_used(self) -> dict[str, Any]:
+        """Dotted path -> value of what the method reads."""
+        return _flatten(self.used())
+
+    def used(self) -> dict[str, Any]:
+        """The values the method reads: all of them, or for a baseline those that are not CausalGeD's own."""
+        return self.model_dump(mode="json", include=None if self.method == CAUSALGED else set(_COMMON))
+
     def fingerprint(self, *parts: str) -> str:
         """16 hex digits naming this configuration together with `parts` (data hash, split hash, code version).
 
-        `runtime` is left out: where a trial runs is not what it computes.
+        `runtime` is left out: where a trial runs is not what it computes. So is what the method does not read.
         """
-        values = self.model_dump(mode="json", exclude={"runtime"})
+        values = {key: value for key, value in self.used().items() if key != "runtime"}
         return _digest([values, *parts])
 
     def fingerprint_of(self, section: str) -> str:

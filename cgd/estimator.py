@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cgd.config import Config
+from cgd.config import CAUSALGED, Config
 from cgd.data.pair import make_pair
 from cgd.data.preprocess import PreparedPair, prepare
 from cgd.data.protocol import FloatArray, HiddenGenes, VisiblePair, hide
@@ -71,6 +71,8 @@ class CausalGeD:
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config or Config()
+        if self.config.method != CAUSALGED:
+            raise ConfigError(f"method = {self.config.method} is another method; `cgd.evaluate` runs it")
         self.progress: Progress | None = None
         self._fitted: _Fitted | None = None
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from cgd.config import Config
+from cgd.config import CAUSALGED, Config
 from cgd.data.preprocess import PreparedPair
 from cgd.data.protocol import FloatArray, HiddenGenes, HiddenPair, hide
 from cgd.data.split import GeneSplit
@@ -20,7 +20,7 @@ from cgd.estimator import CausalGeD
 from cgd.memory import peak_memory_mb, reset_peak_memory
 from cgd.metrics.floors import ceiling, predict_floors, visible_mean_fill, zero_fill
 from cgd.metrics.gene import coverage
-from cgd.metrics.summary import summarise
+from cgd.metrics.summary import summarise_table
 from cgd.training.checkpoint import CheckpointFolder
 from cgd.training.trainer import EpochReport
 from cgd.version import code_version
@@ -39,17 +39,26 @@ class Evaluation:
     summary
         `test_*` means over scored genes, counts, cost.
     model
-        The fitted estimator.
+        The fitted estimator; None for a baseline.
     """
 
     per_gene: pd.DataFrame
     summary: dict[str, float]
-    model: CausalGeD
+    model: CausalGeD | None
 
 
 def trial_fingerprint(config: Config, prepared: PreparedPair, split: GeneSplit) -> str:
     """Names a trial for ever: configuration, data, split and code version."""
-    return config.fingerprint(prepared.sha256, split.sha256, code_version())
+    return config.fingerprint(prepared.sha256, split.sha256, trial_code(config))
+
+
+def trial_code(config: Config) -> str:
+    """Version of the code that the trial's method runs."""
+    if config.method == CAUSALGED:
+        return code_version("cgd.evaluation")
+    from cgd.baselines import find_method
+
+    return find_method(config.method).code_version()
 
 
 def evaluate(
@@ -75,12 +84,16 @@ def evaluate(
     CGDError
         The data cannot be used or training diverged.
     """
+    if config.method != CAUSALGED:
+        from cgd.baselines.trial import evaluate_baseline
+
+        return Evaluation(*evaluate_baseline(config, prepared, split), model=None)
     fit = _fit(config, prepared, split, on_epoch, checkpoint_root)
     model, test = fit.model, fit.hidden.test
     draws = model.predict_draws(split.test) if config.sampling.n_samples else None
     prediction = model.predict_mean(split.test, draws)
     per_gene = test.score(prediction)
-    summary = _prefix("test_", summarise_table(per_gene))
+    summary = summarise_table(per_gene, "test_")
     if draws is not None:
         summary |= _score_draws(draws, test)
     return Evaluation(per_gene, summary | fit.costs(), model)
@@ -100,7 +113,7 @@ def validate(
     """
     fit = _fit(config, prepared, split, on_epoch, checkpoint_root)
     per_gene = fit.hidden.val.score_heldout(fit.model.predict_mean(split.val))
-    return Evaluation(per_gene, _prefix("val_", summarise_table(per_gene)) | fit.costs(), fit.model)
+    return Evaluation(per_gene, summarise_table(per_gene, "val_") | fit.costs(), fit.model)
 
 
 @dataclass(frozen=True)
@@ -228,13 +241,6 @@ def evaluate_floors(prepared: PreparedPair, split: GeneSplit, config: Config) ->
     return pd.concat(tables, ignore_index=True)
 
 
-def summarise_table(per_gene: pd.DataFrame) -> dict[str, float]:
-    """Means over scored genes of every metric column, `n_genes` and `n_scored`."""
-    return summarise(
-        {key: per_gene[key].to_numpy(dtype=float) for key in per_gene.columns if key not in ("gene", "method")}
-    )
-
-
 @dataclass(frozen=True)
 class Audit:
     """Outcome of the leak audit: `identical` says that noise in place of the truth changed no bit."""
@@ -301,7 +307,3 @@ def _score_draws(draws: FloatArray, test: HiddenGenes) -> dict[str, float]:
         covered = coverage(low, high, test.truth)[test.scored]
         scores["coverage_90"] = float(covered.mean()) if covered.size else float("nan")
     return scores
-
-
-def _prefix(prefix: str, values: dict[str, float]) -> dict[str, float]:
-    return {key if key.startswith("n_") else f"{prefix}{key}": value for key, value in values.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import platform
+from collections.abc import Iterator
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -19,20 +20,59 @@ def package_version() -> str:
         return "0+uninstalled"
 
 
-@lru_cache(maxsize=1)
-def code_version() -> str:
-    """12 hex digits over the syntax trees of the package `cgd`.
+# tables, not computations: what a trial takes from them is in its fingerprint already
+_NO_CODE = ("config.py", "baselines/__init__.py")
+
+
+@lru_cache
+def code_version(*modules: str) -> str:
+    """12 hex digits over the syntax trees of the package `cgd`, or of `modules` (`cgd.evaluation`) and of all that
+    they import from the package, directly or not.
 
     Comments, docstrings and layout do not count, so that only a change that can change a number makes old results
     results of another version. (Another Python version writes trees differently and counts as a change too.)
     """
     root = Path(__file__).parent
+    files = _closure(root, modules) if modules else sorted(root.rglob("*.py"))
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+    for path in files:
         digest.update(path.relative_to(root).as_posix().encode())
-        digest.update(ast.dump(_without_docstrings(tree)).encode())
+        digest.update(ast.dump(_without_docstrings(_parse(path))).encode())
     return digest.hexdigest()[:12]
+
+
+def _parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _closure(root: Path, modules: tuple[str, ...]) -> list[Path]:
+    """Files of `modules` and of everything they import, inside functions too."""
+    found: set[Path] = set()
+    waiting = [path for module in modules for path in _files(root, module)]
+    while waiting:
+        path = waiting.pop()
+        if path not in found and path.relative_to(root).as_posix() not in _NO_CODE:
+            found.add(path)
+            waiting += [file for name in _imported(_parse(path)) for file in _files(root, name)]
+    return sorted(found)
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _files(root: Path, module: str) -> list[Path]:
+    """The file of a module of the package; none for anything else."""
+    package, *parts = module.split(".")
+    if package != "cgd" or not parts:
+        return []
+    place = root.joinpath(*parts)
+    return [path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()]
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:

@@ -12,7 +12,6 @@ import pandas as pd
 from cgd.data.preprocess import PreparedPair
 from cgd.errors import TrackingError
 from cgd.training.checkpoint import CheckpointFolder
-from cgd.version import code_version
 from tune.progress import Progress
 from tune.study_summary import trial_note
 from tune.tracking import FAILED, FINISHED, KILLED, STUDY_TAG, RunRecord, Tracking
@@ -75,7 +74,7 @@ class TrackingCallback(RunCallback):
             "cgd.seed": str(spec.seed),
             "cgd.fold": str(spec.fold),
             "cgd.protocol": spec.config.evaluation.protocol,
-            "cgd.code_version": code_version(),
+            "cgd.code_version": spec.code_version,
             # where it runs may differ from one attempt to the next, and MLflow's parameters cannot change
             **{f"cgd.{path}": str(value) for path, value in _runtime(spec).items()},
             **self.tags[spec.fingerprint],
@@ -163,4 +162,4 @@ def _runtime(spec: TrialSpec) -> dict[str, Any]:
 
 
 def _without_runtime(spec: TrialSpec) -> dict[str, Any]:
-    return {path: value for path, value in spec.config.flatten().items() if not path.startswith("runtime.")}
+    return {path: value for path, value in spec.config.flatten_used().items() if not path.startswith("runtime.")}

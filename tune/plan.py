@@ -15,7 +15,7 @@ from cgd.data.preprocess import PreparedPair, prepare
 from cgd.data.protocol import hide
 from cgd.data.split import GeneSplit, make_splits
 from cgd.errors import DataError, StudyError
-from cgd.evaluation import trial_fingerprint
+from cgd.evaluation import trial_code, trial_fingerprint
 from cgd.version import code_version
 from tune.trial import TrialSpec
 
@@ -181,6 +181,7 @@ class Planner:
             config=trial.config,
             split=split,
             prepared=key,
+            code_version=trial_code(trial.config),
             trial_key=trial.config.fingerprint(prepared.sha256, split.sha256),
         )
 

@@ -21,7 +21,8 @@ from ablations.study import Study
 from ablations.tables import build_tables
 from ablations.verdict import verdict
 from cgd.errors import TrackingError
-from cgd.evaluation import evaluate_floors, summarise_table
+from cgd.evaluation import evaluate_floors
+from cgd.metrics.summary import summarise_table
 from cgd.version import code_version
 from tune.callback import TrackingCallback
 from tune.cluster import connected
@@ -212,7 +213,7 @@ class Runner:
         tags: dict[str, dict[str, str]] = {}
         for plan in self.plan.studies:
             for level, spec in plan.trials:
-                same = {"cgd.code_version": code_version(), "cgd.trial_key": spec.trial_key}
+                same = {"cgd.code_version": spec.code_version, "cgd.trial_key": spec.trial_key}
                 tags.setdefault(spec.fingerprint, same)[f"{STUDY_TAG}{plan.study.name}"] = level
         return tags
 
@@ -242,7 +243,7 @@ class Runner:
     def _other_code(self) -> dict[str, list[OlderRun]]:
         """Finished trials of other code versions by their key, read once for all studies."""
         found: dict[str, list[OlderRun]] = {}
-        for run in self.tracking.trials_of_other_code(code_version()):
+        for run in self.tracking.trials_of_other_code({spec.code_version for spec in self.plan.trials.values()}):
             found.setdefault(run.trial_key, []).append(run)
         return found
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -120,12 +120,10 @@ class Tracking:
         for run in self._search(f"tags.`cgd.kind` = '{kind}' AND attributes.status = '{FINISHED}'"):
             yield run.data.tags, run.data.params, run.data.metrics
 
-    def trials_of_other_code(self, code_version: str) -> list[OlderRun]:
-        """Every finished trial of another code version, in one query; the newest first."""
-        query = (
-            "tags.`cgd.kind` = 'trial' and attributes.status = 'FINISHED' "
-            f"and tags.`cgd.code_version` != '{code_version}' and tags.`cgd.trial_key` != ''"
-        )
+    def trials_of_other_code(self, code_versions: Iterable[str]) -> list[OlderRun]:
+        """Every finished trial of none of these code versions, in one query; the newest first."""
+        query = "tags.`cgd.kind` = 'trial' and attributes.status = 'FINISHED' and tags.`cgd.trial_key` != ''"
+        query += "".join(f" and tags.`cgd.code_version` != '{version}'" for version in sorted(code_versions))
         return [
             OlderRun(
                 run.info.run_id,

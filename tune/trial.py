@@ -43,6 +43,8 @@ class TrialSpec:
         Key of the prepared pair in the shared data.
     trial_key
         Fingerprint of the same trial without the code version: what another version may have run already.
+    code_version
+        That of the code its method runs.
     """
 
     fingerprint: str
@@ -54,6 +56,7 @@ class TrialSpec:
     split: GeneSplit
     prepared: str
     trial_key: str
+    code_version: str
 
 
 def run_trial(
@@ -84,7 +87,7 @@ def run_trial(
     try:
         prepared: PreparedPair = ray.get(datasets[spec.prepared])  # read from shared memory, not copied
         outcome = evaluate(spec.config, prepared, spec.split, on_epoch, Path(checkpoints))
-        if log_models:
+        if log_models and outcome.model:
             outcome.model.save(Path(checkpoints) / spec.fingerprint / MODEL)
         result: dict[str, Any] = {RESULT: {"summary": outcome.summary, "per_gene": outcome.per_gene.to_dict("list")}}
     except Exception as error:  # the boundary between one trial and the study: whatever it was, the others go on

@@ -30,6 +30,8 @@ class PreparedPair:
         (n_spots,) counts over every gene the ST measures; for the truth only, a method never gets it.
     sc_expression
         (n_cells, n_sc_genes) CSC float32, Eq. 4 normalised.
+    sc_totals
+        (n_cells,) counts over every gene of the scRNA-seq.
     sc_genes
         Every gene of the scRNA-seq detected in a kept cell.
     coordinates
@@ -46,6 +48,7 @@ class PreparedPair:
     st_counts: sp.csc_matrix
     st_totals: np.ndarray
     sc_expression: sp.csc_matrix
+    sc_totals: np.ndarray
     sc_genes: tuple[str, ...]
     coordinates: np.ndarray
     spot_names: tuple[str, ...]
@@ -71,6 +74,12 @@ def log_normalise(counts: sp.spmatrix, totals: np.ndarray, scale: float) -> sp.s
     scaled = sp.diags(scale / safe).dot(counts).astype(np.float32)
     scaled.data = np.log1p(scaled.data)
     return scaled
+
+
+def counts_of(x: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """(n_genes, n) raw counts back from what `log_normalise` made of them at the scale of the median total, to the
+    precision of float32."""
+    return (np.expm1(x.astype(np.float64)) * (totals / np.median(totals))).astype(np.float32)
 
 
 def prepare(pair: Pair, config: DataConfig) -> PreparedPair:
@@ -103,6 +112,7 @@ def prepare(pair: Pair, config: DataConfig) -> PreparedPair:
         st_counts=st_counts,
         st_totals=np.asarray(pair.adata_st.X.sum(axis=1)).ravel(),
         sc_expression=expression,
+        sc_totals=totals,
         sc_genes=sc_genes,
         coordinates=np.asarray(pair.adata_st.obsm["spatial"]),
         spot_names=tuple(map(str, pair.adata_st.obs_names)),

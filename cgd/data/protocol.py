@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cgd.config import Config
-from cgd.data.preprocess import PreparedPair, log_normalise
+from cgd.data.preprocess import PreparedPair, counts_of, log_normalise
 from cgd.data.split import GeneSplit
 from cgd.errors import DataError
 from cgd.metrics.gene import gene_metrics
@@ -41,6 +41,10 @@ class VisiblePair:
         (n_spots, 2) positions, units of the data set.
     spot_names
         Names of the spots, as in the ST.
+    st_totals
+        (n_spots,) counts over the training genes: `x_st = log1p(median(st_totals) * counts / st_totals)`.
+    sc_totals
+        (n_cells,) counts over every gene of the scRNA-seq; likewise.
     """
 
     name: str
@@ -50,11 +54,21 @@ class VisiblePair:
     x_sc: FloatArray
     coordinates: FloatArray
     spot_names: tuple[str, ...]
+    st_totals: FloatArray
+    sc_totals: FloatArray
 
     def sc_rows(self, genes: tuple[str, ...] | list[str]) -> FloatArray:
         """(len(genes), n_cells) scRNA-seq expression of `genes`, in that order."""
         position = {gene: i for i, gene in enumerate(self.genes)}
         return self.x_sc[[position[gene] for gene in genes]]
+
+    def st_counts(self) -> FloatArray:
+        """(n_train, n_spots) raw counts of the training genes."""
+        return counts_of(self.x_st, self.st_totals)
+
+    def sc_counts(self, genes: tuple[str, ...] | list[str]) -> FloatArray:
+        """(len(genes), n_cells) raw counts of `genes` in the scRNA-seq."""
+        return counts_of(self.sc_rows(genes), self.sc_totals)
 
 
 class HiddenGenes:
@@ -175,6 +189,8 @@ def hide(prepared: PreparedPair, split: GeneSplit, config: Config) -> HiddenPair
         x_sc=prepared.sc_dense(prepared.panel),
         coordinates=prepared.coordinates[keep].astype(np.float32),
         spot_names=tuple(name for name, kept in zip(prepared.spot_names, keep, strict=True) if kept),
+        st_totals=totals.astype(np.float32),
+        sc_totals=prepared.sc_totals.astype(np.float32),
     )
     val, test = (_hidden_genes(prepared, split, columns[part], keep, config, part) for part in ("val", "test"))
     return HiddenPair(visible=visible, val=val, test=test, spots=keep, notes=notes)

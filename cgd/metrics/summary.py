@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 # Resampled values held in memory at once (8 bytes each).
 _BLOCK = 2**22
@@ -87,3 +88,10 @@ def summarise(per_gene: Mapping[str, npt.ArrayLike]) -> dict[str, float]:
     scored = np.logical_and.reduce([np.isfinite(array) for array in arrays.values()])
     means = {name: float(array[scored].mean()) if scored.any() else float("nan") for name, array in arrays.items()}
     return means | {"n_genes": float(scored.size), "n_scored": float(scored.sum())}
+
+
+def summarise_table(per_gene: pd.DataFrame, prefix: str = "") -> dict[str, float]:
+    """Means over scored genes of every metric column, with `prefix`; `n_genes` and `n_scored` without."""
+    columns = [key for key in per_gene.columns if key not in ("gene", "method")]
+    values = summarise({key: per_gene[key].to_numpy(dtype=float) for key in columns})
+    return {key if key.startswith("n_") else f"{prefix}{key}": value for key, value in values.items()}

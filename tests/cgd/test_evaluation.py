@@ -6,8 +6,9 @@ import pytest
 
 from cgd.data.protocol import HiddenGenes
 from cgd.data.split import make_splits
-from cgd.evaluation import evaluate, evaluate_floors, probe, summarise_table, trial_fingerprint, validate
+from cgd.evaluation import evaluate, evaluate_floors, probe, trial_fingerprint, validate
 from cgd.metrics import FLOORS, METRICS
+from cgd.metrics.summary import summarise_table
 from cgd.model.cat import CAT
 
 COSTS = {"train_seconds", "wall_seconds", "peak_memory_mb"}
@@ -89,7 +90,7 @@ def test_the_fingerprint_names_configuration_data_split_and_code(tiny, monkeypat
     assert base == trial_fingerprint(config.with_values({"runtime.n_threads": 2}), tiny.prepared, tiny.split)
     assert base != trial_fingerprint(config.with_values({"seed": 1}), tiny.prepared, tiny.split)
     assert base != trial_fingerprint(config, tiny.prepared, other_split)
-    monkeypatch.setattr("cgd.evaluation.code_version", lambda: "another")
+    monkeypatch.setattr("cgd.evaluation.code_version", lambda *modules: "another")
     assert base != trial_fingerprint(config, tiny.prepared, tiny.split)
 
 

@@ -10,8 +10,9 @@ from cgd.data.preprocess import log_normalise
 from cgd.data.protocol import HiddenGenes, VisiblePair, hide
 from cgd.data.split import GeneSplit
 from cgd.errors import DataError
-from cgd.evaluation import evaluate_floors, summarise_table
+from cgd.evaluation import evaluate_floors
 from cgd.metrics import METRICS, gene_metrics
+from cgd.metrics.summary import summarise_table
 
 PUBLISHED = {"evaluation.protocol": "published"}
 

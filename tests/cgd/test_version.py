@@ -80,3 +80,22 @@ def test_packages_that_are_not_installed_are_said_to_be(monkeypatch):
 def test_an_empty_file_of_docstrings_parses(code_of):
     assert Path(version.__file__).name == "version.py"
     assert code_of('class A:\n    """Only a docstring."""\n') != code_of("")
+
+
+def test_the_version_of_some_modules_is_that_of_what_they_import(tmp_path, monkeypatch):
+    monkeypatch.setattr(version, "__file__", str(tmp_path / "version.py"))
+    files = {"a.py": "def f():\n    from cgd.sub import b\n", "sub/b.py": "from cgd.config import x\nimport numpy\n"}
+    files |= {"c.py": "z = 1\n", "config.py": "x = 1\n", "sub/__init__.py": ""}
+
+    def compute(**changed):
+        for name, source in (files | changed).items():
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(source)
+        return version.code_version.__wrapped__("cgd.a")
+
+    base = compute()
+    assert compute(**{"c.py": "z = 2\n"}) == base  # nothing imports it
+    assert compute(**{"config.py": "x = 2\n"}) == base  # its values are in the fingerprint
+    assert compute(**{"sub/b.py": "import scipy\n"}) != base
+    assert compute(**{"sub/__init__.py": "y = 1\n"}) != base
+    assert version.code_version.__wrapped__("cgd.c") != base

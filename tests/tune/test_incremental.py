@@ -118,7 +118,7 @@ def test_what_an_earlier_study_computed_is_found_by_the_tag_of_this_one(tiny, tr
 
 def other_code(monkeypatch, version):
     for module in ("cgd.evaluation", "tune.plan", "tune.runner", "tune.study_record"):
-        monkeypatch.setattr(f"{module}.code_version", lambda: version)
+        monkeypatch.setattr(f"{module}.code_version", lambda *modules: version)
 
 
 def record_of(tracking, plan):
@@ -177,4 +177,4 @@ def test_a_concluded_study_leaves_older_results_and_the_forecast_in_its_record(t
         assert not outcome.missing
         assert (record["forecast"], record["arguments"]) == (FORECAST, {"seeds": 1})
         assert [row["pcc"] for row in record["older"]] == [0.25, 0.25]
-    assert asked == ["second"]  # one query for all studies
+    assert asked == [{"second"}]  # one query for all studies

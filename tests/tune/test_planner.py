@@ -96,7 +96,7 @@ def test_levels_of_some_data_sets_are_planned_there_and_their_absence_is_noted(t
 
 def test_a_trial_has_a_key_that_outlives_the_code_version(tiny, monkeypatch):
     one = plan_of(Planner(tiny.base, ["a"], [0, 1]), study(folds=2))
-    monkeypatch.setattr("cgd.evaluation.code_version", lambda: "another")
+    monkeypatch.setattr("cgd.evaluation.code_version", lambda *modules: "another")
     other = plan_of(Planner(tiny.base, ["a"], [0, 1]), study(folds=2))
     keys = [spec.trial_key for _, spec in one.studies[0].trials]
     assert keys == [spec.trial_key for _, spec in other.studies[0].trials]

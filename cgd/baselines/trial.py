@@ -1,0 +1,55 @@
+"""One trial of a baseline: hide, fit, predict, score."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cgd.baselines import find_method
+from cgd.config import Config
+from cgd.data.preprocess import PreparedPair
+from cgd.data.protocol import hide
+from cgd.data.split import GeneSplit
+from cgd.errors import DataError
+from cgd.memory import peak_memory_mb, reset_peak_memory
+from cgd.metrics.summary import summarise_table
+
+
+def evaluate_baseline(
+    config: Config, prepared: PreparedPair, split: GeneSplit
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Fit `config.method` on the training genes, predict the test genes, score them.
+
+    Returns
+    -------
+    per_gene, summary
+        A row per test gene; means over scored genes, counts and cost, named as in `cgd.evaluation.evaluate`.
+
+    Raises
+    ------
+    CGDError
+        The method cannot be made or used, or its prediction has the wrong shape or is not finite.
+    """
+    start = time.perf_counter()
+    reset_peak_memory()
+    torch.set_num_threads(config.runtime.n_threads)
+    entry = find_method(config.method)
+    hidden = hide(prepared, split, config)
+    method = entry.make()
+    method.fit(hidden.visible, config.seed)
+    fitted = time.perf_counter()
+    prediction = np.asarray(method.predict(split.test), dtype=np.float32)
+    expected = (len(split.test), hidden.visible.x_st.shape[1])
+    if prediction.shape != expected or not np.isfinite(prediction).all():
+        found = f"shape {prediction.shape}" if prediction.shape != expected else "values that are not finite"
+        raise DataError(f"{entry.title} must predict finite values of shape {expected} (genes, spots), found {found}")
+    per_gene = hidden.test.score(prediction)
+    costs = {
+        "train_seconds": fitted - start,
+        "wall_seconds": time.perf_counter() - start,
+        "peak_memory_mb": peak_memory_mb(),
+    }
+    return per_gene, summarise_table(per_gene, "test_") | costs
