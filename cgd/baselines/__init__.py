@@ -72,6 +72,9 @@ class Entry:
 
 METHODS: dict[str, Entry] = {
     "spage": Entry("cgd.baselines.spage:SpaGE", "SpaGE"),
+    "stplus": Entry("cgd.baselines.stplus:StPlus", "stPlus"),
+    "spaotsc": Entry("cgd.baselines.spaotsc:SpaOTsc", "SpaOTsc"),
+    "novosparc": Entry("cgd.baselines.novosparc:NovoSpaRc", "novoSpaRc"),
 }
 
 

@@ -46,12 +46,12 @@ class NovoSpaRc:
         Updates of the structural cost, each with a Sinkhorn; fewer if the plan stops moving.
     """
 
-    alpha: float = 1.0
+    alpha: float = 0.5
     epsilon: float = 5e-3
     n_neighbours: int = 5
     max_cells: int = 1500
     n_variable: int = 2000
-    max_rounds: int = 50
+    max_rounds: int = 20
     _visible: VisiblePair | None = field(default=None, init=False, repr=False)
     _plan: FloatArray | None = field(default=None, init=False, repr=False)
     _cells: npt.NDArray[np.intp] | None = field(default=None, init=False, repr=False)
