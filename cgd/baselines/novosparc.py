@@ -127,8 +127,7 @@ def balanced_plan(cost: Matrix, epsilon: float) -> Matrix:
     DataError
         The plan is beyond the precision of the machine.
     """
-    n_cells, n_spots = cost.shape
     uniform = [np.full(n, 1.0 / n) for n in cost.shape]
-    stop = _TOLERANCE / np.sqrt(n_spots)
+    stop = _TOLERANCE / np.sqrt(cost.shape[1])
     with failing_loudly(_TITLE):
         return sinkhorn_stabilized(*uniform, cost, epsilon, stopThr=stop, tau=_ABSORB, print_period=20)
