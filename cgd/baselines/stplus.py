@@ -76,9 +76,8 @@ class StPlus:
 
     def _train(self, table: _Table, seed: int) -> list[tuple[Tensor, Tensor]]:
         """Weight and bias of the encoder after the `n_kept` epochs of the lowest loss, the lowest first."""
-        encoder, decoder = (
-            _linear(*shape, seed) for shape in ((table.n_genes, self.width), (self.width, table.n_genes))
-        )
+        encoder = _linear(table.n_genes, self.width, make_generator(seed, "stplus", "encoder"))
+        decoder = _linear(self.width, table.n_genes, make_generator(seed, "stplus", "decoder"))
         rate = self.learning_rate or (4e-3 if table.n_cells < 10_000 else 8e-5)
         parameters = [*encoder.parameters(), *decoder.parameters()]
         optimizer = torch.optim.Adam(parameters, lr=rate, weight_decay=self.weight_decay)
@@ -119,7 +118,7 @@ class StPlus:
         return abs(before - now) <= self.tolerance * before
 
     def _nearest(self, table: _Table, encoder: tuple[Tensor, Tensor]) -> Neighbours:
-        hidden = functional.relu(functional.linear(table.x, *encoder)).numpy().astype(np.float64)
+        hidden = functional.relu(functional.linear(table.x, *encoder)).numpy()
         return nearest_cells(hidden[: table.n_spots], hidden[table.n_spots :], self.n_neighbours)
 
 
@@ -175,10 +174,9 @@ class _Table:
         return (seen - x[spots, :n]).square().sum() + self.cell_weight * errors.sum()
 
 
-def _linear(n_in: int, n_out: int, seed: int) -> nn.Linear:
+def _linear(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
     """A layer with torch's usual initial values, drawn from a generator of its own."""
     layer = nn.Linear(n_in, n_out, device="meta").to_empty(device="cpu")
-    generator, bound = make_generator(seed, "stplus", n_in, n_out), n_in**-0.5
     for parameter in (layer.weight, layer.bias):
-        nn.init.uniform_(parameter, -bound, bound, generator=generator)
+        nn.init.uniform_(parameter, -(n_in**-0.5), n_in**-0.5, generator=generator)
     return layer
