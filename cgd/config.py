@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from cgd.errors import ConfigError, closest
 
 CAUSALGED = "causalged"
+MAX_COMPONENTS = 80  # principal components of the cells that are prepared
 _COMMON = ("method", "seed", "data", "split", "evaluation", "runtime")  # what a baseline reads
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -56,11 +57,6 @@ class DataConfig(_Section):
         0.25, description="share of the shared genes kept, most variable in the scRNA-seq first"
     )
     min_panel: PositiveInt = Field(1000, description="never keep fewer genes than this (all of a smaller panel)")
-    n_cell_components: Annotated[int, Field(ge=0)] = Field(
-        30,
-        description="leading principal components of the cells, from every gene of the scRNA-seq, along which the "
-        "kernel compares genes a second time; 0: not at all",
-    )
 
 
 class SplitConfig(_Section):
@@ -99,6 +95,11 @@ class ModelConfig(_Section):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     kernel_sharpness: NonNegative = Field(
         2.0, description="s: the kernel over genes is linear + exp(-s (1 - r)), r their correlation; 0: linear alone"
+    )
+    kernel_components: Annotated[int, Field(ge=0, le=MAX_COMPONENTS)] = Field(
+        30,
+        description="principal components of the cells, from every gene of the scRNA-seq, along which the kernel "
+        "compares genes a second time; 0: not at all",
     )
     center: Literal["ridge", "none"] = Field(
         "ridge",

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator, svds
 
-from cgd.config import DataConfig
+from cgd.config import MAX_COMPONENTS, DataConfig
 from cgd.data.pair import Pair
 from cgd.errors import DataError
 
@@ -36,7 +36,7 @@ class PreparedPair:
     sc_genes
         Every gene of the scRNA-seq detected in a kept cell.
     cell_components
-        (n_cells, k) orthonormal principal components of the cells over every gene of the scRNA-seq.
+        (n_cells, k) orthonormal principal components of the cells over every gene of the scRNA-seq, the largest first.
     coordinates
         (n_spots, 2 or 3).
     spot_names
@@ -118,7 +118,7 @@ def prepare(pair: Pair, config: DataConfig) -> PreparedPair:
         sc_expression=expression,
         sc_totals=totals,
         sc_genes=sc_genes,
-        cell_components=_cell_components(expression, config.n_cell_components),
+        cell_components=_cell_components(expression),
         coordinates=np.asarray(pair.adata_st.obsm["spatial"]),
         spot_names=tuple(map(str, pair.adata_st.obs_names)),
         notes=tuple(notes),
@@ -139,13 +139,13 @@ def _filter_cells(pair: Pair, config: DataConfig) -> tuple[ad.AnnData, int]:
     return pair.adata_sc[keep], int((~keep).sum())
 
 
-def _cell_components(expression: sp.csc_matrix, n: int) -> np.ndarray:
-    """(n_cells, k <= n) leading left-singular vectors of the genes standardised over the cells.
+def _cell_components(expression: sp.csc_matrix) -> np.ndarray:
+    """(n_cells, k <= MAX_COMPONENTS) leading left-singular vectors of the genes standardised over the cells.
 
     The centring is implicit, so the matrix stays sparse.
     """
     n_cells, n_genes = expression.shape
-    n = min(n, n_cells - 1, n_genes - 1)
+    n = min(MAX_COMPONENTS, n_cells - 1, n_genes - 1)
     mean = np.asarray(expression.mean(axis=0), dtype=np.float64).ravel()
     variance = np.asarray(expression.multiply(expression).mean(axis=0), dtype=np.float64).ravel() - np.square(mean)
     if n < 1 or not (variance > 1e-6).any():

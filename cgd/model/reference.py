@@ -63,7 +63,7 @@ class Reference:
         device = torch.device(config.runtime.device)
         x_st = torch.from_numpy(visible.x_st).to(device)
         x_sc = torch.from_numpy(visible.sc_rows(visible.train_genes)).to(device)
-        components = torch.from_numpy(visible.cell_components).to(device)
+        components = torch.from_numpy(visible.cell_components[:, : config.model.kernel_components]).to(device)
         kernel = GeneKernel.fit(x_sc, config.model.kernel_sharpness, components)
         features = kernel.features(x_sc)
         ridge_lambda = fit_ridge_lambda(features.cpu().numpy(), visible.x_st)
