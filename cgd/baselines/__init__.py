@@ -72,6 +72,13 @@ class Entry:
 
 METHODS: dict[str, Entry] = {
     "spage": Entry("cgd.baselines.spage:SpaGE", "SpaGE"),
+    "tangram": Entry(
+        "cgd.baselines.tangram:Tangram",
+        "Tangram",
+        "baselines",
+        "Clusters mode, with 20 clusters of k-means in place of Leiden's.",
+    ),
+    "gimvi": Entry("cgd.baselines.gimvi:GimVI", "gimVI", "baselines", "x"),
 }
 
 

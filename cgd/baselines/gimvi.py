@@ -1,0 +1,134 @@
+"""gimVI: one latent space for cells and spots; what the spots lack is decoded from their place in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from cgd.baselines.checks import check_enough_genes, check_fitted, check_known
+from cgd.baselines.guest import guest_code, package_seed
+from cgd.data.protocol import FloatArray, VisiblePair
+from cgd.errors import ConfigError, DataError, TrainingDiverged
+
+with guest_code():  # the import adds handlers to loggers and sets flags of cuDNN and environment variables
+    import scvi
+    from scvi.external import GIMVI
+
+_TITLE = "gimVI"
+_LOGGERS = ("scvi", "lightning.pytorch", "lightning.fabric")
+_TRAIN_SHARE = 0.9  # scvi-tools' default; the rest is for stopping early, which gimVI does not do
+_FEWEST = 3  # cells or spots whose share gives a minibatch that can be standardised
+
+
+@dataclass
+class GimVI:
+    """gimVI (Lopez et al., arXiv 1905.02269, 2019) as scvi-tools 1.4 has it (github.com/scverse/scvi-tools, BSD-3).
+
+    Parameters
+    ----------
+    max_epochs
+        Passes over the more numerous of cells and spots; the package's default is 200.
+    max_steps
+        Most minibatches: training ends with the last whole epoch within both limits, after one epoch at least.
+    batch_size
+        Cells, and spots, of a minibatch.
+    n_latent
+        Width of the latent.
+    kappa
+        Weight of the classifier that must not tell cells from spots.
+    """
+
+    max_epochs: int = 200
+    max_steps: int = 1000
+    batch_size: int = 128
+    n_latent: int = 10
+    kappa: float = 5.0
+    _visible: VisiblePair | None = field(default=None, init=False, repr=False)
+    _imputed: FloatArray | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_epochs", 1), ("max_steps", 1), ("batch_size", 2), ("n_latent", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{_TITLE}'s {name} must be at least {least}, got {getattr(self, name)}")
+
+    def fit(self, visible: VisiblePair, seed: int) -> None:
+        """Train on the counts of the visible genes; impute every gene at every spot.
+
+        Raises
+        ------
+        DataError
+            Fewer than two training genes, a spot without counts, or fewer than 3 spots or cells with any.
+        TrainingDiverged
+            The imputed expression is not finite.
+        """
+        check_enough_genes(_TITLE, visible)
+        cells, spots = _cells(visible), _spots(visible)
+        with guest_code(_LOGGERS):
+            imputed = self._impute(cells, spots, package_seed(seed, "gimvi"))
+        if not np.isfinite(imputed).all():
+            raise TrainingDiverged(f"{_TITLE} imputed values that are not finite on {visible.name}")
+        scale = float(np.median(visible.st_totals))  # imputed shares are of the training genes' total
+        self._imputed = np.log1p(imputed.T * scale).astype(np.float32)
+        self._visible = visible
+
+    def predict(self, genes: Sequence[str]) -> FloatArray:
+        """(len(genes), n_spots) log-normalised expression at the scale of `x_st`."""
+        visible = check_fitted(_TITLE, self._visible)
+        asked = check_known(_TITLE, visible, genes)
+        assert self._imputed is not None
+        position = {gene: i for i, gene in enumerate(visible.genes)}
+        return self._imputed[[position[gene] for gene in asked]]
+
+    def n_epochs(self, n_larger: int) -> int:
+        """Epochs trained where the more numerous side has `n_larger` cells or spots."""
+        steps = int(np.ceil(_TRAIN_SHARE * n_larger / self.batch_size))
+        return max(1, min(self.max_epochs, self.max_steps // steps))
+
+    def _impute(self, cells: ad.AnnData, spots: ad.AnnData, seed: int) -> FloatArray:
+        """(n_spots, n_genes) expression, as shares of the training genes' total."""
+        before = scvi.settings.seed
+        try:
+            scvi.settings.seed = seed
+            for counts in (cells, spots):
+                GIMVI.setup_anndata(counts)
+            model = GIMVI(cells, spots, n_latent=self.n_latent)
+            model.train(
+                self.n_epochs(max(cells.n_obs, spots.n_obs)),
+                accelerator="cpu",
+                devices=1,
+                kappa=self.kappa,
+                batch_size=self.batch_size,
+                enable_progress_bar=False,
+                logger=False,
+            )
+            return model.get_imputed_values()[1]
+        finally:
+            scvi.settings.seed = before
+
+
+def _cells(visible: VisiblePair) -> ad.AnnData:
+    """Counts of every gene in the cells that have any: the model takes the logarithm of a cell's total."""
+    counts = visible.sc_counts(visible.genes).T
+    counts = counts[counts.sum(axis=1) > 0]
+    if len(counts) < _FEWEST:
+        raise DataError(
+            f"{_TITLE} needs {_FEWEST} cells with counts in the genes of {visible.name}, found {len(counts)}; "
+            "lower data.min_genes_per_cell"
+        )
+    return ad.AnnData(counts, var=pd.DataFrame(index=list(visible.genes)))
+
+
+def _spots(visible: VisiblePair) -> ad.AnnData:
+    """Counts of the training genes; every spot must have some, as its total scales what is decoded."""
+    counts = visible.st_counts().T
+    n_usable = int((counts.sum(axis=1) > 0).sum())
+    if n_usable < max(_FEWEST, len(counts)):
+        raise DataError(
+            f"{_TITLE} needs {_FEWEST} spots and counts of training genes in each; {n_usable} of {len(counts)} spots "
+            f"of {visible.name} have them; leave the others out"
+        )
+    return ad.AnnData(counts, var=pd.DataFrame(index=list(visible.train_genes)))
