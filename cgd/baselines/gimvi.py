@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 import anndata as ad
 import numpy as np
@@ -21,7 +22,7 @@ with guest_code():  # the import adds handlers to loggers and sets flags of cuDN
 _TITLE = "gimVI"
 _LOGGERS = ("scvi", "lightning.pytorch", "lightning.fabric")
 _TRAIN_SHARE = 0.9  # scvi-tools' default; the rest is for stopping early, which gimVI does not do
-_FEWEST = 3  # cells or spots whose share gives a minibatch that can be standardised
+_FEWEST = 10  # of fewer cells or spots the package leaves none for its validation set, and fails
 
 
 @dataclass
@@ -61,7 +62,7 @@ class GimVI:
         Raises
         ------
         DataError
-            Fewer than two training genes, a spot without counts, or fewer than 3 spots or cells with any.
+            Fewer than two training genes, a spot without counts, or fewer than 10 spots or cells with any.
         TrainingDiverged
             The imputed expression is not finite.
         """
@@ -105,9 +106,14 @@ class GimVI:
                 enable_progress_bar=False,
                 logger=False,
             )
-            return model.get_imputed_values()[1]
+            return model.get_imputed_values(batch_size=_batch_without_remainder_1(cells.n_obs, spots.n_obs))[1]
         finally:
             scvi.settings.seed = before
+
+
+def _batch_without_remainder_1(*lengths: int) -> int:
+    """A minibatch that leaves no single row over: the package squeezes the dimension of such a one away."""
+    return next(size for size in count(128) if all(length % size != 1 for length in lengths))
 
 
 def _cells(visible: VisiblePair) -> ad.AnnData:

@@ -56,7 +56,8 @@ class Tangram:
     def fit(self, visible: VisiblePair, seed: int) -> None:
         """Learn which share of each group of cells lies on which spot. Raises DataError on unusable genes."""
         check_enough_genes(_TITLE, visible)
-        groups = self._group(visible, seed)
+        with guest_code():  # k-means warns of duplicate cells, of which it makes fewer clusters
+            groups = self._group(visible, seed)
         cells = groups @ visible.sc_rows(visible.train_genes).T
         usable = (cells > 0).any(axis=0) & (visible.x_st > 0).any(axis=1)
         if not usable.any():

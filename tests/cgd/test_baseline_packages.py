@@ -189,7 +189,7 @@ def test_clusters_are_numbered_without_gaps_and_never_more_than_cells():
     labels = cluster_cells(x, 3, seed=1)
     assert [len(set(labels[i : i + 4])) for i in (0, 4, 8)] == [1, 1, 1]
     assert set(labels) == {0, 1, 2}
-    assert set(cluster_cells(x[:2], 20, seed=1)) <= {0, 1}
+    assert set(cluster_cells(x[3:5], 20, seed=1)) == {0, 1}
 
 
 def test_gimvi_trains_for_whole_epochs_within_both_limits():
@@ -222,11 +222,11 @@ def test_gimvi_refuses_spots_and_cells_it_cannot_standardise(tiny):
     empty[:, 0] = 0
     with pytest.raises(DataError, match="59 of 60 spots"):
         GimVI().fit(replace(visible, x_st=empty), 0)
-    with pytest.raises(DataError, match="found 0"):
+    with pytest.raises(DataError, match="found 0;"):
         GimVI().fit(replace(visible, x_sc=np.zeros_like(visible.x_sc)), 0)
 
 
-@pytest.mark.parametrize("n", [3, 129, 143])  # 143: nine tenths of them are a minibatch of 128 and one of 1
+@pytest.mark.parametrize("n", [10, 129, 143])  # a minibatch of 128 leaves 1 of 129, and 1 of nine tenths of 143
 def test_gimvi_works_with_any_number_of_cells_and_spots(tiny, n):
     visible = tiny.hidden().visible
     spots, cells = np.arange(n) % visible.x_st.shape[1], np.arange(n) % visible.x_sc.shape[1]
