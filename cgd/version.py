@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 _PACKAGES = ("torch", "numpy", "scipy", "pandas", "anndata", "scanpy", "ray", "optuna", "mlflow", "diffusers")
+_PACKAGES += ("scikit-learn", "scvi-tools", "tangram-sc")  # what compared methods run
 
 
 def package_version() -> str:
