@@ -192,12 +192,14 @@ def test_clusters_are_numbered_without_gaps_and_never_more_than_cells():
     assert set(cluster_cells(x[3:5], 20, seed=1)) == {0, 1}
 
 
-def test_gimvi_trains_for_whole_epochs_within_both_limits():
-    method = GimVI(max_epochs=200, max_steps=1000, batch_size=128)
-    assert method.n_epochs(624) == 200  # 5 steps an epoch
-    assert method.n_epochs(5000) == 27  # 36 steps an epoch
-    assert GimVI(max_steps=10).n_epochs(5000) == 1
-    with pytest.raises(ConfigError, match="batch_size"):
+def test_gimvi_trains_as_published_where_it_can_afford_it_and_is_cut_where_not():
+    method = GimVI(max_epochs=200, batch_size=128, max_values=160_000_000)
+    assert method.schedule(624, 597) == (128, 200)  # 5 minibatches an epoch
+    assert method.schedule(5000, 33) == (512, 183)  # few genes: larger minibatches
+    assert method.schedule(1564, 3878) == (128, 25)  # many genes: fewer epochs
+    assert replace(method, max_values=1).schedule(5000, 33) == (512, 1)
+    assert replace(method, max_values=10**12).schedule(5000, 33) == (128, 200)
+    with pytest.raises(ConfigError, match="batch_size must be at least 2, got 1"):
         GimVI(batch_size=1)
 
 
