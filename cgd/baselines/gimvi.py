@@ -17,6 +17,7 @@ from cgd.errors import ConfigError, DataError, TrainingDiverged
 
 with guest_code():  # the import adds handlers to loggers and sets flags of cuDNN and environment variables
     import scvi
+    from lightning.pytorch.plugins.environments import LightningEnvironment
     from scvi.external import GIMVI
 
 _TITLE = "gimVI"
@@ -119,6 +120,7 @@ class GimVI:
                 batch_size=batch_size,
                 enable_progress_bar=False,
                 logger=False,
+                plugins=[LightningEnvironment()],  # inside a SLURM job it would want as many tasks as the job has
             )
             return model.get_imputed_values(batch_size=_batch_without_remainder_1(cells.n_obs, spots.n_obs))[1]
         finally:

@@ -6,6 +6,8 @@ import logging
 import multiprocessing
 import os
 import random
+import signal
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,7 +24,8 @@ def guest_code(loggers: Sequence[str] = ()) -> Iterator[None]:
 
     That is the global random state of Python, NumPy and torch (CPU), the warning filters, the level and handlers of
     the root logger, the environment variables, the flags of cuDNN and the start method of multiprocessing, which asking
-    for it chooses. Inside, no warning is shown.
+    for it chooses. Inside, no warning is shown. Ctrl-C stays a KeyboardInterrupt where the package makes an exit of it
+    and ignores the next.
 
     Parameters
     ----------
@@ -38,12 +41,19 @@ def guest_code(loggers: Sequence[str] = ()) -> Iterator[None]:
         stack.callback(_restore_root_logger, logging.root.level, list(logging.root.handlers))
         stack.callback(_restore_cudnn, torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic)
         stack.callback(multiprocessing.set_start_method, multiprocessing.get_start_method(allow_none=True), force=True)
+        if threading.current_thread() is threading.main_thread():  # no other thread may set one
+            stack.callback(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
         for name in loggers:
             logger = logging.getLogger(name)
             stack.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.ERROR)
         warnings.simplefilter("ignore")
-        yield
+        try:
+            yield
+        except SystemExit as ended:
+            if isinstance(ended.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            raise
 
 
 def package_seed(seed: int, method: str) -> int:

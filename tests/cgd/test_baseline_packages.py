@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -150,6 +151,30 @@ def test_a_guest_puts_things_back_when_it_fails():
         fail()
     after = _process_state()
     assert [name for name in before if before[name] != after[name]] == []
+
+
+def test_ctrl_c_stays_one_where_a_package_makes_an_exit_of_it():
+    def interrupted():
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            sys.exit(1)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), guest_code():
+        interrupted()
+    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(SystemExit), guest_code():
+        sys.exit(3)
+
+
+def test_gimvi_runs_inside_a_slurm_job_of_several_tasks(tiny, monkeypatch):
+    for name, value in {"NTASKS": "4", "JOB_NAME": "job"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    method = GimVI(max_epochs=1)
+    method.fit(tiny.hidden().visible, 0)
+    assert np.isfinite(method.predict(tiny.split.test)).all()
 
 
 def test_tangram_maps_what_the_training_genes_of_a_spot_say(tiny):
