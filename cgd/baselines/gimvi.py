@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -17,7 +18,6 @@ from cgd.errors import ConfigError, DataError, TrainingDiverged
 
 with guest_code():  # the import adds handlers to loggers and sets flags of cuDNN and environment variables
     import scvi
-    from lightning.pytorch.plugins.environments import LightningEnvironment
     from scvi.external import GIMVI
 
 _TITLE = "gimVI"
@@ -72,6 +72,7 @@ class GimVI:
         check_enough_genes(_TITLE, visible)
         cells, spots = _cells(visible), _spots(visible)
         with guest_code(_LOGGERS):
+            os.environ.pop("SLURM_NTASKS", None)  # inside a SLURM job lightning would divide the work among its tasks
             imputed = self._impute(cells, spots, package_seed(seed, "gimvi"))
         if not np.isfinite(imputed).all():
             raise TrainingDiverged(f"{_TITLE} imputed values that are not finite on {visible.name}")
@@ -120,7 +121,6 @@ class GimVI:
                 batch_size=batch_size,
                 enable_progress_bar=False,
                 logger=False,
-                plugins=[LightningEnvironment()],  # inside a SLURM job it would want as many tasks as the job has
             )
             return model.get_imputed_values(batch_size=_batch_without_remainder_1(cells.n_obs, spots.n_obs))[1]
         finally:
