@@ -23,6 +23,8 @@ with guest_code():  # the import adds handlers to loggers and sets flags of cuDN
 _TITLE = "gimVI"
 _LOGGERS = ("scvi", "lightning.pytorch", "lightning.fabric")
 _TRAIN_SHARE = 0.9  # scvi-tools' default; the rest is for stopping early, which gimVI does not do
+_LEARNING_RATE = 1e-3  # scvi-tools' default, for minibatches of `batch_size`
+_KL_WARMUP = 400  # scvi-tools' default, of `max_epochs` epochs: the prior's weight grows to max_epochs / 400
 _STEP_VALUES = 80_000  # what a minibatch costs whatever is in it, in expression values (measured: 15 ms, 0.19 us each)
 _FEWEST = 10  # of fewer cells or spots the package leaves none for its validation set, and fails
 
@@ -92,7 +94,8 @@ class GimVI:
         """Minibatch and epochs for `n_larger` cells or spots, whichever are more, of `n_genes`.
 
         `batch_size` and `max_epochs` where `max_values` allows them. Elsewhere the epochs it allows, one at least, of
-        minibatches up to four times as large: with few genes a minibatch costs the same whatever its size.
+        minibatches up to four times as large: with few genes a minibatch costs the same whatever its size. The
+        learning rate then grows with the minibatch, and the weight of the latent's prior in proportion to the epochs.
         """
         if self._affordable_epochs(self.batch_size, n_larger, n_genes) >= self.max_epochs:
             return self.batch_size, self.max_epochs
@@ -119,6 +122,10 @@ class GimVI:
                 devices=1,
                 kappa=self.kappa,
                 batch_size=batch_size,
+                plan_kwargs={
+                    "lr": _LEARNING_RATE * batch_size / self.batch_size,
+                    "n_epochs_kl_warmup": max(1, round(_KL_WARMUP * epochs / self.max_epochs)),
+                },
                 enable_progress_bar=False,
                 logger=False,
             )
