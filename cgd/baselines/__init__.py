@@ -39,7 +39,7 @@ class Entry:
     title
         As reports name it.
     extra
-        Package that the optional extra `baselines` installs and the method needs; None for none.
+        The optional extra that installs what the method needs; None for none.
     note
         What the row of a table must say about it.
     """
@@ -66,19 +66,27 @@ class Entry:
 
     def _mend(self) -> str:
         if self.extra:
-            return "install it with: pip install 'causalged-ray[baselines]'"
+            return f"install it with: pip install 'causalged-ray[{self.extra}]'"
         return "install it, or correct the name of the method"
 
 
 METHODS: dict[str, Entry] = {
     "spage": Entry("cgd.baselines.spage:SpaGE", "SpaGE"),
+    "stplus": Entry("cgd.baselines.stplus:StPlus", "stPlus"),
+    "spaotsc": Entry("cgd.baselines.spaotsc:SpaOTsc", "SpaOTsc"),
+    "novosparc": Entry("cgd.baselines.novosparc:NovoSpaRc", "novoSpaRc"),
     "tangram": Entry(
         "cgd.baselines.tangram:Tangram",
         "Tangram",
         "baselines",
-        "Clusters mode, with 20 clusters of k-means in place of Leiden's.",
+        "Maps clusters of cells, 20 of k-means in place of Leiden's.",
     ),
-    "gimvi": Entry("cgd.baselines.gimvi:GimVI", "gimVI", "baselines", "x"),
+    "gimvi": Entry(
+        "cgd.baselines.gimvi:GimVI",
+        "gimVI",
+        "baselines",
+        "Trained for about half a minute: fewer epochs than the 200 published where cells or spots are many.",
+    ),
 }
 
 
