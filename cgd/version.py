@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 _PACKAGES = ("torch", "numpy", "scipy", "pandas", "anndata", "scanpy", "ray", "optuna", "mlflow", "diffusers")
+_METHOD_PACKAGES = ("pot", "scikit-learn", "scvi-tools", "tangram-sc")  # what the compared methods run
 
 
 def package_version() -> str:
@@ -91,7 +92,7 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
 def environment() -> dict[str, str]:
     """Versions of Python, this package and the packages numbers depend on."""
     versions = {"python": platform.python_version(), "causalged-ray": package_version(), "code": code_version()}
-    for name in _PACKAGES:
+    for name in (*_PACKAGES, *_METHOD_PACKAGES):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

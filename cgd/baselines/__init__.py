@@ -39,7 +39,7 @@ class Entry:
     title
         As reports name it.
     extra
-        Package that the optional extra `baselines` installs and the method needs; None for none.
+        The optional extra that installs what the method needs; None for none.
     note
         What the row of a table must say about it.
     """
@@ -66,7 +66,7 @@ class Entry:
 
     def _mend(self) -> str:
         if self.extra:
-            return "install it with: pip install 'causalged-ray[baselines]'"
+            return f"install it with: pip install 'causalged-ray[{self.extra}]'"
         return "install it, or correct the name of the method"
 
 
@@ -75,6 +75,18 @@ METHODS: dict[str, Entry] = {
     "stplus": Entry("cgd.baselines.stplus:StPlus", "stPlus"),
     "spaotsc": Entry("cgd.baselines.spaotsc:SpaOTsc", "SpaOTsc"),
     "novosparc": Entry("cgd.baselines.novosparc:NovoSpaRc", "novoSpaRc"),
+    "tangram": Entry(
+        "cgd.baselines.tangram:Tangram",
+        "Tangram",
+        "baselines",
+        "Maps clusters of cells, 20 of k-means in place of Leiden's.",
+    ),
+    "gimvi": Entry(
+        "cgd.baselines.gimvi:GimVI",
+        "gimVI",
+        "baselines",
+        "Trained for about half a minute: fewer epochs than the 200 published where cells or spots are many.",
+    ),
 }
 
 

@@ -1,0 +1,163 @@
+"""gimVI: one latent space for cells and spots; what the spots lack is decoded from their place in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from cgd.baselines.checks import check_enough_genes, check_fitted, check_known
+from cgd.baselines.guest import guest_code, package_seed
+from cgd.data.protocol import FloatArray, VisiblePair
+from cgd.errors import ConfigError, DataError, TrainingDiverged
+
+with guest_code():  # the import adds handlers to loggers and sets flags of cuDNN and environment variables
+    import scvi
+    from scvi.external import GIMVI
+
+_TITLE = "gimVI"
+_LOGGERS = ("scvi", "lightning.pytorch", "lightning.fabric")
+_TRAIN_SHARE = 0.9  # scvi-tools' default; the rest is for stopping early, which gimVI does not do
+_LEARNING_RATE = 1e-3  # scvi-tools' default, for minibatches of `batch_size`
+_KL_WARMUP = 400  # scvi-tools' default, of `max_epochs` epochs: the prior's weight grows to max_epochs / 400
+_STEP_VALUES = 80_000  # what a minibatch costs whatever is in it, in expression values (measured: 15 ms, 0.19 us each)
+_FEWEST = 10  # of fewer cells or spots the package leaves none for its validation set, and fails
+
+
+@dataclass
+class GimVI:
+    """gimVI (Lopez et al., arXiv 1905.02269, 2019) as scvi-tools 1.4 has it (github.com/scverse/scvi-tools, BSD-3).
+
+    Parameters
+    ----------
+    max_epochs
+        Passes over the more numerous of cells and spots; the package's default is 200.
+    batch_size
+        Cells, and spots, of a minibatch; the package's default is 128.
+    max_values
+        Most expression values trained on, repetitions counted, and each minibatch counted as 80,000 more: 160 million
+        take about half a minute. Where `max_epochs` are more, `schedule` says what is trained.
+    n_latent
+        Width of the latent.
+    kappa
+        Weight of the classifier that must not tell cells from spots.
+    """
+
+    max_epochs: int = 200
+    batch_size: int = 128
+    max_values: int = 160_000_000
+    n_latent: int = 10
+    kappa: float = 5.0
+    _visible: VisiblePair | None = field(default=None, init=False, repr=False)
+    _imputed: FloatArray | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_epochs", 1), ("batch_size", 2), ("max_values", 1), ("n_latent", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{_TITLE}'s {name} must be at least {least}, got {getattr(self, name)}")
+
+    def fit(self, visible: VisiblePair, seed: int) -> None:
+        """Train on the counts of the visible genes; impute every gene at every spot.
+
+        Raises
+        ------
+        DataError
+            Fewer than two training genes, a spot without counts, or fewer than 10 spots or cells with any.
+        TrainingDiverged
+            The imputed expression is not finite.
+        """
+        check_enough_genes(_TITLE, visible)
+        cells, spots = _cells(visible), _spots(visible)
+        with guest_code(_LOGGERS):
+            os.environ.pop("SLURM_NTASKS", None)  # inside a SLURM job lightning would divide the work among its tasks
+            imputed = self._impute(cells, spots, package_seed(seed, "gimvi"))
+        if not np.isfinite(imputed).all():
+            raise TrainingDiverged(f"{_TITLE} imputed values that are not finite on {visible.name}")
+        scale = float(np.median(visible.st_totals))  # imputed shares are of the training genes' total
+        self._imputed = np.log1p(imputed.T * scale).astype(np.float32)
+        self._visible = visible
+
+    def predict(self, genes: Sequence[str]) -> FloatArray:
+        """(len(genes), n_spots) log-normalised expression at the scale of `x_st`."""
+        visible = check_fitted(_TITLE, self._visible)
+        asked = check_known(_TITLE, visible, genes)
+        assert self._imputed is not None
+        position = {gene: i for i, gene in enumerate(visible.genes)}
+        return self._imputed[[position[gene] for gene in asked]]
+
+    def schedule(self, n_larger: int, n_genes: int) -> tuple[int, int]:
+        """Minibatch and epochs for `n_larger` cells or spots, whichever are more, of `n_genes`.
+
+        `batch_size` and `max_epochs` where `max_values` allows them. Elsewhere the epochs it allows, one at least, of
+        minibatches up to four times as large: with few genes a minibatch costs the same whatever its size. The
+        learning rate then grows with the minibatch, and the weight of the latent's prior in proportion to the epochs.
+        """
+        if self._affordable_epochs(self.batch_size, n_larger, n_genes) >= self.max_epochs:
+            return self.batch_size, self.max_epochs
+        batch_size = int(np.clip(_STEP_VALUES // n_genes, self.batch_size, 4 * self.batch_size))
+        affordable = self._affordable_epochs(batch_size, n_larger, n_genes)
+        return batch_size, int(np.clip(affordable, 1, self.max_epochs))
+
+    def _affordable_epochs(self, batch_size: int, n_larger: int, n_genes: int) -> int:
+        steps = int(np.ceil(_TRAIN_SHARE * n_larger / batch_size))
+        return self.max_values // (steps * (_STEP_VALUES + batch_size * n_genes))
+
+    def _impute(self, cells: ad.AnnData, spots: ad.AnnData, seed: int) -> FloatArray:
+        """(n_spots, n_genes) expression, as shares of the training genes' total."""
+        before = scvi.settings.seed
+        try:
+            scvi.settings.seed = seed
+            for counts in (cells, spots):
+                GIMVI.setup_anndata(counts)
+            model = GIMVI(cells, spots, n_latent=self.n_latent)
+            batch_size, epochs = self.schedule(max(cells.n_obs, spots.n_obs), cells.n_vars)
+            model.train(
+                epochs,
+                accelerator="cpu",
+                devices=1,
+                kappa=self.kappa,
+                batch_size=batch_size,
+                plan_kwargs={
+                    "lr": _LEARNING_RATE * batch_size / self.batch_size,
+                    "n_epochs_kl_warmup": max(1, round(_KL_WARMUP * epochs / self.max_epochs)),
+                },
+                enable_progress_bar=False,
+                logger=False,
+            )
+            return model.get_imputed_values(batch_size=_batch_without_remainder_1(cells.n_obs, spots.n_obs))[1]
+        finally:
+            scvi.settings.seed = before
+
+
+def _batch_without_remainder_1(*lengths: int) -> int:
+    """A minibatch that leaves no single row over: the package squeezes the dimension of such a one away."""
+    return next(size for size in count(128) if all(length % size != 1 for length in lengths))
+
+
+def _cells(visible: VisiblePair) -> ad.AnnData:
+    """Counts of every gene in the cells that have any: the model takes the logarithm of a cell's total."""
+    counts = visible.sc_counts(visible.genes).T
+    counts = counts[counts.sum(axis=1) > 0]
+    if len(counts) < _FEWEST:
+        raise DataError(
+            f"{_TITLE} needs {_FEWEST} cells with counts in the genes of {visible.name}, found {len(counts)}; "
+            "lower data.min_genes_per_cell"
+        )
+    return ad.AnnData(counts, var=pd.DataFrame(index=list(visible.genes)))
+
+
+def _spots(visible: VisiblePair) -> ad.AnnData:
+    """Counts of the training genes; every spot must have some, as its total scales what is decoded."""
+    counts = visible.st_counts().T
+    n_usable = int((counts.sum(axis=1) > 0).sum())
+    if n_usable < max(_FEWEST, len(counts)):
+        raise DataError(
+            f"{_TITLE} needs {_FEWEST} spots and counts of training genes in each; {n_usable} of {len(counts)} spots "
+            f"of {visible.name} have them; leave the others out"
+        )
+    return ad.AnnData(counts, var=pd.DataFrame(index=list(visible.train_genes)))
