@@ -70,7 +70,9 @@ class Entry:
         return "install it, or correct the name of the method"
 
 
-METHODS: dict[str, Entry] = {}
+METHODS: dict[str, Entry] = {
+    "spage": Entry("cgd.baselines.spage:SpaGE", "SpaGE"),
+}
 
 
 def find_method(name: str) -> Entry:

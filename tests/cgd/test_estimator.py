@@ -11,8 +11,8 @@ from anndata import AnnData
 
 import cgd
 from cgd.data.protocol import VisiblePair
-from cgd.errors import CheckpointError, ConfigError, DataError
-from cgd.estimator import CausalGeD, NotFittedError
+from cgd.errors import CheckpointError, ConfigError, DataError, NotFittedError
+from cgd.estimator import CausalGeD
 from cgd.metrics import gene_metrics
 
 EXTRA = 3  # genes of the scRNA-seq that the ST does not measure
