@@ -32,15 +32,17 @@ class RowDenoiser(nn.Module):
         self.position = nn.Parameter(0.02 * torch.randn(n_patches, width))
         self.embed_gene = nn.Linear(n_cells, width)
         self.embed_pooled = nn.Linear(n_cells, width)
+        self.spread = nn.Linear(width, n_patches * width)
         self.embed_time = TimeEmbedding(width, n_timesteps)
         self.blocks = nn.ModuleList(DiTBlock(width, n_heads) for _ in range(depth))
         self.final = FinalLayer(width, self.patch)
 
     def forward(self, x: Tensor, t: Tensor, gene: Tensor, pooled: Tensor) -> Tensor:
         """(B, n_spots) of noisy rows (B, n_spots), timesteps (B,), sc rows (B, n_cells) and their mean (n_cells,)."""
-        condition = (self.embed_time(t) + self.embed_gene(gene) + self.embed_pooled(pooled))[:, None]
+        code = self.embed_gene(gene)
+        condition = (self.embed_time(t) + code + self.embed_pooled(pooled))[:, None]
         patches = F.pad(x, (0, self.padding)).unflatten(1, (-1, self.patch))
-        tokens = self.embed(patches) + self.position
+        tokens = self.embed(patches) + self.position + self.spread(code).unflatten(1, self.position.shape)
         for block in self.blocks:
             tokens = block(tokens, condition)
         return self.final(tokens, condition).flatten(1)[:, : self.n_spots]
@@ -65,6 +67,7 @@ class SpaDiT:
         x_sc = torch.from_numpy(visible.x_sc)
         self._x_sc = (x_sc - x_sc.mean()) / x_sc.std().clamp_min(1e-6)
         self._pooled = self._x_sc.mean(0)
+        self._x_sc = self._x_sc - self._pooled
         rows = (x_st - self._centre) / self._scale
         conditions = self._x_sc[self._positions(visible.train_genes)]
         self._process = ForwardProcess("cosine", self.n_timesteps, self.prediction_type)

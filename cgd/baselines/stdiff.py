@@ -82,7 +82,7 @@ class StDiff:
     def _predict_noise(self, x_t: Tensor, t: Tensor, values: Tensor) -> Tensor:
         x = torch.where(self._known, values, x_t)
         condition = torch.where(self._known, values, -1.0)
-        return self._network(x, t, condition)
+        return self._process.precondition(self._network(x, t, condition), x_t, t)
 
     def predict(self, genes: Sequence[str]) -> FloatArray:
         spots, largest = self._scaled_spots()
@@ -104,8 +104,7 @@ class StDiff:
     def _draw(self, spots: Tensor, noise: torch.Generator) -> Tensor:
         def denoise(x: Tensor, t: int) -> Tensor:
             times = torch.full((len(x),), t)
-            pasted = torch.where(self._known, spots, x)
-            x_start = self._process.to_x_start(self._predict_noise(x, times, spots), pasted, times)
+            x_start = self._process.to_x_start(self._predict_noise(x, times, spots), x, times)
             return x_start.clamp(-1, 1)
 
         process = ForwardProcess("cosine", self.n_timesteps, "x_start")
