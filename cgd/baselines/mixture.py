@@ -1,4 +1,4 @@
-"""Cell types of the scRNA-seq, and what mixture of them each spot is."""
+"""Cell types of the scRNA-seq, and the mixture of them that each spot is."""
 
 from __future__ import annotations
 
@@ -11,37 +11,57 @@ from cgd.random import derive_seed
 
 Matrix = npt.NDArray[np.float64]
 
+_N_COMPONENTS = 20
+_TINY = 1e-9
+
 
 def cell_type_means(cells: FloatArray, n_types: int, seed: int) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-    """Means (n_types, n_genes) and labels (n_cells,) of k-means clusters of log-normalised cells (n_cells, n_genes).
+    """Means (n_found, n_genes) and labels (n_cells,) of k-means clusters of log-normalised cells (n_cells, n_genes).
 
-    Clusters are found in the first 20 principal components. Clusters that end up empty are left out.
+    Clusters are sought in the first 20 principal components; those that end up empty are left out.
     """
     rng = np.random.default_rng(derive_seed(seed, "cell types"))
-    centred = cells - cells.mean(0)
-    n_components = min(20, *cells.shape)
-    gram = centred.astype(np.float64)
-    small = gram.T @ gram if gram.shape[1] <= gram.shape[0] else gram @ gram.T
-    values, vectors = np.linalg.eigh(small)
-    vectors = vectors[:, -n_components:]
-    scores = gram @ vectors if gram.shape[1] <= gram.shape[0] else vectors * np.sqrt(np.maximum(values[-n_components:], 0))
-    _, labels = kmeans2(scores, min(n_types, len(cells)), minit="++", seed=rng)
+    centred = (cells - cells.mean(axis=0)).astype(np.float64)
+    # eigh of the smaller product: a panel can have thousands of genes
+    if centred.shape[1] <= centred.shape[0]:
+        scores = centred @ np.linalg.eigh(centred.T @ centred)[1][:, -_N_COMPONENTS:]
+    else:
+        values, vectors = np.linalg.eigh(centred @ centred.T)
+        scores = (vectors * np.sqrt(np.maximum(values, 0)))[:, -_N_COMPONENTS:]
+    _, labels = kmeans2(scores, min(n_types, len(cells)), minit="++", rng=rng)
     found, labels = np.unique(labels, return_inverse=True)
-    means = np.stack([cells[labels == k].mean(0) for k in range(len(found))])
-    return means.astype(np.float32), labels
+    means = np.stack([cells[labels == k].mean(axis=0) for k in range(len(found))])
+    return means, labels
 
 
 def poisson_mixture(
-    counts: Matrix, profiles: Matrix, n_iterations: int = 200, n_rounds: int = 3
+    counts: Matrix, profiles: Matrix, n_rounds: int = 3, n_iterations: int = 60
 ) -> tuple[Matrix, Matrix]:
-    """Non-negative weights of cell types in spots, by maximum likelihood of Poisson counts."""
-    capture = np.ones(counts.shape[1])
-    weights = np.full((len(counts), len(profiles)), counts.sum() / max(profiles.mean(0).sum() * counts.shape[0] * len(profiles), 1e-12))
+    """Non-negative weights of types in spots, by maximum likelihood of Poisson counts.
+
+    counts[s, g] ~ Poisson(platform[g] * sum_k weights[s, k] profiles[k, g]). Weights by the multiplicative updates
+    that never lower the likelihood (Lee and Seung 2001), all spots at once; then platform factors that match each
+    gene's sum over spots; and again.
+
+    Parameters
+    ----------
+    counts
+        (n_spots, n_genes) counts, or values proportional to them within a spot.
+    profiles
+        (n_types, n_genes) expected counts of a cell of each type.
+
+    Returns
+    -------
+    weights, platform
+        (n_spots, n_types), in cells; (n_genes,), geometric mean 1.
+    """
+    platform = np.ones(counts.shape[1])
+    weights = np.full((len(counts), len(profiles)), counts.sum() / (len(counts) * profiles.sum() + _TINY) + _TINY)
     for _ in range(n_rounds):
-        basis = profiles * capture + 1e-9
-        for _ in range(n_iterations // n_rounds):
-            weights *= (counts / (weights @ basis + 1e-12)) @ basis.T / basis.sum(1)
-        expected = (weights @ profiles).sum(0)
-        capture = np.clip((counts.sum(0) + 1e-9) / (expected + 1e-9), 1e-3, 1e3)
-        capture /= np.exp(np.mean(np.log(capture)))
-    return weights, capture
+        basis = profiles * platform + _TINY
+        for _ in range(n_iterations):
+            weights = weights * ((counts / (weights @ basis)) @ basis.T / basis.sum(axis=1)) + 1e-12
+        ratio = (counts.sum(axis=0) + _TINY) / ((weights @ profiles).sum(axis=0) + _TINY)
+        platform = np.clip(ratio, 1e-3, 1e3)  # a gene that one technology hardly sees says nothing about the other
+        platform = platform / np.exp(np.log(platform).mean())
+    return weights, platform
