@@ -87,6 +87,9 @@ METHODS: dict[str, Entry] = {
         "SpatialScope-style",
         note="Reduced: k-means for cell types, no spatial prior, an MLP score network, one pseudo-cell per spot.",
     ),
+    "stplus": Entry("cgd.baselines.stplus:StPlus", "stPlus"),
+    "spaotsc": Entry("cgd.baselines.spaotsc:SpaOTsc", "SpaOTsc"),
+    "novosparc": Entry("cgd.baselines.novosparc:NovoSpaRc", "novoSpaRc"),
 }
 
 

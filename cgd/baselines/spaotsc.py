@@ -19,8 +19,8 @@ _TITLE = "SpaOTsc"
 
 @dataclass
 class SpaOTsc:
-    """Spatially optimal transporting of single cells (Cang and Nie, Nature Communications 2020; github.com/zcang/SpaOTsc,
-    MIT).
+    """Spatially optimal transporting of single cells (Cang and Nie, Nature Communications 2020;
+    github.com/zcang/SpaOTsc, MIT).
 
     Written from the description, on POT's unbalanced Sinkhorn, in the setting with which the benchmark of Li et al.
     (Nature Methods 2022) predicts genes: no structural (Gromov) term, which is why coordinates are not used.
