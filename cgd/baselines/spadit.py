@@ -116,7 +116,7 @@ class SpaDiT:
         """Train on the ST rows of the training genes."""
         check_enough_genes(_TITLE, visible)
         state = self._start(visible, seed)
-        rows = (torch.from_numpy(visible.x_st) - state.centre) / state.scale
+        rows = (torch.tensor(visible.x_st) - state.centre) / state.scale
         conditions = state.of(visible.train_genes)
         generators = {name: make_generator(seed, "spadit", name) for name in ("batch", "timestep", "noise")}
 
@@ -127,7 +127,7 @@ class SpaDiT:
         self._state = state
 
     def _start(self, visible: VisiblePair, seed: int) -> _State:
-        x_st, x_sc = torch.from_numpy(visible.x_st), torch.from_numpy(visible.x_sc)
+        x_st, x_sc = torch.tensor(visible.x_st), torch.tensor(visible.x_sc)
         x_sc = (x_sc - x_sc.mean()) / x_sc.std().clamp_min(1e-6)
         pooled = x_sc.mean(0)
         shape = (self.n_tokens, self.width, self.depth, self.n_heads, self.n_timesteps)

@@ -154,7 +154,7 @@ class SpatialScope:
         means, labels = cell_type_means(visible.x_sc.T, self.n_types, seed)
         spots = _decompose(visible, known, np.expm1(means.astype(np.float64)))
         network = build(lambda: ScoreNetwork(len(visible.genes), self.width, self.depth), seed)
-        cells, of_cell = torch.from_numpy(visible.x_sc).T.contiguous(), torch.from_numpy(means[labels])
+        cells, of_cell = torch.tensor(visible.x_sc).T.contiguous(), torch.from_numpy(means[labels])
         generators = {name: make_generator(seed, "spatialscope", name) for name in ("batch", "level", "noise")}
 
         def loss() -> Tensor:

@@ -169,7 +169,7 @@ def scale_cells(counts: FloatArray, added_count: float) -> FloatArray:
 def scale_spots(visible: VisiblePair) -> tuple[Tensor, Tensor]:
     """(n_spots, n_genes) spots in [-1, 1], -1 for genes that are not training genes, and the (n_spots, 1) values they
     were divided by."""
-    x = torch.from_numpy(visible.x_st).T
+    x = torch.tensor(visible.x_st).T
     largest = x.amax(1, keepdim=True).clamp_min(1e-6)
     position = {gene: i for i, gene in enumerate(visible.genes)}
     spots = torch.full((len(x), len(visible.genes)), -1.0)
