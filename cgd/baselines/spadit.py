@@ -86,7 +86,12 @@ class SpaDiT:
     genes; one `ForwardProcess` serves training and sampling; both sides have the same genes; and the transformer is
     the one of the paper's title, over patches of the axis of the spots, adaLN-Zero. As in the public code the gene's
     condition also joins the input: each patch gets its own linear view of it. With adaLN alone, which tells all
-    patches the same, 400 steps learn no gene's pattern (dentate gyrus: PCC 0.02 instead of 0.26).
+    patches the same, 400 steps learn no gene's pattern (dentate gyrus: PCC 0.02 instead of 0.25).
+
+    Measured, first of five folds, PCC of one draw: osmFISH 0.26, dentate gyrus 0.25, hippocampus 0.11, STARmap 0.05,
+    HER2ST 0.02, in about 15 s of one core. On large panels 400 steps are few rows per gene, but 700 steps, another
+    rate or the mean of four draws do not go beyond 0.03 on HER2ST: the loss is of whole rows, where the level of a
+    gene outweighs its pattern.
 
     Parameters
     ----------

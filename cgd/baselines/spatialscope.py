@@ -112,6 +112,10 @@ class SpatialScope:
     instead of clipped gradients of squared errors of counts; a last denoising step stands for the levels below
     `sigma_min`; and the types never see held-out ST values (in the benchmark harness of stDiff they do).
 
+    The draws carry the variation of cells within a type, which a held-out gene's spots need not share: on dentate
+    gyrus (first of five folds, 600 steps) the mean of the mixture alone has a PCC of 0.32, three replicates 0.11 and
+    twelve 0.17, while the training genes are followed (0.63 and 0.76).
+
     Parameters
     ----------
     n_types
