@@ -72,6 +72,21 @@ class Entry:
 
 METHODS: dict[str, Entry] = {
     "spage": Entry("cgd.baselines.spage:SpaGE", "SpaGE"),
+    "stdiff": Entry(
+        "cgd.baselines.stdiff:StDiff",
+        "stDiff",
+        note="A network of 128 units, 800 steps and 25 sampling steps in place of 512 to 2048, thousands and 1500.",
+    ),
+    "spadit": Entry(
+        "cgd.baselines.spadit:SpaDiT",
+        "SpaDiT (strict)",
+        note="Re-implemented without the pasting of true test values that the published score rests on.",
+    ),
+    "spatialscope": Entry(
+        "cgd.baselines.spatialscope:SpatialScope",
+        "SpatialScope-style",
+        note="Reduced: k-means for cell types, no spatial prior, an MLP score network, one pseudo-cell per spot.",
+    ),
     "stplus": Entry("cgd.baselines.stplus:StPlus", "stPlus"),
     "spaotsc": Entry("cgd.baselines.spaotsc:SpaOTsc", "SpaOTsc"),
     "novosparc": Entry("cgd.baselines.novosparc:NovoSpaRc", "novoSpaRc"),
