@@ -253,12 +253,12 @@ def test_a_missing_or_damaged_model_is_named(model, tmp_path):
         CausalGeD.load(tmp_path / "model")
 
 
-@pytest.mark.parametrize("change", [{"format": 2}, {"format": None}])
+@pytest.mark.parametrize("change", [{"format": 1}, {"format": None}])
 def test_a_model_of_another_format_is_refused(model, tmp_path, change):
     model.save(tmp_path / "model")
     path = tmp_path / "model" / "state.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(CheckpointError, match="is not a saved CausalGeD model of format 1"):
+    with pytest.raises(CheckpointError, match="is not a saved CausalGeD model of format 2"):
         CausalGeD.load(tmp_path / "model")
 
 

@@ -54,10 +54,10 @@ def test_the_table_scores_the_models_own_prediction(tiny):
     pd.testing.assert_frame_equal(tiny.hidden().test.score(prediction), evaluation.per_gene)
 
 
-@pytest.mark.parametrize(("n_samples", "keys"), [(0, set()), (1, {"draws_pcc"}), (3, {"draws_pcc", "coverage_90"})])
+@pytest.mark.parametrize(("n_samples", "keys"), [(0, set()), (1, {"draws_pcc"}), (3, {"draws_pcc", "coverage_90_raw"})])
 def test_draws_are_scored_where_there_are_some(tiny, n_samples, keys):
     summary = tiny.evaluate({"sampling.n_samples": n_samples}).summary
-    assert {"draws_pcc", "coverage_90"} & set(summary) == keys
+    assert {"draws_pcc", "coverage_90_raw"} & set(summary) == keys
 
 
 def test_every_protocol_column_is_summarised(tiny):

@@ -34,7 +34,7 @@ def test_noise_in_place_of_the_truth_changes_no_bit(tiny, values, protocol):
     assert audit.identical
     assert audit.largest_difference == 0
     n_spots = tiny.hidden(values).spots.sum()
-    assert audit.n_values == (1 + tiny.config(values).sampling.n_samples) * 4 * n_spots
+    assert audit.n_values == (3 + tiny.config(values).sampling.n_samples) * 4 * n_spots
 
 
 @pytest.mark.parametrize("seed", range(4))
