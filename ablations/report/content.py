@@ -8,6 +8,7 @@ from typing import Any
 
 from ablations.intervals import N_RESAMPLES
 from ablations.report.context_sheets import cheapest_sentences, cost_sheet, forecast_sheet, older_sheet, paper_sheet
+from ablations.report.interval_sheet import interval_sheet
 from ablations.report.result_sheets import dataset_sheet, effects_sheet, fractions_sheet, levels_sheet
 from ablations.report.sheet import Sheet
 from ablations.report.wording import percent, plain
@@ -30,7 +31,7 @@ class Content:
         (label, what it sets, whether it is the default) per level; dotted path -> value of all that was not varied.
     stamp, copied
         The line of the published protocol and (data set, copied share); empty under any other.
-    effects, levels_by_data, data_sets, fractions, cost, paper, forecast, older
+    effects, levels_by_data, data_sets, fractions, cost, paper, intervals, forecast, older
         The tables; None where there is nothing to say.
     unfinished, trials
         Trials as mappings: those without a result, and all.
@@ -53,6 +54,7 @@ class Content:
     cost: Sheet
     cheapest: list[str]
     paper: Sheet | None
+    intervals: Sheet | None
     forecast: Sheet | None
     older: Sheet | None
     trials: list[dict[str, Any]]
@@ -62,7 +64,7 @@ class Content:
     def sheets(self) -> list[Sheet]:
         """All tables, in the order of the page."""
         found = [self.effects, self.levels_by_data, *self.data_sets, self.fractions, self.cost]
-        return [sheet for sheet in (*found, self.paper, self.forecast, self.older) if sheet is not None]
+        return [sheet for sheet in (*found, self.paper, self.intervals, self.forecast, self.older) if sheet is not None]
 
 
 def gather(results: StudyResults, tables: list[DatasetTable]) -> Content:
@@ -86,6 +88,7 @@ def gather(results: StudyResults, tables: list[DatasetTable]) -> Content:
         cost=cost_sheet(results, tables),
         cheapest=cheapest_sentences(tables),
         paper=paper_sheet(results),
+        intervals=interval_sheet(results, tables),
         forecast=forecast_sheet(results),
         older=older_sheet(results, tables),
         trials=trials,
