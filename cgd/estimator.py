@@ -24,13 +24,15 @@ from cgd.errors import CGDError, CheckpointError, ConfigError, DataError, closes
 from cgd.model.generation import generate
 from cgd.model.network import Network
 from cgd.model.reference import Reference
+from cgd.model.refinement import RefinedCentre
+from cgd.model.ridge import ridge_predict
 from cgd.model.tokens import GeneTable
 from cgd.random import derive_seed
 from cgd.training.checkpoint import read_folder, write_folder
 from cgd.training.trainer import Checkpoints, EpochReport, Progress, Trainer
 from cgd.version import environment
 
-_FORMAT = 2  # of a saved model
+_FORMAT = 3  # of a saved model
 _CHUNK = 2048  # scRNA-seq genes encoded at once, so that they are never all dense
 
 
@@ -50,6 +52,7 @@ class _Fitted:
     order: Tensor | None
     ridge_lambda: float
     calibration: Calibration
+    refined: RefinedCentre | None
     coordinates: np.ndarray
     spot_names: list[str]
     provenance: dict[str, Any]
@@ -138,7 +141,8 @@ class CausalGeD:
         def estimate() -> FloatArray:
             code = network.encode_code(targets)
             table = GeneTable(code, code, target_features, code, target_order)
-            return _estimate(network, reference.context_table(network), table, reference.ridge_lambda)
+            context = reference.context_table(network)
+            return _estimate(network, context, table, reference.ridge_lambda, reference.refined)
 
         def validate() -> float:
             scores = val.score_heldout(estimate())["pcc"]
@@ -168,6 +172,7 @@ class CausalGeD:
             features=features,
             order=reference.order_of(features),
             ridge_lambda=reference.ridge_lambda,
+            refined=reference.refined,
             calibration=calibration,
             coordinates=visible.coordinates,
             spot_names=list(visible.spot_names),
@@ -241,7 +246,7 @@ class CausalGeD:
         state = self._state()
         if self.config.sampling.estimate == "draws" and draws is not None:
             return draws.mean(axis=0)
-        return _estimate(state.network, state.context, self._targets(genes), state.ridge_lambda)
+        return _estimate(state.network, state.context, self._targets(genes), state.ridge_lambda, state.refined)
 
     def predict_interval(self, genes: str | Iterable[str], level: float = LEVEL) -> tuple[FloatArray, FloatArray]:
         """Intervals about the estimate that hold a share `level` of a gene's values, on average over genes.
@@ -281,9 +286,10 @@ class CausalGeD:
     def predict_draws(self, genes: Sequence[str]) -> FloatArray:
         """(n_samples, n_genes, n_spots) independent draws of the reverse process."""
         state, n = self._state(), self.config.sampling.n_samples
-        seed = self.config.seed
-        z = generate(state.network, state.context, self._targets(genes), state.ridge_lambda, seed, n, draw=True)
-        return state.network.decode(z).cpu().numpy()
+        seed, targets = self.config.seed, self._targets(genes)
+        z = generate(state.network, state.context, targets, state.ridge_lambda, seed, n, draw=True)
+        shift = _shift(state.network, state.context, targets, state.ridge_lambda, state.refined)
+        return (state.network.decode(z) + shift).cpu().numpy()
 
     def _targets(self, genes: Sequence[str]) -> GeneTable:
         state = self._state()
@@ -312,6 +318,8 @@ class CausalGeD:
         tensors |= {"code": state.code, "features": state.features, "coordinates": torch.from_numpy(state.coordinates)}
         if state.order is not None and state.context.order is not None:
             tensors |= {"order": state.order, "context.order": state.context.order}
+        if state.refined is not None:
+            tensors |= {"refined.pattern": state.refined.pattern, "refined.level": state.refined.level}
         tensors["calibration.scores"] = torch.from_numpy(state.calibration.scores)
         values = {
             "format": _FORMAT,
@@ -346,6 +354,9 @@ class CausalGeD:
         network = Network(model.config, n_spots, n_cells)
         network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
         network.eval()
+        refined = None
+        if model.config.refines:
+            refined = RefinedCentre(tensors["refined.pattern"], tensors["refined.level"])
         context = {key: tensors[f"context.{key}"] for key in ("z", "code", "features", "center")}
         model._fitted = _Fitted(
             network=network,
@@ -357,6 +368,7 @@ class CausalGeD:
             features=tensors["features"],
             order=tensors.get("order"),
             ridge_lambda=values["ridge_lambda"],
+            refined=refined,
             calibration=Calibration(tensors["calibration.scores"].numpy(), SpreadTrend(**values["spread_trend"])),
             coordinates=tensors["coordinates"].numpy(),
             spot_names=values["spot_names"],
@@ -366,10 +378,24 @@ class CausalGeD:
 
 
 @torch.no_grad()
-def _estimate(network: Network, context: GeneTable, targets: GeneTable, ridge_lambda: float) -> FloatArray:
+def _estimate(
+    network: Network, context: GeneTable, targets: GeneTable, ridge_lambda: float, refined: RefinedCentre | None
+) -> FloatArray:
     """(n_genes, n_spots) estimate that `sampling.estimate` names: mean over the ensemble, or over draws."""
     config = network.config
     draw = config.sampling.estimate == "draws"
     n = config.sampling.n_samples if draw else config.sampling.n_ensemble
     z = generate(network, context, targets, ridge_lambda, config.seed, n, draw=draw)
-    return network.decode(z.mean(0)).cpu().numpy()
+    shift = _shift(network, context, targets, ridge_lambda, refined)
+    return (network.decode(z.mean(0)) + shift).cpu().numpy()
+
+
+def _shift(
+    network: Network, context: GeneTable, targets: GeneTable, ridge_lambda: float, refined: RefinedCentre | None
+) -> Tensor:
+    """(n_genes, n_spots) from the centre of the diffusion to the refined one; zeros without one.
+
+    What the diffusion adds to its centre is added to the refined one instead.
+    """
+    center = network.decode(ridge_predict(context.features, context.z[None], targets.features, ridge_lambda)[0][0])
+    return torch.zeros_like(center) if refined is None else refined.predict(targets.features) - center

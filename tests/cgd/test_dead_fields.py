@@ -43,6 +43,8 @@ FIELDS = {
     "model.dropout": (0.5, {}, "scores"),
     "model.kernel_sharpness": (0.0, {}, "scores"),
     "model.center": ("none", {}, "scores"),
+    "sampling.center": ("ridge", {}, "scores"),
+    "data.n_cell_components": (0, {}, "scores"),
     "ar.decay": (0.3, {}, "scores"),
     "ar.max_weight": (4.0, {}, "scores"),
     "ar.min_weight": (0.01, {}, "scores"),

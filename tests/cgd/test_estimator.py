@@ -156,7 +156,7 @@ def test_a_prediction_has_no_argument_that_could_carry_the_truth():
     assert list(inspect.signature(CausalGeD.predict_interval).parameters) == ["self", "genes", "level"]
     assert {field.name for field in fields(VisiblePair)} == {
         "name", "train_genes", "x_st", "genes", "x_sc", "coordinates", "spot_names",
-        "st_totals", "sc_totals",
+        "st_totals", "sc_totals", "cell_components",
     }  # fmt: skip
 
 
@@ -306,12 +306,12 @@ def test_a_missing_or_damaged_model_is_named(model, tmp_path):
         CausalGeD.load(tmp_path / "model")
 
 
-@pytest.mark.parametrize("change", [{"format": 1}, {"format": None}])
+@pytest.mark.parametrize("change", [{"format": 2}, {"format": None}])
 def test_a_model_of_another_format_is_refused(model, tmp_path, change):
     model.save(tmp_path / "model")
     path = tmp_path / "model" / "state.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(CheckpointError, match="is not a saved CausalGeD model of format 2"):
+    with pytest.raises(CheckpointError, match="is not a saved CausalGeD model of format 3"):
         CausalGeD.load(tmp_path / "model")
 
 
