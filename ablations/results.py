@@ -21,6 +21,8 @@ HIDDEN_METRICS = tuple(f"hidden_{metric}" for metric in METRICS)
 PUBLISHED_COLUMNS = (*HIDDEN_METRICS, "copied_share")
 _TRIAL_KEYS = ("fingerprint", "run_id", "dataset", "level", "seed", "fold", "status", "error")
 _COSTS = ("wall_seconds", "peak_memory_mb", "n_parameters", "n_scored")
+_CLOCK = ("started", "ended", "n_threads")
+_OLDER = ("dataset", "level", "seed", "fold", "code_version", "run_id", "pcc", "when")
 # of the intervals of 90 %: their coverage, that of the draws alone, widths in standard deviations
 INTERVALS = (
     "coverage_90",
@@ -29,8 +31,6 @@ INTERVALS = (
     "interval_width_90_constant",
     "calibration_genes",
 )
-_CLOCK = ("started", "ended", "n_threads")
-_OLDER = ("dataset", "level", "seed", "fold", "code_version", "run_id", "pcc", "when")
 
 
 @dataclass(frozen=True)
