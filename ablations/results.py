@@ -23,7 +23,7 @@ _TRIAL_KEYS = ("fingerprint", "run_id", "dataset", "level", "seed", "fold", "sta
 _COSTS = ("wall_seconds", "peak_memory_mb", "n_parameters", "n_scored")
 _CLOCK = ("started", "ended", "n_threads")
 _OLDER = ("dataset", "level", "seed", "fold", "code_version", "run_id", "pcc", "when")
-# of the intervals of 90 %: their coverage, that of the draws alone, widths in standard deviations
+# columns of the trials too: of intervals of 90 % their coverage, that of the draws alone, widths in standard deviations
 INTERVALS = (
     "coverage_90",
     "coverage_90_raw",
@@ -51,8 +51,8 @@ class StudyResults:
         One row per data set, fold, method and gene, with the same metrics.
     trials
         One row per trial: what it is, its `status` (FINISHED, FAILED or anything else for not finished), its error,
-        wall_seconds, peak_memory_mb, n_parameters, n_scored, the keys of `INTERVALS`, started and ended (epoch
-        seconds), n_threads (NaN where not recorded) and device ("cpu", "cuda" or None).
+        wall_seconds, peak_memory_mb, n_parameters, n_scored, started and ended (epoch seconds), n_threads (NaN where
+        not recorded) and device ("cpu", "cuda" or None).
     floor_runs
         run_id, dataset and fold of the runs that hold the floors.
     code_version

@@ -27,11 +27,13 @@ class Content:
     ----------
     opening, troubles, verdicts, notes
         The first line; what must be known before a number is read; (data set, sentences); what intervals leave out.
+    intervals
+        The table of coverages and widths; None where no trial recorded any.
     levels, fixed
         (label, what it sets, whether it is the default) per level; dotted path -> value of all that was not varied.
     stamp, copied
         The line of the published protocol and (data set, copied share); empty under any other.
-    effects, levels_by_data, data_sets, fractions, cost, paper, intervals, forecast, older
+    effects, levels_by_data, data_sets, fractions, cost, paper, forecast, older
         The tables; None where there is nothing to say.
     unfinished, trials
         Trials as mappings: those without a result, and all.
