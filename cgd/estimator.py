@@ -20,7 +20,7 @@ from cgd.data.pair import make_pair
 from cgd.data.preprocess import PreparedPair, prepare
 from cgd.data.protocol import FloatArray, HiddenGenes, VisiblePair, hide
 from cgd.data.split import split_train_val
-from cgd.errors import CGDError, CheckpointError, ConfigError, DataError, closest
+from cgd.errors import CheckpointError, ConfigError, DataError, NotFittedError, closest
 from cgd.model.generation import generate
 from cgd.model.network import Network
 from cgd.model.reference import Reference
@@ -34,10 +34,6 @@ from cgd.version import environment
 
 _FORMAT = 3  # of a saved model
 _CHUNK = 2048  # scRNA-seq genes encoded at once, so that they are never all dense
-
-
-class NotFittedError(CGDError):
-    """`predict` or `save` was called before `fit` or `load`."""
 
 
 @dataclass

@@ -146,10 +146,10 @@ def _cell_components(expression: sp.csc_matrix, n: int) -> np.ndarray:
     """
     n_cells, n_genes = expression.shape
     n = min(n, n_cells - 1, n_genes - 1)
-    if n < 1:
-        return np.zeros((n_cells, 0), dtype=np.float32)
     mean = np.asarray(expression.mean(axis=0), dtype=np.float64).ravel()
     variance = np.asarray(expression.multiply(expression).mean(axis=0), dtype=np.float64).ravel() - np.square(mean)
+    if n < 1 or not (variance > 1e-6).any():
+        return np.zeros((n_cells, 0), dtype=np.float32)
     scaled = (expression @ sp.diags(1 / np.sqrt(np.maximum(variance, 1e-6)))).astype(np.float64).tocsr()
     shift = mean / np.sqrt(np.maximum(variance, 1e-6))
     centred = LinearOperator(
@@ -158,7 +158,8 @@ def _cell_components(expression: sp.csc_matrix, n: int) -> np.ndarray:
         rmatvec=lambda y: scaled.T @ y.ravel() - shift * y.sum(),
         dtype=np.float64,
     )
-    left, singular, _ = svds(centred, k=n, v0=np.ones(min(n_cells, n_genes)))
+    start = np.random.default_rng(0).standard_normal(min(n_cells, n_genes))
+    left, singular, _ = svds(centred, k=n, v0=start)
     order = np.argsort(-singular)
     kept = order[singular[order] > 1e-6 * singular.max(initial=1e-12)]
     return np.ascontiguousarray(left[:, kept], dtype=np.float32)

@@ -61,8 +61,8 @@ class _Regression:
         self.features = features.double()
         self.values = self.features.square().sum(0)  # (r,)
         self.basis = self.features / self.values.sqrt().clamp_min(1e-12)
-        largest = self.values.max() if len(self.values) else self.values.new_ones(())
-        self.penalties = _PENALTIES.to(features.device) * largest
+        largest = self.values.max() if len(self.values) else self.values.new_zeros(())
+        self.penalties = _PENALTIES.to(features.device) * largest.clamp_min(1e-12)
 
     def fit(self, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Weights (r + 1, S) with one penalty and with one for each component of the targets (n, S), each with the

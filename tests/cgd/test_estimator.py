@@ -11,8 +11,8 @@ from anndata import AnnData
 
 import cgd
 from cgd.data.protocol import HiddenGenes, VisiblePair
-from cgd.errors import CheckpointError, ConfigError, DataError
-from cgd.estimator import CausalGeD, NotFittedError
+from cgd.errors import CheckpointError, ConfigError, DataError, NotFittedError
+from cgd.estimator import CausalGeD
 from cgd.metrics import gene_metrics
 
 EXTRA = 3  # genes of the scRNA-seq that the ST does not measure
@@ -292,7 +292,7 @@ def test_a_saved_model_holds_no_expression_of_the_st(model, tmp_path, pair):
     spots = [name for name, tensor in tensors.items() if 59 in tensor.shape]
     assert set(spots) == {
         "coordinates", "network.autoencoder.head_st.weight", "network.autoencoder.decoder.weight",
-        "network.autoencoder.decoder.bias", "network.autoencoder.st_mean",
+        "network.autoencoder.decoder.bias", "network.autoencoder.st_mean", "refined.pattern", "refined.level",
     }  # fmt: skip
 
 
