@@ -23,6 +23,14 @@ _TRIAL_KEYS = ("fingerprint", "run_id", "dataset", "level", "seed", "fold", "sta
 _COSTS = ("wall_seconds", "peak_memory_mb", "n_parameters", "n_scored")
 _CLOCK = ("started", "ended", "n_threads")
 _OLDER = ("dataset", "level", "seed", "fold", "code_version", "run_id", "pcc", "when")
+# columns of the trials too: of intervals of 90 % their coverage, that of the draws alone, widths in standard deviations
+INTERVALS = (
+    "coverage_90",
+    "coverage_90_raw",
+    "interval_width_90",
+    "interval_width_90_constant",
+    "calibration_genes",
+)
 
 
 @dataclass(frozen=True)
@@ -134,13 +142,13 @@ def _read_trials(
         run = store.run(row["run_id"]) if row["run_id"] else None
         if run is not None:  # the run knows better than the study's list, which may be older
             row["status"] = run.info.status
-            row |= {key: run.data.metrics.get(key) for key in _COSTS} | _circumstances(run)
+            row |= {key: run.data.metrics.get(key) for key in (*_COSTS, *INTERVALS)} | _circumstances(run)
         if run is not None and row["status"] == "FINISHED":
             where = {key: row[key] for key in ("dataset", "level", "seed", "fold")}
             tables.append(store.table(row["run_id"], ["gene"], columns).assign(**where))
         rows.append(row)
-    trials = pd.DataFrame(rows, columns=[*_TRIAL_KEYS, *_COSTS, *_CLOCK, "device"])
-    numeric = [*_COSTS, *_CLOCK]
+    trials = pd.DataFrame(rows, columns=[*_TRIAL_KEYS, *_COSTS, *INTERVALS, *_CLOCK, "device"])
+    numeric = [*_COSTS, *INTERVALS, *_CLOCK]
     trials[numeric] = trials[numeric].astype(float)
     return trials, _stack(tables, ["dataset", "level", "seed", "fold", "gene", *columns])
 

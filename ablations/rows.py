@@ -60,6 +60,8 @@ class Row:
         Distinct (seed, fold) finished.
     fractions
         Metric -> share of the way from the best floor in that metric (0) to the ceiling (1); NaN where undefined.
+    intervals
+        Coverage, width and calibration genes of the intervals of 90 %, means over finished trials (NaN: unknown).
     """
 
     kind: Literal["floor", "ceiling", "level"]
@@ -78,6 +80,7 @@ class Row:
     gpu_hours: float = math.nan
     n_replicates: int = 0
     fractions: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def primary(self) -> Estimate:

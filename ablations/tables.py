@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from ablations.results import StudyResults
+from ablations.results import INTERVALS, StudyResults
 from ablations.rows import (
     CEILING,
     CORRECTED,
@@ -197,6 +197,7 @@ def _level_row(
         n_replicates=len(finished[["seed", "fold"]].drop_duplicates()),
         cpu_hours=_hours(finished["wall_seconds"] * finished["n_threads"]),
         gpu_hours=_hours(finished["wall_seconds"] * finished["device"].map({"cuda": 1.0, "cpu": 0.0}).astype(float)),
+        intervals=finished.reindex(columns=list(INTERVALS)).astype(float).mean().to_dict(),
     )
 
 

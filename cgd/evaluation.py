@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from cgd.calibration import LEVEL
 from cgd.config import CAUSALGED, Config
 from cgd.data.preprocess import PreparedPair
 from cgd.data.protocol import FloatArray, HiddenGenes, HiddenPair, hide
@@ -19,13 +20,11 @@ from cgd.data.split import GeneSplit
 from cgd.estimator import CausalGeD
 from cgd.memory import peak_memory_mb, reset_peak_memory
 from cgd.metrics.floors import ceiling, predict_floors, visible_mean_fill, zero_fill
-from cgd.metrics.gene import coverage
+from cgd.metrics.intervals import constant_intervals, score_intervals
 from cgd.metrics.summary import summarise_table
 from cgd.training.checkpoint import CheckpointFolder
 from cgd.training.trainer import EpochReport
 from cgd.version import code_version
-
-INTERVAL = 0.9  # nominal coverage of the intervals from the draws
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,8 @@ class Evaluation:
     per_gene
         A row per test gene; NaN where the gene cannot be scored.
     summary
-        `test_*` means over scored genes, counts, cost.
+        `test_*` means over scored genes, counts, cost; `coverage_90` and `interval_width_90` of the calibrated
+        intervals, `interval_width_90_constant` of intervals that ignore the model, `coverage_90_raw` of the draws.
     model
         The fitted estimator; None for a baseline.
     """
@@ -94,6 +94,7 @@ def evaluate(
     prediction = model.predict_mean(split.test, draws)
     per_gene = test.score(prediction)
     summary = summarise_table(per_gene, "test_")
+    summary |= _score_calibrated(prediction, fit)
     if draws is not None:
         summary |= _score_draws(draws, test)
     return Evaluation(per_gene, summary | fit.costs(), model)
@@ -169,7 +170,7 @@ class Probe:
     epoch_seconds
         One epoch with its validation.
     predict_seconds
-        The prediction of the test genes, draws included.
+        The prediction of the test genes, draws included, and that of the validation genes for the calibration.
     peak_memory_mb
         Of this process, during the probe.
     checkpoint_mb, model_mb
@@ -202,6 +203,7 @@ def probe(config: Config, prepared: PreparedPair, split: GeneSplit) -> Probe:
         fit = _fit(short, prepared, split, lambda metrics: epochs.append(metrics["epoch_seconds"]), root)
         setup = fit.trained - fit.started - sum(epochs)
         val_seconds = _seconds(lambda: fit.model.predict_mean(split.val))
+        setup = max(setup - val_seconds, 0.0)  # the calibration comes after the epochs
         if n_draws:
             fit.model.predict_draws(split.test)  # the first one also imports the sampler
         step_seconds = max(epochs[-1] - val_seconds, 0.0) / short.train.steps_per_epoch
@@ -210,6 +212,7 @@ def probe(config: Config, prepared: PreparedPair, split: GeneSplit) -> Probe:
             val_seconds *= n_draws
         else:
             predict_seconds += _seconds(lambda: fit.model.predict_mean(split.test))
+        predict_seconds += val_seconds
         fit.model.save(root / "model")
         checkpoint = max(root.glob("*/epoch-*"))
         sizes = [_megabytes(checkpoint), _megabytes(root / "model")]
@@ -274,10 +277,11 @@ def _predict(config: Config, prepared: PreparedPair, split: GeneSplit) -> FloatA
         return predict_baseline(config, hidden, split)
     model = CausalGeD(config)
     model.fit_visible(hidden.visible, hidden.val)
-    mean = model.predict_mean(split.test)
-    if not config.sampling.n_samples:
-        return mean
-    return np.concatenate([mean[None], model.predict_draws(split.test)])
+    low, high = model.predict_interval(split.test)
+    found = [model.predict_mean(split.test), low, np.nan_to_num(high)]  # unbounded where too few genes calibrate
+    if config.sampling.n_samples:
+        found += list(model.predict_draws(split.test))
+    return np.stack(found)
 
 
 def _same_visible(one: HiddenPair, other: HiddenPair) -> bool:
@@ -304,12 +308,23 @@ def _with_noise(prepared: PreparedPair, genes: tuple[str, ...], seed: int) -> Pr
     return replace(prepared, st_counts=noisy, st_totals=totals)
 
 
+def _score_calibrated(prediction: FloatArray, fit: _Fit) -> dict[str, float]:
+    """Coverage and width of the calibrated intervals, beside the width of those that ignore the model."""
+    calibration = fit.model.calibration
+    covered, width = score_intervals(*calibration.interval(prediction), fit.hidden.test)
+    return {
+        "coverage_90": covered,
+        "interval_width_90": width,
+        "interval_width_90_constant": score_intervals(*constant_intervals(fit.hidden), fit.hidden.test)[1],
+        "calibration_genes": float(calibration.n_genes),
+    }
+
+
 def _score_draws(draws: FloatArray, test: HiddenGenes) -> dict[str, float]:
-    """The mean of the draws scored beside the estimate, and how often their interval holds the truth."""
+    """The mean of the draws scored beside the estimate, and how often their own interval holds the truth."""
     scores = {"draws_pcc": float(test.score_heldout(draws.mean(axis=0))["pcc"].mean())}
     if len(draws) > 1:
-        tail = (1 - INTERVAL) / 2
+        tail = (1 - LEVEL) / 2
         low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
-        covered = coverage(low, high, test.truth)[test.scored]
-        scores["coverage_90"] = float(covered.mean()) if covered.size else float("nan")
+        scores["coverage_90_raw"] = score_intervals(low, high, test)[0]
     return scores

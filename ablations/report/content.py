@@ -8,6 +8,7 @@ from typing import Any
 
 from ablations.intervals import N_RESAMPLES
 from ablations.report.context_sheets import cheapest_sentences, cost_sheet, forecast_sheet, older_sheet, paper_sheet
+from ablations.report.interval_sheet import interval_sheet
 from ablations.report.result_sheets import dataset_sheet, effects_sheet, fractions_sheet, levels_sheet
 from ablations.report.sheet import Sheet
 from ablations.report.wording import percent, plain
@@ -26,6 +27,8 @@ class Content:
     ----------
     opening, troubles, verdicts, notes
         The first line; what must be known before a number is read; (data set, sentences); what intervals leave out.
+    intervals
+        The table of coverages and widths; None where no trial recorded any.
     levels, fixed
         (label, what it sets, whether it is the default) per level; dotted path -> value of all that was not varied.
     stamp, copied
@@ -53,6 +56,7 @@ class Content:
     cost: Sheet
     cheapest: list[str]
     paper: Sheet | None
+    intervals: Sheet | None
     forecast: Sheet | None
     older: Sheet | None
     trials: list[dict[str, Any]]
@@ -62,7 +66,7 @@ class Content:
     def sheets(self) -> list[Sheet]:
         """All tables, in the order of the page."""
         found = [self.effects, self.levels_by_data, *self.data_sets, self.fractions, self.cost]
-        return [sheet for sheet in (*found, self.paper, self.forecast, self.older) if sheet is not None]
+        return [sheet for sheet in (*found, self.paper, self.intervals, self.forecast, self.older) if sheet is not None]
 
 
 def gather(results: StudyResults, tables: list[DatasetTable]) -> Content:
@@ -86,6 +90,7 @@ def gather(results: StudyResults, tables: list[DatasetTable]) -> Content:
         cost=cost_sheet(results, tables),
         cheapest=cheapest_sentences(tables),
         paper=paper_sheet(results),
+        intervals=interval_sheet(results, tables),
         forecast=forecast_sheet(results),
         older=older_sheet(results, tables),
         trials=trials,

@@ -72,7 +72,7 @@ def _single_numbers(table: DatasetTable, row: Row) -> dict[str, float]:
     found |= {f"{PRIMARY}_minus_default_seed_{seed}": value for seed, value in row.by_seed.items()}
     if row.trials:
         found |= {f"trials_{name}": count for name, count in vars(row.trials).items()}
-        found |= {name: getattr(row, name) for name in _COSTS}
+        found |= {name: getattr(row, name) for name in _COSTS} | dict(row.intervals)
         found["is_cheapest_as_good"] = int(table.cheapest is not None and table.cheapest.name == row.name)
     if row.kind == "level" and not math.isnan(table.copied_share):
         found["copied_share"] = table.copied_share

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cgd.calibration import score_quantiles
 from cgd.config import Config
 from cgd.data.preprocess import PreparedPair, counts_of, log_normalise
 from cgd.data.split import GeneSplit
@@ -75,7 +76,7 @@ class VisiblePair:
 
 
 class HiddenGenes:
-    """The truth of one part of a split. It scores predictions and gives nothing else away.
+    """The truth of one part of a split. It scores predictions, calibrates intervals and gives nothing else away.
 
     Parameters
     ----------
@@ -120,6 +121,18 @@ class HiddenGenes:
     def score_heldout(self, prediction: FloatArray) -> pd.DataFrame:
         """Per-gene metrics with nothing copied, whatever the protocol: what early stopping looks at."""
         return self._table(gene_metrics(prediction, self.truth))
+
+    def conformity(self, center: npt.ArrayLike, scale: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """(n_scored, P) how far the truth lies from `center`, in units of `scale`: quantiles over the spots of each
+        scored gene, in which no spot can be told from another. What intervals are calibrated with.
+
+        Parameters
+        ----------
+        center, scale
+            (n_genes, n_spots); `scale` is positive.
+        """
+        scored = self._scored
+        return score_quantiles(self.truth[scored], np.asarray(center)[scored], np.asarray(scale)[scored])
 
     def _table(self, metrics: dict[str, npt.NDArray[np.float64]]) -> pd.DataFrame:
         table = pd.DataFrame(metrics)

@@ -73,6 +73,8 @@ def _trial(i: int, seed: int, name: str) -> dict[str, Any]:
         "status": "FINISHED",
         "error": None,
         "wall_seconds": 30.0 + 10 * i + seed,
+        "coverage_90": 0.9,
+        "calibration_genes": 6.0,
         "peak_memory_mb": 800.0 + 25 * i,
         "n_parameters": 120_000.0 * (i + 1),
         "n_scored": 40.0,

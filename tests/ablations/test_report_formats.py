@@ -94,7 +94,9 @@ def test_every_number_of_every_table_stands_in_html(files, content):
     rows = Page(files.html.read_text("utf-8")).rows
     for sheet in content.sheets:
         assert contained(lines_of(sheet), rows), sheet.key
-    assert {"effects", "levels", "fractions", "cost", "paper", "older"} <= {sheet.key for sheet in content.sheets}
+    assert {"effects", "levels", "fractions", "cost", "paper", "intervals", "older"} <= {
+        sheet.key for sheet in content.sheets
+    }
 
 
 def test_every_number_of_every_table_stands_in_markdown(files, content):
