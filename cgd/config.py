@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from cgd.errors import ConfigError, closest
 
 CAUSALGED = "causalged"
+BROUGHT = "brought:"  # begins the name of a method that is a file of predictions
 _COMMON = ("method", "seed", "data", "split", "evaluation", "runtime")  # what a baseline reads
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]

@@ -268,6 +268,10 @@ def audit_leakage(config: Config, prepared: PreparedPair, split: GeneSplit, seed
 
 def _predict(config: Config, prepared: PreparedPair, split: GeneSplit) -> FloatArray:
     hidden = hide(prepared, split, config)
+    if config.method != CAUSALGED:
+        from cgd.baselines.trial import predict_baseline
+
+        return predict_baseline(config, hidden, split)
     model = CausalGeD(config)
     model.fit_visible(hidden.visible, hidden.val)
     mean = model.predict_mean(split.test)

@@ -183,7 +183,7 @@ class Runner:
         trainable = ray_tune.with_parameters(
             run_trial, specs=missing, datasets=shared, checkpoints=str(checkpoints), log_models=self.log_models
         )
-        n_epochs = sum(spec.config.train.epochs for spec in missing.values())
+        n_epochs = sum(spec.n_epochs for spec in missing.values())
         with Progress(len(missing), n_epochs) as progress:
             callback = TrackingCallback(
                 self.tracking,

@@ -7,10 +7,12 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from ablations.comparison_verdict import comparison_opening, comparison_verdict, failed_lines, fills_sentence
 from ablations.report.content import stamp
 from ablations.report.wording import interval, number, p_value, percent, short_name, signed_or_dash
 from ablations.results import StudyResults
 from ablations.stats import CONFIDENCE
+from ablations.table_one import DatasetPlaces, Place, TableOne, build_table_one
 from ablations.tables import PRIMARY, DatasetTable, Row, build_tables
 from ablations.verdict import notes, opening, troubles, verdict
 
@@ -21,6 +23,8 @@ _NAME = 24
 def summary_text(results: StudyResults) -> str:
     """The opening line, what must be known, and a compact table per data set; no line longer than 100 columns."""
     tables = build_tables(results)
+    if results.study.is_comparison:
+        return _comparison_text(results, tables)
     head = [opening(results, tables), f"{results.study.title} ({results.study.name}): {results.study.question}"]
     lines = [
         line for text in (*head, stamp(results), *troubles(tables), *notes(tables)) if text for line in _wrapped(text)
@@ -36,6 +40,20 @@ def summary_text(results: StudyResults) -> str:
     return "\n".join(lines)
 
 
+def _comparison_text(results: StudyResults, tables: list[DatasetTable]) -> str:
+    found = build_table_one(results, tables)
+    study = results.study
+    head = (comparison_opening(results, found), f"{study.title} ({study.name}): {study.question}")
+    failed = [line for one in found.data_sets for line in failed_lines(one)]
+    texts = (*head, stamp(results), *troubles(tables), *failed, *notes(tables))
+    lines = [line for text in texts if text for line in _wrapped(text)]
+    for one in found.data_sets:
+        lines += ["", *_wrapped(f"{one.table.name}: {comparison_verdict(one)}"), *_wrapped(fills_sentence(one), "  ")]
+        lines += _aligned(_places(one))
+    lines += ["", "All data sets"]
+    return "\n".join([*lines, *_aligned(_overall(found))])
+
+
 def _wrapped(text: str, indent: str = "") -> list[str]:
     """`text` in lines; `95 %` and `1 549` stay together."""
     options: dict[str, Any] = {"initial_indent": indent, "subsequent_indent": "  ", "break_on_hyphens": False}
@@ -47,8 +65,12 @@ def _table(table: DatasetTable) -> list[str]:
     has_hidden = any(f"hidden_{PRIMARY}" in row.estimates for row in table.rows)
     heads = ["", "PCC", f"{percent(CONFIDENCE)} interval", "of range", "− default", "Holm p", "s/trial"]
     heads += ["hidden"] * has_hidden
-    rows = [heads, *([*_fields(row)] + [_hidden(row)] * has_hidden for row in table.rows)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
+    return _aligned([heads, *([*_fields(row)] + [_hidden(row)] * has_hidden for row in table.rows)])
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows in columns as wide as they need: the first set left, the others right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  " + _line(row, widths) for row in rows]
 
 
@@ -71,3 +93,36 @@ def _fields(row: Row) -> list[str]:
 def _hidden(row: Row) -> str:
     hidden = row.estimates.get(f"hidden_{PRIMARY}")
     return number(hidden.mean) if hidden else ""
+
+
+# ---- a comparison of methods ----------------------------------------------------------------------------------------
+
+
+def _places(one: DatasetPlaces) -> list[list[str]]:
+    has_hidden = any(f"hidden_{PRIMARY}" in place.leads for place in one.places)
+    heads = ["", "PCC", f"{percent(CONFIDENCE)} interval", "lead", "Holm p", "− floor", "Holm p", "rank", "s/trial"]
+    heads += ["hidden"] * has_hidden
+    return [heads, *(_place(place) + [_hidden(place.row)] * has_hidden for place in one.places)]
+
+
+def _place(place: Place) -> list[str]:
+    row = place.row
+    name = short_name(row)
+    mean = "failed" if place.has_failed and row.errors else number(row.primary.mean)
+    cells = [name if len(name) <= _NAME else f"{name[: _NAME - 1]}…", mean, interval(row.primary)]
+    for found in (place.lead, place.over_floor):
+        cells += [signed_or_dash(found.mean), p_value(found.p_holm)] if found else ["", ""]
+    is_method = row.kind == "level"
+    return [*cells, f"{place.ranks[PRIMARY]:g}" if is_method else "", number(row.wall_seconds, 1) if is_method else ""]
+
+
+def _overall(found: TableOne) -> list[list[str]]:
+    heads = ["", "mean rank", "AS", "lead: ahead", "behind", "undecided", "over floor: ahead", "behind", "undecided"]
+    rows = [heads]
+    for row in found.overall:
+        ranked = row.kind == "level"
+        cells = [number(row.mean_rank, 2), number(row.accuracy_score)] if ranked else ["", ""]
+        for counts in (row.leads, row.over_floor):
+            cells += [str(n) for n in (counts.above, counts.below, counts.undecided)] if counts else [""] * 3
+        rows.append([row.title[:_NAME], *cells])
+    return rows

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cgd.baselines import find_method
+from cgd.baselines import Method, find_method
 from cgd.config import Config
 from cgd.data.preprocess import PreparedPair
-from cgd.data.protocol import hide
+from cgd.data.protocol import FloatArray, HiddenPair, hide
 from cgd.data.split import GeneSplit
 from cgd.errors import DataError
 from cgd.memory import peak_memory_mb, reset_peak_memory
@@ -19,9 +19,9 @@ from cgd.metrics.summary import summarise_table
 
 
 def evaluate_baseline(
-    config: Config, prepared: PreparedPair, split: GeneSplit
+    config: Config, prepared: PreparedPair, split: GeneSplit, method: Method | None = None
 ) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Fit `config.method` on the training genes, predict the test genes, score them.
+    """Fit `config.method`, or `method` in its place, on the training genes, predict the test genes, score them.
 
     Returns
     -------
@@ -36,16 +36,11 @@ def evaluate_baseline(
     start = time.perf_counter()
     reset_peak_memory()
     torch.set_num_threads(config.runtime.n_threads)
-    entry = find_method(config.method)
     hidden = hide(prepared, split, config)
-    method = entry.make()
+    method = method or find_method(config.method).make()
     method.fit(hidden.visible, config.seed)
     fitted = time.perf_counter()
-    prediction = np.asarray(method.predict(split.test), dtype=np.float32)
-    expected = (len(split.test), hidden.visible.x_st.shape[1])
-    if prediction.shape != expected or not np.isfinite(prediction).all():
-        found = f"shape {prediction.shape}" if prediction.shape != expected else "values that are not finite"
-        raise DataError(f"{entry.title} must predict finite values of shape {expected} (genes, spots), found {found}")
+    prediction = _predict(method, config, hidden, split)
     per_gene = hidden.test.score(prediction)
     costs = {
         "train_seconds": fitted - start,
@@ -53,3 +48,20 @@ def evaluate_baseline(
         "peak_memory_mb": peak_memory_mb(),
     }
     return per_gene, summarise_table(per_gene, "test_") | costs
+
+
+def predict_baseline(config: Config, hidden: HiddenPair, split: GeneSplit) -> FloatArray:
+    """(n_test, n_spots) prediction of the test genes by `config.method`, fitted on what may be seen."""
+    method = find_method(config.method).make()
+    method.fit(hidden.visible, config.seed)
+    return _predict(method, config, hidden, split)
+
+
+def _predict(method: Method, config: Config, hidden: HiddenPair, split: GeneSplit) -> FloatArray:
+    prediction = np.asarray(method.predict(split.test), dtype=np.float32)
+    expected = (len(split.test), hidden.visible.x_st.shape[1])
+    if prediction.shape != expected or not np.isfinite(prediction).all():
+        found = f"shape {prediction.shape}" if prediction.shape != expected else "values that are not finite"
+        title = find_method(config.method).title
+        raise DataError(f"{title} must predict finite values of shape {expected} (genes, spots), found {found}")
+    return prediction

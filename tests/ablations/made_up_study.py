@@ -72,6 +72,7 @@ def _trial(i: int, seed: int, name: str) -> dict[str, Any]:
         "run_id": f"run{name}",
         "status": "FINISHED",
         "error": None,
+        "train_seconds": 20.0 + 10 * i + seed,
         "wall_seconds": 30.0 + 10 * i + seed,
         "peak_memory_mb": 800.0 + 25 * i,
         "n_parameters": 120_000.0 * (i + 1),
