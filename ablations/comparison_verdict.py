@@ -51,20 +51,26 @@ def _tally(counts: Counts) -> str:
 
 
 def comparison_verdict(one: DatasetPlaces) -> str:
-    """Where the reference stands among the methods of a data set, who is not behind it, and the best floor."""
+    """Where the reference stands on a data set: its rank, who is not behind it, the best floor and the fills."""
     if not any(place.row.primary.is_known for place in one.methods):
         return "No method has a result, so there is no answer."
     reference = one.reference
     if not reference.row.primary.is_known:
         return f"{reference.row.title} has no result, so nothing can be compared with it. {_failures(one)}".strip()
-    sentences = [_standing(one, reference), *_not_behind(one), *_floor(one, reference), _failures(one)]
+    sentences = [
+        _standing(one, reference),
+        *_not_behind(one),
+        *_floor(one, reference),
+        _failures(one),
+        fills_sentence(one),
+    ]
     return " ".join(sentence for sentence in sentences if sentence)
 
 
 def _standing(one: DatasetPlaces, reference: Place) -> str:
     n, rank = len(one.methods), reference.ranks["pcc"]
-    place = f"{rank:g} of {n} in mean PCC" if n > 1 else "the only method"
-    return f"{reference.row.title} is {place}, at {reference.row.primary.mean:.3f}."
+    place = f"ranks {rank:g} of {n} by mean PCC, at" if n > 1 else "is the only method, with a mean PCC of"
+    return f"{reference.row.title} {place} {reference.row.primary.mean:.3f}."
 
 
 def _not_behind(one: DatasetPlaces) -> list[str]:

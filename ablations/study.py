@@ -127,6 +127,8 @@ class Study(Part):
     @property
     def title(self) -> str:
         """The factor in words, e.g. for a heading."""
+        if self.is_comparison:
+            return "Comparison of methods"
         return " × ".join(axis.name for axis in self.axes) or "Configuration"
 
     @property

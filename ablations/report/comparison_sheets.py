@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from ablations.comparison_verdict import fills_sentence
 from ablations.report.result_sheets import METRIC_NAMES
 from ablations.report.sheet import Cell, Line, Sheet
 from ablations.report.wording import interval, number, p_value, percent, signed_or_dash
@@ -36,7 +35,7 @@ def table_one_sheet(results: StudyResults, one: DatasetPlaces) -> Sheet:
         columns=tuple(columns),
         lines=tuple(lines),
         groups=tuple(groups) if hidden else (),
-        note=" ".join(text for text in (_note(results, one), fills_sentence(one)) if text),
+        note=_note(results),
     )
 
 
@@ -45,12 +44,11 @@ def _begins(one: DatasetPlaces, place: Place) -> bool:
     return place is next(other for other in one.places if other.row.kind == place.row.kind)
 
 
-def _note(results: StudyResults, one: DatasetPlaces) -> str:
-    reference, floor = results.study.default_label, one.best_floor
-    named = f" (best: {floor.row.title})" if floor else ""
+def _note(results: StudyResults) -> str:
+    reference = results.study.default_label
     return (
         f"Means over the test genes, seeds averaged per gene, with {percent(CONFIDENCE)} intervals over genes; bold "
-        f"where a method is best, in grey the floors{named} and the ceiling. Differences in PCC are paired by seed, "
+        f"where a method is best, in grey the floors and the ceiling. Differences in PCC are paired by seed, "
         f"fold and gene, bold where they differ from 0 after Holm's correction: {reference} − method over all methods "
         "and floors, method − best floor over all methods, of all data sets. Rank: among the methods, by mean PCC. "
         "Seconds are means of a trial, memory the largest peak of its process."
@@ -118,15 +116,9 @@ def is_brought(results: StudyResults, label: str) -> bool:
 def overall_sheet(results: StudyResults, found: TableOne) -> Sheet:
     """Ranks, the accuracy score, and on how many data sets the reference is ahead."""
     reference, n = results.study.default_label, len(found.data_sets)
-    columns = (
-        "Method",
-        "mean PCC",
-        "mean rank ↓",
-        "AS ↑",
-        f"{reference} has the higher mean",
-        *_three(f"{reference} "),
-    )
-    columns += _three("method v best floor: ")
+    outcomes = ("above 0", "below 0", "holds 0")
+    columns = ("Method", "mean PCC", "mean rank ↓", "AS ↑", "higher mean", *outcomes, *outcomes)
+    groups = (("", 4), (f"{reference} − method: data sets whose interval", 4), ("method − best floor: interval", 3))
     best = max((row.accuracy_score for row in found.overall if row.kind == "level"), default=math.nan)
     lines = [
         Line(tuple(_overall_cells(row, best)), row.kind, has_rule=i > 0 and row.kind != found.overall[i - 1].kind)
@@ -136,14 +128,10 @@ def overall_sheet(results: StudyResults, found: TableOne) -> Sheet:
         f"Over {n} data set{'s' * (n != 1)}, each of which counts once. Mean rank: among the methods, by mean PCC. AS: "
         "the accuracy score of SpatialBenchmarking; on each data set and in each of PCC, SSIM, RMSE and JS the worst "
         "of N methods gets 1 point and the best N, and AS is the mean of the points over N. A method without a result "
-        "on a data set is last there. Ahead, behind and undecided: data sets on which the paired interval of the "
-        "difference in PCC is above 0, below 0, or holds 0."
+        f"on a data set is last there. On how many data sets {reference} has "
+        "the higher mean, and the paired interval of a difference in PCC is above 0, below 0, or holds 0."
     )
-    return Sheet("overall", "All data sets", columns, tuple(lines), note=note)
-
-
-def _three(before: str) -> tuple[str, ...]:
-    return tuple(f"{before}{word}" for word in ("ahead", "behind", "undecided"))
+    return Sheet("overall", "All data sets", columns, tuple(lines), groups, note=note)
 
 
 def _overall_cells(row: Overall, best: float) -> list[Cell]:

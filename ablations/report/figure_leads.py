@@ -8,6 +8,7 @@ from dataclasses import replace
 from matplotlib.figure import Figure
 
 from ablations.report.figure_effects import draw_effects
+from ablations.report.wording import short_name
 from ablations.rows import Row
 from ablations.study import Study
 from ablations.table_one import DatasetPlaces, TableOne
@@ -24,5 +25,5 @@ def _rows(one: DatasetPlaces) -> Sequence[Row]:
     if one.best_floor is None:
         return others
     floor = one.best_floor.row
-    named = replace(floor, kind="level", title=f"best floor: {floor.title}", differences=one.best_floor.leads)
+    named = replace(floor, kind="level", title=f"best floor: {short_name(floor)}", differences=one.best_floor.leads)
     return [*others, named]

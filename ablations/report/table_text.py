@@ -21,7 +21,8 @@ def table_text(results: StudyResults) -> str:
     for sheet, numbers, (_, verdict) in zip(content.data_sets, content.tables, content.verdicts, strict=True):
         parts += [f"#### {escape(sheet.title)}", escape(facts(numbers)), escape(verdict)]
         parts += [f"**{escape(content.stamp)}**"] * bool(content.stamp)
-        parts += [table(sheet), f"*{escape(sheet.note)}*"]
+        parts.append(table(sheet))
+    parts += [f"*{escape(note)}*" for note in dict.fromkeys(sheet.note for sheet in content.data_sets)]
     parts += [escape(f"{design(content)} {method(results.study)}")]
     parts += [escape(f"Run {results.run_id}, code {results.code_version or 'not recorded'}.")]
     return "\n\n".join(part for part in parts if part)

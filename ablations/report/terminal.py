@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from ablations.comparison_verdict import comparison_opening, comparison_verdict, failed_lines, fills_sentence
+from ablations.comparison_verdict import comparison_opening, comparison_verdict, failed_lines
 from ablations.report.content import stamp
 from ablations.report.wording import interval, number, p_value, percent, short_name, signed_or_dash
 from ablations.results import StudyResults
@@ -48,7 +48,7 @@ def _comparison_text(results: StudyResults, tables: list[DatasetTable]) -> str:
     texts = (*head, stamp(results), *troubles(tables), *failed, *notes(tables))
     lines = [line for text in texts if text for line in _wrapped(text)]
     for one in found.data_sets:
-        lines += ["", *_wrapped(f"{one.table.name}: {comparison_verdict(one)}"), *_wrapped(fills_sentence(one), "  ")]
+        lines += ["", *_wrapped(f"{one.table.name}: {comparison_verdict(one)}")]
         lines += _aligned(_places(one))
     lines += ["", "All data sets"]
     return "\n".join([*lines, *_aligned(_overall(found))])
