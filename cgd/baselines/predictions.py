@@ -132,7 +132,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
     try:
         raw = pd.read_csv(path, header=None, dtype=str, keep_default_na=False)  # pandas would rename repeated genes
         table = pd.DataFrame(raw.iloc[1:, 1:].to_numpy(), index=raw.iloc[1:, 0], columns=raw.iloc[0, 1:])
-        return table.astype(np.float32)
+        return table.replace("", "nan").astype(np.float32)
     except (ValueError, IndexError, OSError) as error:  # pandas' own errors of reading are ValueErrors
         raise DataError(f"{path}: not a table of numbers ({error}); {_FORMATS}") from None
 

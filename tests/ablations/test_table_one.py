@@ -35,7 +35,7 @@ def without(results, dataset, label):
 
 
 def found_in(results):
-    return build_table_one(results, build_tables(results))
+    return build_table_one(results, build_tables(results, n_resamples=50), n_resamples=50)
 
 
 def places(found, dataset):
@@ -51,7 +51,7 @@ def test_a_lead_is_the_reference_minus_the_method_paired_by_gene_and_seed():
         lead = found[label].lead
         assert lead.mean == pytest.approx((wide["CausalGeD"] - wide[label]).mean())
         level = [genes[genes["level"] == name] for name in ("CausalGeD", label)]
-        expected = paired_difference(*level, ["pcc"])["pcc"]
+        expected = paired_difference(*level, ["pcc"], n_resamples=50)["pcc"]
         assert (lead.low, lead.high, lead.p) == (expected.low, expected.high, expected.p)
         assert lead.n_seeds == 3
         assert lead.n_genes == 40  # seeds are averaged per gene, not counted as genes

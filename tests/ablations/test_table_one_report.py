@@ -50,7 +50,8 @@ def test_what_must_be_said_of_a_method_stands_below_the_table(page, written):
 
 
 def test_floors_stand_apart_and_the_best_is_marked(written):
-    content = gather(results_of(), build_tables(results_of()))
+    results = results_of()
+    content = gather(results, build_tables(results))
     kinds = [line.kind for line in content.data_sets[0].lines]
     assert kinds == ["level"] * 4 + ["floor"] * 5 + ["ceiling"]
     rules = [line.has_rule for line in content.data_sets[0].lines]
@@ -66,9 +67,6 @@ def test_a_floor_above_every_method_is_said_to_be():
     results = results_of()
     floors = results.floors.copy()
     floors.loc[floors["method"] == "knn", "pcc"] = 0.9
-    sheet = gather(type(results)(**{**vars(results), "floors": floors}), build_tables(results)).data_sets[0]
-    tags = {line.cells[0].text: line.cells[0].tags for line in sheet.lines}
-    assert tags["kernel ridge"] == ("best floor",)  # the tables given say which floor is best
     fresh = type(results)(**{**vars(results), "floors": floors})
     tags = {line.cells[0].text: line.cells[0].tags for line in gather(fresh, build_tables(fresh)).data_sets[0].lines}
     assert tags["k nearest genes"] == ("best floor", "above every method")
@@ -101,12 +99,10 @@ def test_the_csv_holds_every_number_of_table_one(written):
     assert scores["Alpha"] == pytest.approx((3 / 4 + 2 / 4) / 2)
 
 
-def test_the_terminal_shows_ranks_and_fits(written):
+def test_the_terminal_shows_ranks_and_fits():
     text = summary_text(without(results_of(), "tissue", "Gamma"))
     assert max(len(line) for line in text.splitlines()) <= 100
-    assert "Gamma             failed" in text or any(
-        line.split()[:2] == ["Gamma", "failed"] for line in text.splitlines()
-    )
+    assert any(line.split()[:2] == ["Gamma", "failed"] for line in text.splitlines())
     assert "All data sets" in text
 
 
@@ -123,5 +119,6 @@ def test_names_are_escaped_everywhere(tmp_path):
 
 
 def test_the_text_for_a_document_is_the_same_each_time():
-    assert table_text(results_of()) == table_text(results_of())
-    assert table_text(results_of()).startswith("### Table I, heldout genes protocol")
+    text = table_text(results_of())
+    assert text == table_text(results_of())
+    assert text.startswith("### Table I, heldout genes protocol")
