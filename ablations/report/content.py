@@ -68,6 +68,11 @@ class Content:
     method_notes: list[tuple[str, str]] = field(default_factory=list)
 
     @property
+    def headline(self) -> str:
+        """The first line as it stands away from its page; under the published protocol the stamp goes before it."""
+        return f"{self.stamp} {self.opening}".strip()
+
+    @property
     def sheets(self) -> list[Sheet]:
         """All tables, in the order of the page."""
         if self.overall is not None:
@@ -130,13 +135,6 @@ def stamp(results: StudyResults) -> str:
         return ""
     shown = percent(1 - results.config["evaluation.hidden_fraction"])
     return f"Published protocol: all zeros and {shown} of the non-zeros of the test genes are copied from the truth."
-
-
-def headline(results: StudyResults, tables: list[DatasetTable]) -> str:
-    """The first line as it stands away from its page; under the published protocol the stamp goes before it."""
-    if results.study.is_comparison:
-        return f"{stamp(results)} {comparison_opening(results, build_table_one(results, tables))}".strip()
-    return f"{stamp(results)} {opening(results, tables)}".strip()
 
 
 def stamp_meaning(content: Content) -> str:

@@ -7,14 +7,12 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from ablations.comparison_verdict import comparison_opening, comparison_verdict, failed_lines
-from ablations.report.content import stamp
+from ablations.report.content import Content, gather
 from ablations.report.wording import interval, number, p_value, percent, short_name, signed_or_dash
 from ablations.results import StudyResults
 from ablations.stats import CONFIDENCE
-from ablations.table_one import DatasetPlaces, Place, TableOne, build_table_one
+from ablations.table_one import DatasetPlaces, Place, TableOne
 from ablations.tables import PRIMARY, DatasetTable, Row, build_tables
-from ablations.verdict import notes, opening, troubles, verdict
 
 WIDTH = 100
 _NAME = 24
@@ -22,36 +20,25 @@ _NAME = 24
 
 def summary_text(results: StudyResults) -> str:
     """The opening line, what must be known, and a compact table per data set; no line longer than 100 columns."""
-    tables = build_tables(results)
-    if results.study.is_comparison:
-        return _comparison_text(results, tables)
-    head = [opening(results, tables), f"{results.study.title} ({results.study.name}): {results.study.question}"]
-    lines = [
-        line for text in (*head, stamp(results), *troubles(tables), *notes(tables)) if text for line in _wrapped(text)
-    ]
-    for table in tables:
-        lines += ["", *_wrapped(f"{table.name}: {verdict(results, table)}")]
-        if not math.isnan(table.copied_share):
-            text = (
-                f"{percent(table.copied_share)} of the scored entries are copied; hidden PCC is over the others alone"
-            )
-            lines += _wrapped(text, "  ")
-        lines += _table(table)
-    return "\n".join(lines)
+    return summary_of(gather(results, build_tables(results)))
 
 
-def _comparison_text(results: StudyResults, tables: list[DatasetTable]) -> str:
-    found = build_table_one(results, tables)
-    study = results.study
-    head = (comparison_opening(results, found), f"{study.title} ({study.name}): {study.question}")
-    failed = [line for one in found.data_sets for line in failed_lines(one)]
-    texts = (*head, stamp(results), *troubles(tables), *failed, *notes(tables))
-    lines = [line for text in texts if text for line in _wrapped(text)]
-    for one in found.data_sets:
-        lines += ["", *_wrapped(f"{one.table.name}: {comparison_verdict(one)}")]
-        lines += _aligned(_places(one))
-    lines += ["", "All data sets"]
-    return "\n".join([*lines, *_aligned(_overall(found))])
+def summary_of(content: Content) -> str:
+    """As `summary_text`, of what was gathered already."""
+    study, found = content.results.study, content.table_one
+    head = (content.opening, f"{study.title} ({study.name}): {study.question}", content.stamp)
+    lines = [line for text in (*head, *content.troubles, *content.notes) if text for line in _wrapped(text)]
+    for i, (name, verdict) in enumerate(content.verdicts):
+        lines += ["", *_wrapped(f"{name}: {verdict}"), *_copied(content.tables[i])]
+        lines += _aligned(_places(found.data_sets[i])) if found else _table(content.tables[i])
+    return "\n".join([*lines, "", "All data sets", *_aligned(_overall(found))] if found else lines)
+
+
+def _copied(table: DatasetTable) -> list[str]:
+    if math.isnan(table.copied_share):
+        return []
+    share = percent(table.copied_share)
+    return _wrapped(f"{share} of the scored entries are copied; hidden PCC is over the others alone", "  ")
 
 
 def _wrapped(text: str, indent: str = "") -> list[str]:

@@ -18,13 +18,13 @@ from ablations.report.files import replace
 from ablations.report.latex import to_latex
 from ablations.report.markdown import to_markdown
 from ablations.report.page import render
-from ablations.report.terminal import summary_text
+from ablations.report.terminal import summary_of, summary_text
 from ablations.report.tidy import per_gene, tidy
 from ablations.results import StudyResults
 from ablations.tables import build_tables
 from cgd.errors import CGDError
 
-__all__ = ["ReportFiles", "summary_text", "write_report"]
+__all__ = ["ReportFiles", "summary_of", "summary_text", "write_content", "write_report"]
 
 CARD = "causalged.report"
 _ENDINGS = {
@@ -90,15 +90,21 @@ def write_report(results: StudyResults, directory: str | Path) -> ReportFiles:
     CGDError
         The directory cannot be written.
     """
+    return write_content(gather(results, build_tables(results)), directory)
+
+
+def write_content(content: Content, directory: str | Path) -> ReportFiles:
+    """As `write_report`, of what was gathered already."""
+    results = content.results
     is_said = results.study.name.endswith("_published")
     suffix = ".published" if results.protocol == "published" and not is_said else ""
     stem = Path(directory) / f"{results.study.name}{suffix}"
     files = ReportFiles(**{name: stem.with_name(stem.name + ending) for name, ending in _ENDINGS.items()})
-    contents = _contents(gather(results, build_tables(results)), files)
+    contents = _contents(content, files)
     try:
         files.html.parent.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
-            replace(getattr(files, name), content)
+        for name, written in contents.items():
+            replace(getattr(files, name), written)
     except OSError as error:
         raise CGDError(f"cannot write the report to {directory}: {error}; pass a directory you may write") from None
     return files
@@ -131,6 +137,6 @@ def _draw_effects(content: Content) -> Figure:
 def _card(content: Content, files: ReportFiles) -> str:
     study = content.results.study
     known = {"kind": CARD, "name": study.name, "title": study.title, "question": study.question}
-    known |= {"opening": f"{content.stamp} {content.opening}".strip(), "protocol": content.results.protocol}
+    known |= {"opening": content.headline, "protocol": content.results.protocol}
     known |= {"page": files.html.name}
     return json.dumps({**known, "datasets": [table.name for table in content.tables]}, indent=1, ensure_ascii=False)
