@@ -57,6 +57,11 @@ class DataConfig(_Section):
         0.25, description="share of the shared genes kept, most variable in the scRNA-seq first"
     )
     min_panel: PositiveInt = Field(1000, description="never keep fewer genes than this (all of a smaller panel)")
+    n_cell_components: Annotated[int, Field(ge=0)] = Field(
+        30,
+        description="leading principal components of the cells, from every gene of the scRNA-seq, along which the "
+        "kernel compares genes a second time; 0: not at all",
+    )
 
 
 class SplitConfig(_Section):
@@ -149,6 +154,11 @@ class SamplingConfig(_Section):
     n_samples: Annotated[int, Field(ge=0)] = Field(8, description="draws; their spread is the reported uncertainty")
     n_ensemble: PositiveInt = Field(4, description="noise draws and rotations the posterior mean is averaged over")
     n_ar_steps: PositiveInt = Field(1, description="AR steps at inference")
+    center: Literal["refined", "ridge"] = Field(
+        "refined",
+        description="what a prediction is about (model.center: ridge): the training's own ridge in the latent, or the "
+        "mean of four ridge regressions in expression space",
+    )
     guidance: NonNegative = Field(
         1.0, description="classifier-free guidance: 0 without the condition, 1 with it, above 1 beyond it"
     )
@@ -294,6 +304,11 @@ class Config(_Section):
     def flatten_used(self) -> dict[str, Any]:
         """Dotted path -> value of what the method reads."""
         return _flatten(self.used())
+
+    @property
+    def refines(self) -> bool:
+        """Whether predictions are about the refined centre."""
+        return self.model.center == "ridge" and self.sampling.center == "refined"
 
     def used(self) -> dict[str, Any]:
         """The values the method reads: all of them, or for a baseline those that are not CausalGeD's own."""

@@ -24,6 +24,10 @@ class CheckpointError(CGDError):
     """A saved model or checkpoint is missing, incomplete or belongs to another configuration."""
 
 
+class NotFittedError(CGDError):
+    """Something was asked of a method or model before it was fitted or loaded."""
+
+
 class TrainingDiverged(CGDError):
     """The training loss stopped being finite."""
 

@@ -19,10 +19,12 @@ from cgd.data.pair import make_pair
 from cgd.data.preprocess import PreparedPair, prepare
 from cgd.data.protocol import FloatArray, HiddenGenes, VisiblePair, hide
 from cgd.data.split import split_train_val
-from cgd.errors import CGDError, CheckpointError, ConfigError, DataError, closest
+from cgd.errors import CheckpointError, ConfigError, DataError, NotFittedError, closest
 from cgd.model.generation import generate
 from cgd.model.network import Network
 from cgd.model.reference import Reference
+from cgd.model.refinement import RefinedCentre
+from cgd.model.ridge import ridge_predict
 from cgd.model.tokens import GeneTable
 from cgd.random import derive_seed
 from cgd.training.checkpoint import read_folder, write_folder
@@ -30,10 +32,6 @@ from cgd.training.trainer import Checkpoints, EpochReport, Progress, Trainer
 from cgd.version import environment
 
 _CHUNK = 2048  # scRNA-seq genes encoded at once, so that they are never all dense
-
-
-class NotFittedError(CGDError):
-    """`predict` or `save` was called before `fit` or `load`."""
 
 
 @dataclass
@@ -47,6 +45,7 @@ class _Fitted:
     features: Tensor
     order: Tensor | None
     ridge_lambda: float
+    refined: RefinedCentre | None
     coordinates: np.ndarray
     spot_names: list[str]
     provenance: dict[str, Any]
@@ -134,7 +133,8 @@ class CausalGeD:
         def validate() -> float:
             code = network.encode_code(targets)
             table = GeneTable(code, code, target_features, code, target_order)
-            predicted = _estimate(network, reference.context_table(network), table, reference.ridge_lambda)
+            context = reference.context_table(network)
+            predicted = _estimate(network, context, table, reference.ridge_lambda, reference.refined)
             scores = val.score_heldout(predicted)["pcc"]
             return float(scores.mean()) if scores.notna().any() else 0.0
 
@@ -158,6 +158,7 @@ class CausalGeD:
             features=features,
             order=reference.order_of(features),
             ridge_lambda=reference.ridge_lambda,
+            refined=reference.refined,
             coordinates=visible.coordinates,
             spot_names=list(visible.spot_names),
             provenance={"data_set": visible.name, "versions": environment()},
@@ -226,15 +227,16 @@ class CausalGeD:
         state = self._state()
         if self.config.sampling.estimate == "draws" and draws is not None:
             return draws.mean(axis=0)
-        return _estimate(state.network, state.context, self._targets(genes), state.ridge_lambda)
+        return _estimate(state.network, state.context, self._targets(genes), state.ridge_lambda, state.refined)
 
     @torch.no_grad()
     def predict_draws(self, genes: Sequence[str]) -> FloatArray:
         """(n_samples, n_genes, n_spots) independent draws of the reverse process."""
         state, n = self._state(), self.config.sampling.n_samples
-        seed = self.config.seed
-        z = generate(state.network, state.context, self._targets(genes), state.ridge_lambda, seed, n, draw=True)
-        return state.network.decode(z).cpu().numpy()
+        seed, targets = self.config.seed, self._targets(genes)
+        z = generate(state.network, state.context, targets, state.ridge_lambda, seed, n, draw=True)
+        shift = _shift(state.network, state.context, targets, state.ridge_lambda, state.refined)
+        return (state.network.decode(z) + shift).cpu().numpy()
 
     def _targets(self, genes: Sequence[str]) -> GeneTable:
         state = self._state()
@@ -263,8 +265,10 @@ class CausalGeD:
         tensors |= {"code": state.code, "features": state.features, "coordinates": torch.from_numpy(state.coordinates)}
         if state.order is not None and state.context.order is not None:
             tensors |= {"order": state.order, "context.order": state.context.order}
+        if state.refined is not None:
+            tensors |= {"refined.pattern": state.refined.pattern, "refined.level": state.refined.level}
         values = {
-            "format": 1,
+            "format": 2,
             "config": self.config.model_dump(mode="json"),
             "genes": state.genes,
             "train_genes": state.train_genes,
@@ -279,8 +283,8 @@ class CausalGeD:
     def load(cls, folder: str | Path) -> CausalGeD:
         """Read a saved model. Raises CheckpointError if it is missing, damaged or of another format."""
         tensors, values = read_folder(Path(folder))
-        if values.get("format") != 1 or "genes" not in values:
-            raise CheckpointError(f"{folder} is not a saved CausalGeD model of format 1; save it again with `save`")
+        if values.get("format") != 2 or "genes" not in values:
+            raise CheckpointError(f"{folder} is not a saved CausalGeD model of format 2; save it again with `save`")
         try:
             return cls._restore(tensors, values, source=f"{folder}/state.json")
         except (KeyError, TypeError, AttributeError, RuntimeError) as error:
@@ -293,6 +297,9 @@ class CausalGeD:
         network = Network(model.config, n_spots, n_cells)
         network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
         network.eval()
+        refined = None
+        if model.config.refines:
+            refined = RefinedCentre(tensors["refined.pattern"], tensors["refined.level"])
         context = {key: tensors[f"context.{key}"] for key in ("z", "code", "features", "center")}
         model._fitted = _Fitted(
             network=network,
@@ -304,6 +311,7 @@ class CausalGeD:
             features=tensors["features"],
             order=tensors.get("order"),
             ridge_lambda=values["ridge_lambda"],
+            refined=refined,
             coordinates=tensors["coordinates"].numpy(),
             spot_names=values["spot_names"],
             provenance=values["provenance"],
@@ -312,10 +320,24 @@ class CausalGeD:
 
 
 @torch.no_grad()
-def _estimate(network: Network, context: GeneTable, targets: GeneTable, ridge_lambda: float) -> FloatArray:
+def _estimate(
+    network: Network, context: GeneTable, targets: GeneTable, ridge_lambda: float, refined: RefinedCentre | None
+) -> FloatArray:
     """(n_genes, n_spots) estimate that `sampling.estimate` names: mean over the ensemble, or over draws."""
     config = network.config
     draw = config.sampling.estimate == "draws"
     n = config.sampling.n_samples if draw else config.sampling.n_ensemble
     z = generate(network, context, targets, ridge_lambda, config.seed, n, draw=draw)
-    return network.decode(z.mean(0)).cpu().numpy()
+    shift = _shift(network, context, targets, ridge_lambda, refined)
+    return (network.decode(z.mean(0)) + shift).cpu().numpy()
+
+
+def _shift(
+    network: Network, context: GeneTable, targets: GeneTable, ridge_lambda: float, refined: RefinedCentre | None
+) -> Tensor:
+    """(n_genes, n_spots) from the centre of the diffusion to the refined one; zeros without one.
+
+    What the diffusion adds to its centre is added to the refined one instead.
+    """
+    center = network.decode(ridge_predict(context.features, context.z[None], targets.features, ridge_lambda)[0][0])
+    return torch.zeros_like(center) if refined is None else refined.predict(targets.features) - center

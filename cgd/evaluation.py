@@ -282,8 +282,10 @@ def _predict(config: Config, prepared: PreparedPair, split: GeneSplit) -> FloatA
 
 def _same_visible(one: HiddenPair, other: HiddenPair) -> bool:
     a, b = one.visible, other.visible
-    arrays = [(a.x_st, b.x_st), (a.x_sc, b.x_sc), (a.coordinates, b.coordinates)]
-    return a.train_genes == b.train_genes and all(x.tobytes() == y.tobytes() for x, y in arrays)
+    names = ("x_st", "x_sc", "coordinates", "st_totals", "sc_totals")
+    arrays = [(getattr(a, name), getattr(b, name)) for name in names]
+    same_names = (a.train_genes, a.genes, a.spot_names) == (b.train_genes, b.genes, b.spot_names)
+    return same_names and all(x.tobytes() == y.tobytes() for x, y in arrays)
 
 
 def _same_scorer(one: HiddenGenes, other: HiddenGenes) -> bool:

@@ -91,7 +91,12 @@ class Entry:
         return "install it, or correct the name of the method"
 
 
-METHODS: dict[str, Entry] = {}
+METHODS: dict[str, Entry] = {
+    "spage": Entry("cgd.baselines.spage:SpaGE", "SpaGE"),
+    "stplus": Entry("cgd.baselines.stplus:StPlus", "stPlus"),
+    "spaotsc": Entry("cgd.baselines.spaotsc:SpaOTsc", "SpaOTsc"),
+    "novosparc": Entry("cgd.baselines.novosparc:NovoSpaRc", "novoSpaRc"),
+}
 
 
 def discovered() -> dict[str, Entry]:

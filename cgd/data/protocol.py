@@ -45,6 +45,8 @@ class VisiblePair:
         (n_spots,) counts over the training genes: `x_st = log1p(median(st_totals) * counts / st_totals)`.
     sc_totals
         (n_cells,) counts over every gene of the scRNA-seq; likewise.
+    cell_components
+        (n_cells, k) principal components of the cells over every gene of the scRNA-seq.
     """
 
     name: str
@@ -56,6 +58,7 @@ class VisiblePair:
     spot_names: tuple[str, ...]
     st_totals: FloatArray
     sc_totals: FloatArray
+    cell_components: FloatArray
 
     def sc_rows(self, genes: tuple[str, ...] | list[str]) -> FloatArray:
         """(len(genes), n_cells) scRNA-seq expression of `genes`, in that order."""
@@ -191,6 +194,7 @@ def hide(prepared: PreparedPair, split: GeneSplit, config: Config) -> HiddenPair
         spot_names=tuple(name for name, kept in zip(prepared.spot_names, keep, strict=True) if kept),
         st_totals=totals.astype(np.float32),
         sc_totals=prepared.sc_totals.astype(np.float32),
+        cell_components=prepared.cell_components,
     )
     val, test = (_hidden_genes(prepared, split, columns[part], keep, config, part) for part in ("val", "test"))
     return HiddenPair(visible=visible, val=val, test=test, spots=keep, notes=notes)

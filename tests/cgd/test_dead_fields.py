@@ -19,6 +19,7 @@ PUBLISHED = {"evaluation.protocol": "published"}
 
 # field -> (another value, the other fields it needs to matter, what must differ)
 FIELDS = {
+    "method": ("spage", {}, "scores"),
     "seed": (1, {}, "scores"),
     "data.min_genes_per_cell": (20, {}, "scores"),
     "data.min_genes_per_spot": (22, {}, "scores"),
@@ -43,6 +44,8 @@ FIELDS = {
     "model.dropout": (0.5, {}, "scores"),
     "model.kernel_sharpness": (0.0, {}, "scores"),
     "model.center": ("none", {}, "scores"),
+    "sampling.center": ("ridge", {}, "scores"),
+    "data.n_cell_components": (0, {}, "scores"),
     "ar.decay": (0.3, {}, "scores"),
     "ar.max_weight": (4.0, {}, "scores"),
     "ar.min_weight": (0.01, {}, "scores"),
@@ -114,7 +117,7 @@ def observe(tiny):
         return {
             "panel": prepared.panel,
             "split": [split.sha256 for split in splits],
-            "epochs": evaluation.summary["epochs"],
+            "epochs": evaluation.summary.get("epochs"),  # a baseline has none
             "scores": evaluation.per_gene,
         }
 
