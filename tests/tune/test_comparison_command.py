@@ -1,5 +1,6 @@
 """Choosing methods, and the mistakes one can make with them: found before anything runs, exit code 2."""
 
+import io
 import sys
 from importlib.metadata import EntryPoint
 
@@ -7,6 +8,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 import cgd.baselines
 from cgd.baselines import METHODS, Entry, discovered, find_method
@@ -15,6 +17,8 @@ from cgd.errors import ConfigError, DataError
 from tune.comparison.cli import main
 from tune.comparison.methods import choose, parse_brought
 from tune.comparison.results_file import between
+from tune.progress_board import Board
+from tune.progress_table import draw
 
 GOOD = "class Good:\n    def fit(self, visible, seed): ...\n    def predict(self, genes): ...\n"
 
@@ -199,3 +203,17 @@ def test_a_section_goes_between_its_markers_and_nothing_else_changes():
     both = between(text, "heldout_genes", "three")
     assert both.startswith(text.rstrip())
     assert between(both, "published", "one") == both
+
+
+def test_the_live_table_shows_no_epochs_of_a_method_that_has_none():
+    board = Board(n_trials=2, n_epochs=20)
+    board.start("method=SpaGE", 10, "mouse", has_epochs=False)
+    board.start("method=CausalGeD", 10, "mouse")
+    board.epoch("method=CausalGeD", 3, {"val_pcc": 0.3})
+    console = Console(file=io.StringIO(), width=80, height=30)
+    console.print(draw(board, 80, 30))
+    lines = {line.split()[0]: line for line in console.file.getvalue().splitlines() if line.startswith("method")}
+    assert "3/10" in lines["method=CausalGeD"]
+    assert lines["method=SpaGE"].strip() == "method=SpaGE"
+    board.finish("method=SpaGE", failed=False)
+    assert board.epochs_over == 13  # a whole unit of work, though no epoch was reported
