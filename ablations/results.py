@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ablations.comparison import PROTOCOLS, comparison_name
 from ablations.study import Study
 from cgd.errors import StudyError, TrackingError, closest
 
@@ -20,7 +21,7 @@ METRICS = ("pcc", "ssim", "rmse", "js", "spearman")
 HIDDEN_METRICS = tuple(f"hidden_{metric}" for metric in METRICS)
 PUBLISHED_COLUMNS = (*HIDDEN_METRICS, "copied_share")
 _TRIAL_KEYS = ("fingerprint", "run_id", "dataset", "level", "seed", "fold", "status", "error")
-_COSTS = ("wall_seconds", "peak_memory_mb", "n_parameters", "n_scored")
+_COSTS = ("train_seconds", "wall_seconds", "peak_memory_mb", "n_parameters", "n_scored")
 _CLOCK = ("started", "ended", "n_threads")
 _OLDER = ("dataset", "level", "seed", "fold", "code_version", "run_id", "pcc", "when")
 # columns of the trials too: of intervals of 90 % their coverage, that of the draws alone, widths in standard deviations
@@ -51,8 +52,8 @@ class StudyResults:
         One row per data set, fold, method and gene, with the same metrics.
     trials
         One row per trial: what it is, its `status` (FINISHED, FAILED or anything else for not finished), its error,
-        wall_seconds, peak_memory_mb, n_parameters, n_scored, started and ended (epoch seconds), n_threads (NaN where
-        not recorded) and device ("cpu", "cuda" or None).
+        train_seconds, wall_seconds, peak_memory_mb, n_parameters, n_scored, started and ended (epoch seconds),
+        n_threads (NaN where not recorded) and device ("cpu", "cuda" or None).
     floor_runs
         run_id, dataset and fold of the runs that hold the floors.
     code_version
@@ -108,6 +109,19 @@ def load_results(tracking_uri: str, parent_run_id: str) -> StudyResults:
     return StudyResults(
         **header, run_id=parent_run_id, per_gene=per_gene, floors=floors, trials=trials, floor_runs=content["floors"]
     )
+
+
+def find_comparisons(tracking_uri: str) -> list[str]:
+    """Parent runs of the newest comparison of each protocol. Raises TrackingError where there is none."""
+    runs = _Store(tracking_uri).studies([comparison_name(protocol) for protocol in PROTOCOLS])
+    newest = {run.data.tags["cgd.study"]: run.info.run_id for run in sorted(runs, key=_when)}
+    if not newest:
+        raise TrackingError(f"no comparison in {tracking_uri}; run one first, or name another store")
+    return [newest[name] for name in sorted(newest)]
+
+
+def _when(run: Any) -> tuple[int, str]:
+    return run.info.end_time or run.info.start_time, run.info.run_id
 
 
 def _header(content: Any, run_id: str) -> dict[str, Any]:
@@ -194,6 +208,18 @@ class _Store:
             return self._client.get_run(run_id)
         except MlflowException as error:
             raise TrackingError(f"cannot read run {run_id} from {self.uri}: {error}") from None
+
+    def studies(self, names: Sequence[str]) -> list[Any]:
+        """The parent runs of the studies of these names."""
+        from mlflow.exceptions import MlflowException
+
+        query = "tags.`cgd.kind` = 'study' and tags.`cgd.study` = '{}'"
+        try:
+            places = [experiment.experiment_id for experiment in self._client.search_experiments()]
+            pages = [self._client.search_runs(places, query.format(name), max_results=1000) for name in names]
+        except MlflowException as error:
+            raise TrackingError(f"cannot look for studies in {self.uri}: {error}") from None
+        return [run for page in pages for run in page]
 
     def json(self, run_id: str, name: str) -> Any:
         from mlflow.exceptions import MlflowException

@@ -191,6 +191,8 @@ def _level_row(
         is_default=level.is_default,
         paper=_paper_value(results.study.paper, level.label, results.datasets[dataset].get("paper_name")),
         trials=_counts(trials, n_expected=len(results.trials[["seed", "fold"]].drop_duplicates())),
+        errors=tuple(dict.fromkeys(str(error) for error in trials["error"] if isinstance(error, str))),
+        train_seconds=float(finished["train_seconds"].mean()),
         wall_seconds=float(finished["wall_seconds"].mean()),
         peak_memory_mb=float(finished["peak_memory_mb"].max()),
         n_parameters=float(finished["n_parameters"].mean()),

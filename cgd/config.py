@@ -20,6 +20,7 @@ from cgd.errors import ConfigError, closest
 
 CAUSALGED = "causalged"
 MAX_COMPONENTS = 80  # principal components of the cells that are prepared
+BROUGHT = "brought:"  # begins the name of a method that is a file of predictions
 _COMMON = ("method", "seed", "data", "split", "evaluation", "runtime")  # what a baseline reads
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]

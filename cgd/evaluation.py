@@ -18,6 +18,7 @@ from cgd.data.preprocess import PreparedPair
 from cgd.data.protocol import FloatArray, HiddenGenes, HiddenPair, hide
 from cgd.data.split import GeneSplit
 from cgd.estimator import CausalGeD
+from cgd.kept_prediction import KeptPrediction
 from cgd.memory import peak_memory_mb, reset_peak_memory
 from cgd.metrics.floors import ceiling, predict_floors, visible_mean_fill, zero_fill
 from cgd.metrics.intervals import constant_intervals, score_intervals
@@ -77,27 +78,41 @@ def evaluate(
     on_epoch
         Called with the metrics of each epoch.
     checkpoint_root
-        Folder of checkpoints, a folder per fingerprint in it; an interrupted trial continues from there.
+        Folder of checkpoints, a folder per fingerprint in it; an interrupted trial continues from there. What the same
+        trial predicted under the other protocol is found there too: then nothing is fitted and there is no model.
 
     Raises
     ------
     CGDError
         The data cannot be used or training diverged.
     """
+    kept = KeptPrediction(checkpoint_root, config, prepared, split, trial_code(config))
+    known = kept.of_the_other_protocol()
+    if known is not None:
+        return _scored(hide(prepared, split, config), *known, model=None)
     if config.method != CAUSALGED:
-        from cgd.baselines.trial import evaluate_baseline
+        from cgd.baselines.trial import fit_baseline
 
-        return Evaluation(*evaluate_baseline(config, prepared, split), model=None)
-    fit = _fit(config, prepared, split, on_epoch, checkpoint_root)
-    model, test = fit.model, fit.hidden.test
-    draws = model.predict_draws(split.test) if config.sampling.n_samples else None
-    prediction = model.predict_mean(split.test, draws)
-    per_gene = test.score(prediction)
-    summary = summarise_table(per_gene, "test_")
-    summary |= _score_calibrated(prediction, fit)
-    if draws is not None:
-        summary |= _score_draws(draws, test)
-    return Evaluation(per_gene, summary | fit.costs(), model)
+        hidden, prediction, summary = fit_baseline(config, prepared, split)
+        model = None
+    else:
+        fit = _fit(config, prepared, split, on_epoch, checkpoint_root)
+        hidden, model = fit.hidden, fit.model
+        draws = model.predict_draws(split.test) if config.sampling.n_samples else None
+        prediction = model.predict_mean(split.test, draws)
+        summary = _score_calibrated(prediction, fit)
+        if draws is not None:
+            summary |= _score_draws(draws, hidden.test)
+        summary |= fit.costs()
+    kept.save(prediction, summary)
+    return _scored(hidden, prediction, summary, model)
+
+
+def _scored(
+    hidden: HiddenPair, prediction: FloatArray, summary: dict[str, float], model: CausalGeD | None
+) -> Evaluation:
+    per_gene = hidden.test.score(prediction)
+    return Evaluation(per_gene, summarise_table(per_gene, "test_") | summary, model)
 
 
 def validate(

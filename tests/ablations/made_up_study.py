@@ -72,6 +72,7 @@ def _trial(i: int, seed: int, name: str) -> dict[str, Any]:
         "run_id": f"run{name}",
         "status": "FINISHED",
         "error": None,
+        "train_seconds": 20.0 + 10 * i + seed,
         "wall_seconds": 30.0 + 10 * i + seed,
         "coverage_90": 0.9,
         "calibration_genes": 6.0,

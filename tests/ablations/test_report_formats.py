@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 from report_reader import Page
 
 from ablations.report import latex, markdown, wording
-from ablations.report.content import gather, headline
+from ablations.report.content import gather
 from ablations.report.write import summary_text, write_report
 from ablations.study import Study, load_study
 from ablations.tables import build_tables
@@ -173,7 +173,7 @@ def test_the_stamp_stands_in_every_format(files, results, content):
         protocols = pd.read_csv(path).query("kind != 'paper'")["protocol"]
         assert set(protocols) == {"published"}
     card = json.loads(files.card.read_text("utf-8"))
-    assert (card["protocol"], card["opening"]) == ("published", headline(results, content.tables))
+    assert (card["protocol"], card["opening"]) == ("published", content.headline)
     assert card["opening"] == f"{STAMP} {content.opening}"
     assert STAMP in re.sub(r"\s+", " ", summary_text(results))
 
