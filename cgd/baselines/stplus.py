@@ -29,7 +29,7 @@ class StPlus:
     spots', which have zeros there, does not.
 
     Mean PCC of held-out genes over five folds: 0.257 on mouse cortex osmFISH and 0.294 on dentate gyrus Visium; of the
-    first fold alone 0.055 on hippocampus seqFISH, 0.106 on V1 STARmap and 0.016 on HER2ST. An earlier run of the
+    first fold alone 0.055 on hippocampus seqFISH, 0.106 on V1 STARmap and 0.011 on HER2ST. An earlier run of the
     authors' package, with other folds, genes and CP10k in place of the median total, had 0.178 (osmFISH), 0.110
     (STARmap) and 0.160 (HER2ST, its 1000 most variable genes).
 
@@ -49,7 +49,7 @@ class StPlus:
         Training ends with the first epoch whose loss differs from the last one's by less than this share.
     max_epochs
         Or after so many; 10 000 in the authors' code, whose rule for stopping ended training
-        after 15 on osmFISH and 30 on dentate gyrus Visium.
+        after 16 on osmFISH and 26 on dentate gyrus Visium.
     n_kept
         Epochs of the lowest loss whose predictions are averaged.
     n_neighbours
