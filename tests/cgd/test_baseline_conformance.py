@@ -72,9 +72,9 @@ def method_of(name):
     try:
         return getattr(import_module(module), cls)(**SMALL.get(name, {}))
     except ModuleNotFoundError as error:
-        if entry.extra is None or (error.name or "").startswith("cgd"):
+        if entry.package is None or (error.name or "").startswith("cgd"):
             raise
-        pytest.skip(f"{entry.title} needs {entry.extra}, which is not installed ({error.name})")
+        pytest.skip(f"{entry.title} needs {entry.package}, which is not installed ({error.name})")
 
 
 def predict(name, visible, genes, seed=0):

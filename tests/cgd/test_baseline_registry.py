@@ -58,7 +58,7 @@ def test_every_line_of_the_registry_names_a_class_of_its_own_file_and_a_title():
 
 
 def test_methods_without_an_extra_are_made_without_arguments():
-    made = [entry.make() for entry in METHODS.values() if entry.extra is None]
+    made = [entry.make() for entry in METHODS.values() if entry.package is None]
     assert {type(method).__name__ for method in made} >= {"SpaGE", "StPlus", "SpaOTsc", "NovoSpaRc"}
 
 

@@ -43,7 +43,7 @@ def installed(own, monkeypatch):
     monkeypatch.setattr(cgd.baselines, "entry_points", lambda group: points)
     for name in list(METHODS):
         monkeypatch.delitem(METHODS, name)
-    monkeypatch.setitem(METHODS, "needy", Entry("own_good:Good", "Needy", extra="no-such-package-here"))
+    monkeypatch.setitem(METHODS, "needy", Entry("own_good:Good", "Needy", package="no-such-package-here"))
     return own
 
 

@@ -95,6 +95,6 @@ def print_methods() -> None:
     print("Methods:")
     print(f"  {CAUSALGED:<14} {TITLE}, in every comparison")
     for name, entry in (METHODS | discovered()).items():
-        needs = f" (needs {entry.extra})" if entry.extra else ""
+        needs = f" (needs {entry.package})" if entry.package else ""
         print(f"  {name:<14} {entry.title}{needs}" + (f": {entry.note}" if entry.note else ""))
     print("  or MODULE:CLASS of your own, and --predictions NAME=FILE")
