@@ -96,6 +96,6 @@ class Tangram:
 def cluster_cells(x: FloatArray, n_clusters: int, seed: int) -> np.ndarray:
     """(n_cells,) labels from 0 without gaps: k-means on the first 50 principal components of (n_cells, n_genes) x."""
     n_components = min(50, *x.shape)
-    scores = PCA(n_components, svd_solver="covariance_eigh").fit_transform(x)
+    scores = PCA(n_components, svd_solver="randomized", random_state=seed).fit_transform(x)
     labels = KMeans(min(n_clusters, len(x)), n_init=10, random_state=seed).fit_predict(scores)
     return np.unique(labels, return_inverse=True)[1]
