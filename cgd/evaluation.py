@@ -284,9 +284,8 @@ def _same_visible(one: HiddenPair, other: HiddenPair) -> bool:
     a, b = one.visible, other.visible
     names = ("x_st", "x_sc", "coordinates", "st_totals", "sc_totals")
     arrays = [(getattr(a, name), getattr(b, name)) for name in names]
-    return (a.train_genes, a.genes, a.spot_names) == (b.train_genes, b.genes, b.spot_names) and all(
-        x.tobytes() == y.tobytes() for x, y in arrays
-    )
+    same_names = (a.train_genes, a.genes, a.spot_names) == (b.train_genes, b.genes, b.spot_names)
+    return same_names and all(x.tobytes() == y.tobytes() for x, y in arrays)
 
 
 def _same_scorer(one: HiddenGenes, other: HiddenGenes) -> bool:

@@ -89,7 +89,9 @@ METHODS: dict[str, Entry] = {
     ),
     "stplus": Entry("cgd.baselines.stplus:StPlus", "stPlus"),
     "spaotsc": Entry("cgd.baselines.spaotsc:SpaOTsc", "SpaOTsc"),
-    "novosparc": Entry("cgd.baselines.novosparc:NovoSpaRc", "novoSpaRc"),
+    "novosparc": Entry(
+        "cgd.baselines.novosparc:NovoSpaRc", "novoSpaRc", note="The plan uses at most 1500 cells, drawn at random."
+    ),
 }
 
 
