@@ -75,7 +75,7 @@ METHODS: dict[str, Entry] = {
     "stdiff": Entry(
         "cgd.baselines.stdiff:StDiff",
         "stDiff",
-        note="A network of 128 units, 800 steps and 25 sampling steps in place of 512 to 2048, thousands and 1500.",
+        note="A network of 128 units, 500 steps and 25 sampling steps in place of 512 to 2048, thousands and 1500.",
     ),
     "spadit": Entry(
         "cgd.baselines.spadit:SpaDiT",
