@@ -73,7 +73,7 @@ class StDiff:
     predictions are multiplied by that maximum, so that they have the units of the spots.
 
     Reduced for a CPU, published in brackets: `width` 128 (512 below 512 genes, 1024 below 1024, else 2048), `depth` 2
-    (6), `n_heads` 4 (16), 800 steps of 256 cells (900 epochs in batches of 2048, or 512 above 512 genes: 1800 to 4500
+    (6), `n_heads` 4 (16), 500 steps of 256 cells (900 epochs in batches of 2048, or 512 above 512 genes: 1800 to 4500
     steps), DDIM with 25 of the 1500 timesteps (all of them, `sampler="ddpm"`), rate 1e-3 falling to zero (1.6e-4,
     constant). Because the network is narrower than the panel it cannot carry the noise of every gene through; so it
     predicts a correction to the best linear estimate of the noise instead of the noise itself. Without that the narrow
@@ -97,7 +97,7 @@ class StDiff:
     depth: int = 2
     n_heads: int = 4
     n_timesteps: int = 1500
-    n_steps: int = 800
+    n_steps: int = 500
     batch_size: int = 256
     learning_rate: float = 1e-3
     sampler: str = "ddim"

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 
-from cgd.baselines import METHODS, Entry
+from cgd.baselines import METHODS
 from cgd.baselines.gimvi import GimVI
 from cgd.baselines.guest import guest_code, package_seed
 from cgd.baselines.tangram import Tangram, cluster_cells
