@@ -89,7 +89,7 @@ def test_a_module_or_class_that_is_not_there_is_named():
 def test_a_missing_package_names_the_extra_that_installs_it(monkeypatch):
     monkeypatch.delitem(sys.modules, "cgd.baselines.spaotsc", raising=False)
     monkeypatch.setitem(sys.modules, "ot.unbalanced", None)
-    entry = Entry("cgd.baselines.spaotsc:SpaOTsc", "SpaOTsc", "pot")
+    entry = Entry("cgd.baselines.spaotsc:SpaOTsc", "SpaOTsc", "baselines")
     with pytest.raises(ConfigError, match=r"SpaOTsc needs the package 'ot.unbalanced'; .*causalged-ray\[baselines\]"):
         entry.make()
 
