@@ -10,7 +10,7 @@ from cgd.baselines import find_method
 from cgd.baselines.fitting import build, minimise
 from cgd.baselines.mixture import cell_type_means, poisson_mixture
 from cgd.baselines.spadit import SpaDiT
-from cgd.baselines.spatialscope import SpatialScope, annealed_langevin
+from cgd.baselines.spatialscope import SpatialScope, annealed_langevin, cells_at_the_scale_of_spots
 from cgd.baselines.stdiff import StDiff, scale_cells, scale_spots
 from cgd.config import Config
 from cgd.data.pair import make_pair
@@ -310,3 +310,12 @@ def test_cell_types_that_are_far_apart_are_found(n_genes):
     means, labels = cell_type_means(cells, 3, 0)
     assert {tuple(np.unique(labels[truth == k])) for k in range(3)} == {(0,), (1,), (2,)}
     np.testing.assert_allclose(means[labels], centres[truth], atol=0.1)
+
+
+def test_a_panel_that_is_a_small_part_of_a_cell_is_brought_to_the_scale_of_the_spots(tiny):
+    visible = tiny.hidden().visible
+    faint = replace(visible, x_sc=np.log1p(np.expm1(visible.x_sc) / 300).astype(np.float32))
+    known = [visible.genes.index(gene) for gene in visible.train_genes]
+    for seen in (visible, faint):
+        cells = cells_at_the_scale_of_spots(seen, known)
+        assert np.expm1(cells[:, known]).sum(1).mean() == pytest.approx(np.median(visible.st_totals), rel=1e-3)
