@@ -32,10 +32,12 @@ def _check_scalar(value: Any) -> Any:
 Scalar = Annotated[bool | int | float | str, BeforeValidator(_check_scalar)]  # one message, not one per type
 Text = Annotated[str, Field(min_length=1)]
 
+PROTOCOL = "evaluation.protocol"
+
 _NOT_IN_A_STUDY = {
     "seed": "seeds are replicates: ask for several seeds instead, with 'seeds: N' or --seeds N",
     "split.n_folds": "folds are replicates: ask for several folds instead, with 'folds: K' or --folds K",
-    "evaluation.protocol": "the two protocols never share a table: run the study once under each, with --protocol",
+    PROTOCOL: "the two protocols never share a table: run the study once under each, with --protocol",
 }
 
 _YARDSTICK = {
@@ -68,11 +70,14 @@ class Level(Part):
         How tables, figures and the tracking store name it.
     only_on
         Data sets it is run on; None for all of them.
+    note
+        What a table must say about it.
     """
 
     value: Scalar
     label: Text
     only_on: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    note: str = ""
 
     @model_validator(mode="before")
     @classmethod

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ablations.comparison import PROTOCOLS, comparison_name
 from ablations.study import Study
 from cgd.errors import StudyError, TrackingError, closest
 
@@ -20,9 +21,17 @@ METRICS = ("pcc", "ssim", "rmse", "js", "spearman")
 HIDDEN_METRICS = tuple(f"hidden_{metric}" for metric in METRICS)
 PUBLISHED_COLUMNS = (*HIDDEN_METRICS, "copied_share")
 _TRIAL_KEYS = ("fingerprint", "run_id", "dataset", "level", "seed", "fold", "status", "error")
-_COSTS = ("wall_seconds", "peak_memory_mb", "n_parameters", "n_scored")
+_COSTS = ("train_seconds", "wall_seconds", "peak_memory_mb", "n_parameters", "n_scored")
 _CLOCK = ("started", "ended", "n_threads")
 _OLDER = ("dataset", "level", "seed", "fold", "code_version", "run_id", "pcc", "when")
+# columns of the trials too: of intervals of 90 % their coverage, that of the draws alone, widths in standard deviations
+INTERVALS = (
+    "coverage_90",
+    "coverage_90_raw",
+    "interval_width_90",
+    "interval_width_90_constant",
+    "calibration_genes",
+)
 
 
 @dataclass(frozen=True)
@@ -43,8 +52,8 @@ class StudyResults:
         One row per data set, fold, method and gene, with the same metrics.
     trials
         One row per trial: what it is, its `status` (FINISHED, FAILED or anything else for not finished), its error,
-        wall_seconds, peak_memory_mb, n_parameters, n_scored, started and ended (epoch seconds), n_threads (NaN where
-        not recorded) and device ("cpu", "cuda" or None).
+        train_seconds, wall_seconds, peak_memory_mb, n_parameters, n_scored, started and ended (epoch seconds),
+        n_threads (NaN where not recorded) and device ("cpu", "cuda" or None).
     floor_runs
         run_id, dataset and fold of the runs that hold the floors.
     code_version
@@ -102,6 +111,19 @@ def load_results(tracking_uri: str, parent_run_id: str) -> StudyResults:
     )
 
 
+def find_comparisons(tracking_uri: str) -> list[str]:
+    """Parent runs of the newest comparison of each protocol. Raises TrackingError where there is none."""
+    runs = _Store(tracking_uri).studies([comparison_name(protocol) for protocol in PROTOCOLS])
+    newest = {run.data.tags["cgd.study"]: run.info.run_id for run in sorted(runs, key=_when)}
+    if not newest:
+        raise TrackingError(f"no comparison in {tracking_uri}; run one first, or name another store")
+    return [newest[name] for name in sorted(newest)]
+
+
+def _when(run: Any) -> tuple[int, str]:
+    return run.info.end_time or run.info.start_time, run.info.run_id
+
+
 def _header(content: Any, run_id: str) -> dict[str, Any]:
     needed = ("study", "protocol", "config", "datasets", "trials", "floors", "versions")
     if not isinstance(content, dict) or any(key not in content for key in needed):
@@ -134,13 +156,13 @@ def _read_trials(
         run = store.run(row["run_id"]) if row["run_id"] else None
         if run is not None:  # the run knows better than the study's list, which may be older
             row["status"] = run.info.status
-            row |= {key: run.data.metrics.get(key) for key in _COSTS} | _circumstances(run)
+            row |= {key: run.data.metrics.get(key) for key in (*_COSTS, *INTERVALS)} | _circumstances(run)
         if run is not None and row["status"] == "FINISHED":
             where = {key: row[key] for key in ("dataset", "level", "seed", "fold")}
             tables.append(store.table(row["run_id"], ["gene"], columns).assign(**where))
         rows.append(row)
-    trials = pd.DataFrame(rows, columns=[*_TRIAL_KEYS, *_COSTS, *_CLOCK, "device"])
-    numeric = [*_COSTS, *_CLOCK]
+    trials = pd.DataFrame(rows, columns=[*_TRIAL_KEYS, *_COSTS, *INTERVALS, *_CLOCK, "device"])
+    numeric = [*_COSTS, *INTERVALS, *_CLOCK]
     trials[numeric] = trials[numeric].astype(float)
     return trials, _stack(tables, ["dataset", "level", "seed", "fold", "gene", *columns])
 
@@ -186,6 +208,18 @@ class _Store:
             return self._client.get_run(run_id)
         except MlflowException as error:
             raise TrackingError(f"cannot read run {run_id} from {self.uri}: {error}") from None
+
+    def studies(self, names: Sequence[str]) -> list[Any]:
+        """The parent runs of the studies of these names."""
+        from mlflow.exceptions import MlflowException
+
+        query = "tags.`cgd.kind` = 'study' and tags.`cgd.study` = '{}'"
+        try:
+            places = [experiment.experiment_id for experiment in self._client.search_experiments()]
+            pages = [self._client.search_runs(places, query.format(name), max_results=1000) for name in names]
+        except MlflowException as error:
+            raise TrackingError(f"cannot look for studies in {self.uri}: {error}") from None
+        return [run for page in pages for run in page]
 
     def json(self, run_id: str, name: str) -> Any:
         from mlflow.exceptions import MlflowException

@@ -52,14 +52,18 @@ class Row:
         Seed -> mean paired PCC difference to the default.
     paper
         What the paper states for this level and data set, else None.
-    trials, wall_seconds, peak_memory_mb
+    trials, train_seconds, wall_seconds, peak_memory_mb
         Of the level's trials: counts, mean seconds and largest peak of the finished ones (NaN: unknown).
+    errors
+        What its failed trials say, each message once.
     n_parameters, cpu_hours, gpu_hours
         Mean number of trained parameters; hours summed over the finished trials (NaN: unknown).
     n_replicates
         Distinct (seed, fold) finished.
     fractions
         Metric -> share of the way from the best floor in that metric (0) to the ceiling (1); NaN where undefined.
+    intervals
+        Coverage, width and calibration genes of the intervals of 90 %, means over finished trials (NaN: unknown).
     """
 
     kind: Literal["floor", "ceiling", "level"]
@@ -71,6 +75,8 @@ class Row:
     is_default: bool = False
     paper: float | None = None
     trials: TrialCounts | None = None
+    errors: tuple[str, ...] = ()
+    train_seconds: float = math.nan
     wall_seconds: float = math.nan
     peak_memory_mb: float = math.nan
     n_parameters: float = math.nan
@@ -78,6 +84,7 @@ class Row:
     gpu_hours: float = math.nan
     n_replicates: int = 0
     fractions: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def primary(self) -> Estimate:

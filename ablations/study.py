@@ -26,6 +26,7 @@ from cgd.errors import ConfigError, StudyError, closest
 _BUILT_IN = Path(__file__).parent
 PAPER_STUDIES = ("ar_decay", "decoder_training", "depth", "encoder_variation", "timestep_sampling")
 _BY_CODE_ONLY = "configurations"
+METHOD = "method"  # the field of the configuration that a comparison varies
 
 Replicates = Annotated[int, Field(ge=1, strict=True)]
 
@@ -56,8 +57,9 @@ class Trial:
 class Study(Part):
     """One question, in one of three layouts.
 
-    It varies one `factor`; or with `grid: true` it crosses the levels of several `factors`; or, made by code only, it
-    compares `configurations` that were found elsewhere.
+    It varies one `factor` (of the methods: a comparison, which may fix the protocol and have one level, since there
+    the floors are compared with as well); or with `grid: true` it crosses the levels of several `factors`; or, made by
+    code only, it compares `configurations` that were found elsewhere.
 
     Attributes
     ----------
@@ -107,6 +109,16 @@ class Study(Part):
         return (axis,)
 
     @property
+    def is_comparison(self) -> bool:
+        """Whether methods are compared: the report is then a table of methods, floors among them."""
+        return self.factor is not None and self.factor.path == METHOD
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """Label -> what is to be said of the level, where there is something; of a single factor."""
+        return {level.label: level.note for level in self.levels if level.note}
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """Every dotted path the study varies."""
         varied = [path for row in self.configurations for path in row.values]
@@ -115,6 +127,8 @@ class Study(Part):
     @property
     def title(self) -> str:
         """The factor in words, e.g. for a heading."""
+        if self.is_comparison:
+            return "Comparison of methods"
         return " × ".join(axis.name for axis in self.axes) or "Configuration"
 
     @property
@@ -172,7 +186,7 @@ class Study(Part):
 
     def _rows_on(self, dataset: str) -> tuple[Combination, ...]:
         rows = self.combinations_on(dataset)
-        if len(rows) < 2:
+        if len(rows) < (1 if self.is_comparison else 2):  # of a comparison the floors are part
             limited = [f"'{row.label}' on {', '.join(sorted(row.only_on))}" for row in self.combinations if row.only_on]
             raise StudyError(
                 f"study '{self.name}' has nothing to compare on '{dataset}', as it runs {'; '.join(limited)} only"

@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablations.combinations import check_configurations
-from ablations.factor import Problem, check_axis, check_only_on, check_path, check_value, check_when, repeated_in
+from ablations.factor import (
+    PROTOCOL,
+    Problem,
+    check_axis,
+    check_only_on,
+    check_path,
+    check_value,
+    check_when,
+    repeated_in,
+)
 from ablations.located_yaml import Location
 
 if TYPE_CHECKING:
@@ -28,7 +37,8 @@ def check_layout(study: Study) -> None:
         raise Problem((), "a grid lists everything under 'factors'; remove 'factor', 'levels' and 'default'")
     if study.grid and (len(study.factors) < 2 or repeated_in([factor.path for factor in study.factors])):
         raise Problem(("factors",), "a grid crosses at least two factors with different paths")
-    whole = study.factor is not None and len(study.levels) >= 2 and study.default is not None
+    least = 1 if study.is_comparison else 2
+    whole = study.factor is not None and len(study.levels) >= least and study.default is not None
     if not (study.grid or study.configurations or whole):
         raise Problem((), "expected a 'factor', at least two 'levels' and the 'default' level")
 
@@ -54,7 +64,8 @@ def check_content(study: Study) -> None:
 
 def _check_fixed(study: Study) -> None:
     for path, value in study.fixed.items():
-        check_path(path, "be fixed", ("fixed", path))
+        if not (study.is_comparison and path == PROTOCOL):
+            check_path(path, "be fixed", ("fixed", path))
         check_value(path, value, ("fixed", path))
         if path in study.paths:
             raise Problem(("fixed", path), f"'{path}' is varied by this study, so it cannot be fixed as well")

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from ablations.results import StudyResults
+from ablations.results import INTERVALS, StudyResults
 from ablations.rows import (
     CEILING,
     CORRECTED,
@@ -191,12 +191,15 @@ def _level_row(
         is_default=level.is_default,
         paper=_paper_value(results.study.paper, level.label, results.datasets[dataset].get("paper_name")),
         trials=_counts(trials, n_expected=len(results.trials[["seed", "fold"]].drop_duplicates())),
+        errors=tuple(dict.fromkeys(str(error) for error in trials["error"] if isinstance(error, str))),
+        train_seconds=float(finished["train_seconds"].mean()),
         wall_seconds=float(finished["wall_seconds"].mean()),
         peak_memory_mb=float(finished["peak_memory_mb"].max()),
         n_parameters=float(finished["n_parameters"].mean()),
         n_replicates=len(finished[["seed", "fold"]].drop_duplicates()),
         cpu_hours=_hours(finished["wall_seconds"] * finished["n_threads"]),
         gpu_hours=_hours(finished["wall_seconds"] * finished["device"].map({"cuda": 1.0, "cpu": 0.0}).astype(float)),
+        intervals=finished.reindex(columns=list(INTERVALS)).astype(float).mean().to_dict(),
     )
 
 

@@ -142,10 +142,10 @@ def verdict(results: StudyResults, table: DatasetTable) -> str:
     sentences = [_versus_default(best, default, table.levels)]
     hidden = best.differences.get(f"hidden_{PRIMARY}")  # of the published protocol
     if hidden is not None and hidden.is_known:
-        sentences.append(f"On the hidden entries alone it is {_gap(hidden, 'the default')}.")
+        sentences.append(f"On the hidden entries alone it is {gap(hidden, 'the default')}.")
     if table.strongest_floor and table.over_floor and table.over_floor.is_known:
         floor = f"the strongest floor, {table.strongest_floor.title} at {table.strongest_floor.primary.mean:.3f}"
-        sentences.append(f"{best.title} is {_gap(table.over_floor, floor)}.")
+        sentences.append(f"{best.title} is {gap(table.over_floor, floor)}.")
     return " ".join([*sentences, *_unequal_trials(best, table.levels)])
 
 
@@ -157,15 +157,15 @@ def _versus_default(best: Row, default: Row, levels: list[Row]) -> str:
             f"the default, {default.title}, reaches {NEGLIGIBLE} anywhere in its {PERCENT} interval."
         )
     if not best.is_default:
-        gap = _gap(best.differences[PRIMARY], f"the default, {default.title}", _design(best))
-        return f"{best.title} is best with a mean PCC of {best.primary.mean:.3f}, {gap}."
+        found = gap(best.differences[PRIMARY], f"the default, {default.title}", _design(best))
+        return f"{best.title} is best with a mean PCC of {best.primary.mean:.3f}, {found}."
     others = [row for row in levels if not row.is_default and row.differences[PRIMARY].is_known]
     opening = f"The default, {default.title}, is best with a mean PCC of {default.primary.mean:.3f}"
     if not others:
         return f"{opening}; no other level has a result."
     closest = max(others, key=lambda row: row.differences[PRIMARY].mean)
-    gap = _gap(closest.differences[PRIMARY], "it", _design(closest))
-    return f"{opening}; the closest level, {closest.title}, is {gap}."
+    found = gap(closest.differences[PRIMARY], "it", _design(closest))
+    return f"{opening}; the closest level, {closest.title}, is {found}."
 
 
 def _unequal_trials(best: Row, levels: list[Row]) -> list[str]:
@@ -187,7 +187,7 @@ def _design(row: Row) -> str:
     return text if found.noise_known else f"{text}, training noise not included"
 
 
-def _gap(difference: Estimate, reference: str, made_of: str = "") -> str:
+def gap(difference: Estimate, reference: str, made_of: str = "") -> str:
     """`0.021 above X (95 % interval +0.010 to +0.032: excludes zero; ...)`."""
     text = f"{abs(difference.mean):.3f} {'above' if difference.mean >= 0 else 'below'} {reference}"
     if difference.n_genes < 2:

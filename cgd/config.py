@@ -19,6 +19,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from cgd.errors import ConfigError, closest
 
 CAUSALGED = "causalged"
+MAX_COMPONENTS = 80  # principal components of the cells that are prepared
+BROUGHT = "brought:"  # begins the name of a method that is a file of predictions
 _COMMON = ("method", "seed", "data", "split", "evaluation", "runtime")  # what a baseline reads
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -95,6 +97,11 @@ class ModelConfig(_Section):
     kernel_sharpness: NonNegative = Field(
         2.0, description="s: the kernel over genes is linear + exp(-s (1 - r)), r their correlation; 0: linear alone"
     )
+    kernel_components: Annotated[int, Field(ge=0, le=MAX_COMPONENTS)] = Field(
+        30,
+        description="principal components of the cells, from every gene of the scRNA-seq, along which the kernel "
+        "compares genes a second time; 0: not at all",
+    )
     center: Literal["ridge", "none"] = Field(
         "ridge",
         description="what the diffusion is centred on: the kernel-ridge prediction from the clean context, or 0",
@@ -148,6 +155,11 @@ class SamplingConfig(_Section):
     n_samples: Annotated[int, Field(ge=0)] = Field(8, description="draws; their spread is the reported uncertainty")
     n_ensemble: PositiveInt = Field(4, description="noise draws and rotations the posterior mean is averaged over")
     n_ar_steps: PositiveInt = Field(1, description="AR steps at inference")
+    center: Literal["refined", "ridge"] = Field(
+        "refined",
+        description="what a prediction is about (model.center: ridge): the training's own ridge in the latent, or the "
+        "mean of four ridge regressions in expression space",
+    )
     guidance: NonNegative = Field(
         1.0, description="classifier-free guidance: 0 without the condition, 1 with it, above 1 beyond it"
     )
@@ -293,6 +305,11 @@ class Config(_Section):
     def flatten_used(self) -> dict[str, Any]:
         """Dotted path -> value of what the method reads."""
         return _flatten(self.used())
+
+    @property
+    def refines(self) -> bool:
+        """Whether predictions are about the refined centre."""
+        return self.model.center == "ridge" and self.sampling.center == "refined"
 
     def used(self) -> dict[str, Any]:
         """The values the method reads: all of them, or for a baseline those that are not CausalGeD's own."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from cgd.calibration import LEVEL, Calibration, SpreadTrend
 from cgd.config import CAUSALGED, Config
 from cgd.data.pair import make_pair
 from cgd.data.preprocess import PreparedPair, prepare
@@ -23,12 +24,15 @@ from cgd.errors import CheckpointError, ConfigError, DataError, NotFittedError, 
 from cgd.model.generation import generate
 from cgd.model.network import Network
 from cgd.model.reference import Reference
+from cgd.model.refinement import RefinedCentre
+from cgd.model.ridge import ridge_predict
 from cgd.model.tokens import GeneTable
 from cgd.random import derive_seed
 from cgd.training.checkpoint import read_folder, write_folder
 from cgd.training.trainer import Checkpoints, EpochReport, Progress, Trainer
 from cgd.version import environment
 
+_FORMAT = 3  # of a saved model
 _CHUNK = 2048  # scRNA-seq genes encoded at once, so that they are never all dense
 
 
@@ -43,6 +47,8 @@ class _Fitted:
     features: Tensor
     order: Tensor | None
     ridge_lambda: float
+    calibration: Calibration
+    refined: RefinedCentre | None
     coordinates: np.ndarray
     spot_names: list[str]
     provenance: dict[str, Any]
@@ -113,7 +119,8 @@ class CausalGeD:
         on_epoch: EpochReport | None = None,
         checkpoints: Checkpoints | None = None,
     ) -> tuple[Network, Reference]:
-        """Train on a visible pair; `val` scores validation genes after each epoch and is used for nothing else."""
+        """Train on a visible pair; `val` scores validation genes after each epoch and calibrates the intervals, and is
+        used for nothing else."""
         config = self.config
         if config.runtime.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("runtime.device = cuda, but torch sees no CUDA device; set runtime.device = cpu")
@@ -127,21 +134,28 @@ class CausalGeD:
         target_features = reference.features_of(targets)
         target_order = reference.order_of(target_features)
 
-        def validate() -> float:
+        def estimate() -> FloatArray:
             code = network.encode_code(targets)
             table = GeneTable(code, code, target_features, code, target_order)
-            predicted = _estimate(network, reference.context_table(network), table, reference.ridge_lambda)
-            scores = val.score_heldout(predicted)["pcc"]
+            context = reference.context_table(network)
+            return _estimate(network, context, table, reference.ridge_lambda, reference.refined)
+
+        def validate() -> float:
+            scores = val.score_heldout(estimate())["pcc"]
             return float(scores.mean()) if scores.notna().any() else 0.0
 
         trainer = Trainer(network, reference, validate, on_epoch, checkpoints)
         self.progress = trainer.fit()
         network.eval()
-        self._fitted = self._collect(network, reference, visible)
+        trend, center = SpreadTrend.fit(visible.x_st), estimate()
+        calibration = Calibration(val.conformity(center, trend(center)), trend)
+        self._fitted = self._collect(network, reference, visible, calibration)
         return network, reference
 
     @torch.no_grad()
-    def _collect(self, network: Network, reference: Reference, visible: VisiblePair) -> _Fitted:
+    def _collect(
+        self, network: Network, reference: Reference, visible: VisiblePair, calibration: Calibration
+    ) -> _Fitted:
         x_sc = torch.from_numpy(visible.x_sc).to(self.config.runtime.device)
         features = reference.features_of(x_sc)
         return _Fitted(
@@ -154,6 +168,8 @@ class CausalGeD:
             features=features,
             order=reference.order_of(features),
             ridge_lambda=reference.ridge_lambda,
+            refined=reference.refined,
+            calibration=calibration,
             coordinates=visible.coordinates,
             spot_names=list(visible.spot_names),
             provenance={"data_set": visible.name, "versions": environment()},
@@ -197,7 +213,8 @@ class CausalGeD:
         -------
         AnnData
             (n_spots, n_genes): X the estimate `sampling.estimate` names, log-normalised expression as in Eq. 4;
-            `layers["std"]` the spread of `sampling.n_samples` draws where there are at least two;
+            `layers["low"]` and `layers["high"]` the interval of 90 % (see `predict_interval`; `uns` says what it may
+            claim); `layers["std"]` the spread of `sampling.n_samples` draws where there are at least two;
             `obsm["spatial"]` the coordinates; `uns["causalged"]` provenance as a JSON string.
 
         Raises
@@ -210,10 +227,13 @@ class CausalGeD:
         mean = self.predict_mean(names, draws)
         var = pd.DataFrame({"measured_in_st": pd.Index(names).isin(state.measured_genes)}, index=pd.Index(names))
         predicted = ad.AnnData(mean.T.copy(), obs=pd.DataFrame(index=pd.Index(state.spot_names)), var=var)
+        low, high = state.calibration.interval(mean)
+        predicted.layers["low"], predicted.layers["high"] = low.T.copy(), high.T.copy()
         if draws is not None and len(draws) > 1:
             predicted.layers["std"] = draws.std(axis=0, ddof=1).T.copy()
         predicted.obsm["spatial"] = state.coordinates
         provenance = {**state.provenance, "config": self.config.model_dump(mode="json")}
+        provenance["interval"] = {"level": LEVEL, "note": state.calibration.note()}
         predicted.uns["causalged"] = json.dumps(provenance)
         return predicted
 
@@ -222,15 +242,50 @@ class CausalGeD:
         state = self._state()
         if self.config.sampling.estimate == "draws" and draws is not None:
             return draws.mean(axis=0)
-        return _estimate(state.network, state.context, self._targets(genes), state.ridge_lambda)
+        return _estimate(state.network, state.context, self._targets(genes), state.ridge_lambda, state.refined)
+
+    def predict_interval(self, genes: str | Iterable[str], level: float = LEVEL) -> tuple[FloatArray, FloatArray]:
+        """Intervals about the estimate that hold a share `level` of a gene's values, on average over genes.
+
+        Split-conformal: the width comes from how far the estimate was off for the validation genes. See
+        `cgd.calibration` for what is guaranteed, and `calibration.note(level)` for whether it is with so few genes.
+
+        Parameters
+        ----------
+        genes
+            Names as in the scRNA-seq.
+        level
+            Between 0 and 1.
+
+        Returns
+        -------
+        low, high
+            (n_genes, n_spots) log-normalised expression, never below 0; with fewer than two validation genes that can
+            be scored `high` is infinite.
+
+        Raises
+        ------
+        DataError
+            As `predict`.
+        ConfigError
+            `level` is not between 0 and 1.
+        """
+        names = [genes] if isinstance(genes, str) else list(genes)
+        return self.calibration.interval(self.predict_mean(names), level)
+
+    @property
+    def calibration(self) -> Calibration:
+        """What the intervals rest on."""
+        return self._state().calibration
 
     @torch.no_grad()
     def predict_draws(self, genes: Sequence[str]) -> FloatArray:
         """(n_samples, n_genes, n_spots) independent draws of the reverse process."""
         state, n = self._state(), self.config.sampling.n_samples
-        seed = self.config.seed
-        z = generate(state.network, state.context, self._targets(genes), state.ridge_lambda, seed, n, draw=True)
-        return state.network.decode(z).cpu().numpy()
+        seed, targets = self.config.seed, self._targets(genes)
+        z = generate(state.network, state.context, targets, state.ridge_lambda, seed, n, draw=True)
+        shift = _shift(state.network, state.context, targets, state.ridge_lambda, state.refined)
+        return (state.network.decode(z) + shift).cpu().numpy()
 
     def _targets(self, genes: Sequence[str]) -> GeneTable:
         state = self._state()
@@ -259,13 +314,17 @@ class CausalGeD:
         tensors |= {"code": state.code, "features": state.features, "coordinates": torch.from_numpy(state.coordinates)}
         if state.order is not None and state.context.order is not None:
             tensors |= {"order": state.order, "context.order": state.context.order}
+        if state.refined is not None:
+            tensors |= {"refined.pattern": state.refined.pattern, "refined.level": state.refined.level}
+        tensors["calibration.scores"] = torch.from_numpy(state.calibration.scores)
         values = {
-            "format": 1,
+            "format": _FORMAT,
             "config": self.config.model_dump(mode="json"),
             "genes": state.genes,
             "train_genes": state.train_genes,
             "measured_genes": state.measured_genes,
             "ridge_lambda": state.ridge_lambda,
+            "spread_trend": asdict(state.calibration.trend),
             "spot_names": state.spot_names,
             "provenance": state.provenance,
         }
@@ -275,8 +334,10 @@ class CausalGeD:
     def load(cls, folder: str | Path) -> CausalGeD:
         """Read a saved model. Raises CheckpointError if it is missing, damaged or of another format."""
         tensors, values = read_folder(Path(folder))
-        if values.get("format") != 1 or "genes" not in values:
-            raise CheckpointError(f"{folder} is not a saved CausalGeD model of format 1; save it again with `save`")
+        if values.get("format") != _FORMAT or "genes" not in values:
+            raise CheckpointError(
+                f"{folder} is not a saved CausalGeD model of format {_FORMAT}; save it again with `save`"
+            )
         try:
             return cls._restore(tensors, values, source=f"{folder}/state.json")
         except (KeyError, TypeError, AttributeError, RuntimeError) as error:
@@ -289,6 +350,9 @@ class CausalGeD:
         network = Network(model.config, n_spots, n_cells)
         network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
         network.eval()
+        refined = None
+        if model.config.refines:
+            refined = RefinedCentre(tensors["refined.pattern"], tensors["refined.level"])
         context = {key: tensors[f"context.{key}"] for key in ("z", "code", "features", "center")}
         model._fitted = _Fitted(
             network=network,
@@ -300,6 +364,8 @@ class CausalGeD:
             features=tensors["features"],
             order=tensors.get("order"),
             ridge_lambda=values["ridge_lambda"],
+            refined=refined,
+            calibration=Calibration(tensors["calibration.scores"].numpy(), SpreadTrend(**values["spread_trend"])),
             coordinates=tensors["coordinates"].numpy(),
             spot_names=values["spot_names"],
             provenance=values["provenance"],
@@ -308,10 +374,24 @@ class CausalGeD:
 
 
 @torch.no_grad()
-def _estimate(network: Network, context: GeneTable, targets: GeneTable, ridge_lambda: float) -> FloatArray:
+def _estimate(
+    network: Network, context: GeneTable, targets: GeneTable, ridge_lambda: float, refined: RefinedCentre | None
+) -> FloatArray:
     """(n_genes, n_spots) estimate that `sampling.estimate` names: mean over the ensemble, or over draws."""
     config = network.config
     draw = config.sampling.estimate == "draws"
     n = config.sampling.n_samples if draw else config.sampling.n_ensemble
     z = generate(network, context, targets, ridge_lambda, config.seed, n, draw=draw)
-    return network.decode(z.mean(0)).cpu().numpy()
+    shift = _shift(network, context, targets, ridge_lambda, refined)
+    return (network.decode(z.mean(0)) + shift).cpu().numpy()
+
+
+def _shift(
+    network: Network, context: GeneTable, targets: GeneTable, ridge_lambda: float, refined: RefinedCentre | None
+) -> Tensor:
+    """(n_genes, n_spots) from the centre of the diffusion to the refined one; zeros without one.
+
+    What the diffusion adds to its centre is added to the refined one instead.
+    """
+    center = network.decode(ridge_predict(context.features, context.z[None], targets.features, ridge_lambda)[0][0])
+    return torch.zeros_like(center) if refined is None else refined.predict(targets.features) - center

@@ -12,20 +12,20 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from cgd.calibration import LEVEL
 from cgd.config import CAUSALGED, Config
 from cgd.data.preprocess import PreparedPair
 from cgd.data.protocol import FloatArray, HiddenGenes, HiddenPair, hide
 from cgd.data.split import GeneSplit
 from cgd.estimator import CausalGeD
+from cgd.kept_prediction import KeptPrediction
 from cgd.memory import peak_memory_mb, reset_peak_memory
 from cgd.metrics.floors import ceiling, predict_floors, visible_mean_fill, zero_fill
-from cgd.metrics.gene import coverage
+from cgd.metrics.intervals import constant_intervals, score_intervals
 from cgd.metrics.summary import summarise_table
 from cgd.training.checkpoint import CheckpointFolder
 from cgd.training.trainer import EpochReport
 from cgd.version import code_version
-
-INTERVAL = 0.9  # nominal coverage of the intervals from the draws
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Evaluation:
     per_gene
         A row per test gene; NaN where the gene cannot be scored.
     summary
-        `test_*` means over scored genes, counts, cost.
+        `test_*` means over scored genes, counts, cost; `coverage_90` and `interval_width_90` of the calibrated
+        intervals, `interval_width_90_constant` of intervals that ignore the model, `coverage_90_raw` of the draws.
     model
         The fitted estimator; None for a baseline.
     """
@@ -77,26 +78,41 @@ def evaluate(
     on_epoch
         Called with the metrics of each epoch.
     checkpoint_root
-        Folder of checkpoints, a folder per fingerprint in it; an interrupted trial continues from there.
+        Folder of checkpoints, a folder per fingerprint in it; an interrupted trial continues from there. What the same
+        trial predicted under the other protocol is found there too: then nothing is fitted and there is no model.
 
     Raises
     ------
     CGDError
         The data cannot be used or training diverged.
     """
+    kept = KeptPrediction(checkpoint_root, config, prepared, split, trial_code(config))
+    known = kept.of_the_other_protocol()
+    if known is not None:
+        return _scored(hide(prepared, split, config), *known, model=None)
     if config.method != CAUSALGED:
-        from cgd.baselines.trial import evaluate_baseline
+        from cgd.baselines.trial import fit_baseline
 
-        return Evaluation(*evaluate_baseline(config, prepared, split), model=None)
-    fit = _fit(config, prepared, split, on_epoch, checkpoint_root)
-    model, test = fit.model, fit.hidden.test
-    draws = model.predict_draws(split.test) if config.sampling.n_samples else None
-    prediction = model.predict_mean(split.test, draws)
-    per_gene = test.score(prediction)
-    summary = summarise_table(per_gene, "test_")
-    if draws is not None:
-        summary |= _score_draws(draws, test)
-    return Evaluation(per_gene, summary | fit.costs(), model)
+        hidden, prediction, summary = fit_baseline(config, prepared, split)
+        model = None
+    else:
+        fit = _fit(config, prepared, split, on_epoch, checkpoint_root)
+        hidden, model = fit.hidden, fit.model
+        draws = model.predict_draws(split.test) if config.sampling.n_samples else None
+        prediction = model.predict_mean(split.test, draws)
+        summary = _score_calibrated(prediction, fit)
+        if draws is not None:
+            summary |= _score_draws(draws, hidden.test)
+        summary |= fit.costs()
+    kept.save(prediction, summary)
+    return _scored(hidden, prediction, summary, model)
+
+
+def _scored(
+    hidden: HiddenPair, prediction: FloatArray, summary: dict[str, float], model: CausalGeD | None
+) -> Evaluation:
+    per_gene = hidden.test.score(prediction)
+    return Evaluation(per_gene, summarise_table(per_gene, "test_") | summary, model)
 
 
 def validate(
@@ -169,7 +185,7 @@ class Probe:
     epoch_seconds
         One epoch with its validation.
     predict_seconds
-        The prediction of the test genes, draws included.
+        The prediction of the test genes, draws included, and that of the validation genes for the calibration.
     peak_memory_mb
         Of this process, during the probe.
     checkpoint_mb, model_mb
@@ -202,6 +218,7 @@ def probe(config: Config, prepared: PreparedPair, split: GeneSplit) -> Probe:
         fit = _fit(short, prepared, split, lambda metrics: epochs.append(metrics["epoch_seconds"]), root)
         setup = fit.trained - fit.started - sum(epochs)
         val_seconds = _seconds(lambda: fit.model.predict_mean(split.val))
+        setup = max(setup - val_seconds, 0.0)  # the calibration comes after the epochs
         if n_draws:
             fit.model.predict_draws(split.test)  # the first one also imports the sampler
         step_seconds = max(epochs[-1] - val_seconds, 0.0) / short.train.steps_per_epoch
@@ -210,6 +227,7 @@ def probe(config: Config, prepared: PreparedPair, split: GeneSplit) -> Probe:
             val_seconds *= n_draws
         else:
             predict_seconds += _seconds(lambda: fit.model.predict_mean(split.test))
+        predict_seconds += val_seconds
         fit.model.save(root / "model")
         checkpoint = max(root.glob("*/epoch-*"))
         sizes = [_megabytes(checkpoint), _megabytes(root / "model")]
@@ -274,19 +292,19 @@ def _predict(config: Config, prepared: PreparedPair, split: GeneSplit) -> FloatA
         return predict_baseline(config, hidden, split)
     model = CausalGeD(config)
     model.fit_visible(hidden.visible, hidden.val)
-    mean = model.predict_mean(split.test)
-    if not config.sampling.n_samples:
-        return mean
-    return np.concatenate([mean[None], model.predict_draws(split.test)])
+    low, high = model.predict_interval(split.test)
+    found = [model.predict_mean(split.test), low, np.nan_to_num(high)]  # unbounded where too few genes calibrate
+    if config.sampling.n_samples:
+        found += list(model.predict_draws(split.test))
+    return np.stack(found)
 
 
 def _same_visible(one: HiddenPair, other: HiddenPair) -> bool:
     a, b = one.visible, other.visible
     names = ("x_st", "x_sc", "coordinates", "st_totals", "sc_totals")
     arrays = [(getattr(a, name), getattr(b, name)) for name in names]
-    return (a.train_genes, a.genes, a.spot_names) == (b.train_genes, b.genes, b.spot_names) and all(
-        x.tobytes() == y.tobytes() for x, y in arrays
-    )
+    same_names = (a.train_genes, a.genes, a.spot_names) == (b.train_genes, b.genes, b.spot_names)
+    return same_names and all(x.tobytes() == y.tobytes() for x, y in arrays)
 
 
 def _same_scorer(one: HiddenGenes, other: HiddenGenes) -> bool:
@@ -305,12 +323,23 @@ def _with_noise(prepared: PreparedPair, genes: tuple[str, ...], seed: int) -> Pr
     return replace(prepared, st_counts=noisy, st_totals=totals)
 
 
+def _score_calibrated(prediction: FloatArray, fit: _Fit) -> dict[str, float]:
+    """Coverage and width of the calibrated intervals, beside the width of those that ignore the model."""
+    calibration = fit.model.calibration
+    covered, width = score_intervals(*calibration.interval(prediction), fit.hidden.test)
+    return {
+        "coverage_90": covered,
+        "interval_width_90": width,
+        "interval_width_90_constant": score_intervals(*constant_intervals(fit.hidden), fit.hidden.test)[1],
+        "calibration_genes": float(calibration.n_genes),
+    }
+
+
 def _score_draws(draws: FloatArray, test: HiddenGenes) -> dict[str, float]:
-    """The mean of the draws scored beside the estimate, and how often their interval holds the truth."""
+    """The mean of the draws scored beside the estimate, and how often their own interval holds the truth."""
     scores = {"draws_pcc": float(test.score_heldout(draws.mean(axis=0))["pcc"].mean())}
     if len(draws) > 1:
-        tail = (1 - INTERVAL) / 2
+        tail = (1 - LEVEL) / 2
         low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
-        covered = coverage(low, high, test.truth)[test.scored]
-        scores["coverage_90"] = float(covered.mean()) if covered.size else float("nan")
+        scores["coverage_90_raw"] = score_intervals(low, high, test)[0]
     return scores

@@ -78,16 +78,21 @@ class TrackingCallback(RunCallback):
             # where it runs may differ from one attempt to the next, and MLflow's parameters cannot change
             **{f"cgd.{path}": str(value) for path, value in _runtime(spec).items()},
             **self.tags[spec.fingerprint],
+            "cgd.method": spec.config.method,
         }
+        if spec.brought:
+            tags["cgd.prediction_sha256"] = spec.brought.sha256
         run_id = self.tracking.open_run("trial", spec.fingerprint, spec.name, tags, record.run_id if record else None)
-        self.tracking.describe(run_id, trial_note(spec.name, _levels(tags), spec.config, run_id, self.log_models))
+        self.tracking.describe(
+            run_id, trial_note(spec.name, _levels(tags), spec.config, run_id, self._keeps_model(spec))
+        )
         last = self.tracking.last_epoch(run_id)
         if not last:
             self.tracking.log_params(run_id, _without_runtime(spec))
             self.tracking.log_texts(run_id, {"config.yaml": spec.config.to_yaml(), "split.json": spec.split.to_json()})
             self.tracking.log_dataset(run_id, self.datasets[spec.prepared])
         self._open[spec.fingerprint] = OpenRun(run_id, last)
-        self.progress.start(spec.name, spec.config.train.epochs, spec.dataset)
+        self.progress.start(spec.name, spec.n_epochs, spec.dataset, spec.has_epochs)
 
     @remember_error
     def on_trial_result(
@@ -126,12 +131,15 @@ class TrackingCallback(RunCallback):
         summary, per_gene = dict(result["summary"]), pd.DataFrame(result["per_gene"])
         if "val_pcc" in summary:  # the curve of the epochs bears that name
             summary["kept_val_pcc"] = summary.pop("val_pcc")
-        model_id = self._attach_model(spec, run) if self.log_models else None
+        model_id = self._attach_model(spec, run) if self._keeps_model(spec) else None
         self.tracking.finish(run.run_id, summary, per_gene, model_id, self.datasets[spec.prepared])
         self.outcomes[spec.fingerprint] = RunRecord(run.run_id, FINISHED)
         CheckpointFolder(self.checkpoints / spec.fingerprint, spec.fingerprint).clear()  # the store has it all now
         text = f"PCC {summary.get('test_pcc', float('nan')):.3f} in {summary['wall_seconds']:.0f} s"
         self.progress.finish(spec.name, text)
+
+    def _keeps_model(self, spec: TrialSpec) -> bool:
+        return self.log_models and spec.has_epochs
 
     def _attach_model(self, spec: TrialSpec, run: OpenRun) -> str | None:
         folder = self.checkpoints / spec.fingerprint / MODEL

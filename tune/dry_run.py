@@ -46,14 +46,17 @@ class DryRun:
         plan, console, tracking = self.plan, make_console(), self._tracking()
         known = tracking.runs("trial") if tracking else {}
         missing = unfinished(plan, known)
-        if with_forecast and missing:
+        probed = [spec for spec in missing if spec.has_epochs]
+        if with_forecast and probed:
             log.open(self.output)
-            n = len(group_by_cost(missing))
-            console.print(f"probing what {len(missing)} trials cost, {n} configurations (--no-forecast skips it) ...")
+            n = len(group_by_cost(probed))
+            console.print(f"probing what {len(probed)} trials cost, {n} configurations (--no-forecast skips it) ...")
             shares = epoch_shares(tracking.finished("trial"), (s.study.name for s in plan.studies)) if tracking else {}
-            forecast, probes = self._forecast(missing, shares)
+            forecast, probes = self._forecast(probed, shares)
             print_plan(console, plan, known, forecast)
             print_forecast(console, forecast, probes, shares, self.output)
+            if left := len(missing) - len(probed):
+                console.print(f"  {left} trials of other methods are not in it: they have no steps to probe")
             if forecast.trials:
                 save_forecast(self.output, plan, forecast)
         else:

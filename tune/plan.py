@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ablations.study import Study, Trial
+from cgd.baselines.predictions import Brought, BroughtFile
 from cgd.config import Config
 from cgd.data.catalog import load_dataset
 from cgd.data.pair import Pair
@@ -15,7 +17,7 @@ from cgd.data.preprocess import PreparedPair, prepare
 from cgd.data.protocol import hide
 from cgd.data.split import GeneSplit, make_splits
 from cgd.errors import DataError, StudyError
-from cgd.evaluation import trial_code, trial_fingerprint
+from cgd.evaluation import trial_code
 from cgd.version import code_version
 from tune.trial import TrialSpec
 
@@ -107,6 +109,8 @@ class Planner:
     datasets, seeds, n_folds
         What the command names. None leaves it to each study, and where that is silent to the embedded data set, the
         seed of `base` alone and `split.n_folds` of `base`.
+    brought
+        Name of a method -> the files that are its predictions.
 
     Raises
     ------
@@ -120,11 +124,14 @@ class Planner:
         datasets: Sequence[str] | None = None,
         seeds: Sequence[int] | None = None,
         n_folds: int | None = None,
+        brought: Mapping[str, Brought] | None = None,
     ) -> None:
         self.plan = Plan(base)
+        self._brought = brought or {}
         self._datasets, self._seeds, self._n_folds = datasets, seeds, n_folds
         self._splits: dict[str, list[GeneSplit]] = {}
         self._hidden: set[str] = set()
+        self._read: set[tuple[Path, str]] = set()
         self._pairs: dict[str, Pair] = {}
         self._names: dict[str, str] = {}  # as given -> name of the pair
         for given in datasets or ():
@@ -172,8 +179,11 @@ class Planner:
         split = self._split(key, trial.config)[trial.fold]
         self._check(key, split, trial.config)
         prepared = self.plan.datasets[key]
+        brought = self._file(trial, prepared, split)
+        parts = [prepared.sha256, split.sha256] + ([brought.sha256] if brought else [])
+        code = trial_code(trial.config)
         return TrialSpec(
-            fingerprint=trial_fingerprint(trial.config, prepared, split),
+            fingerprint=trial.config.fingerprint(*parts, code),
             name=_trial_name(study, trial, base.split.n_folds),
             dataset=trial.dataset,
             seed=trial.seed,
@@ -181,9 +191,21 @@ class Planner:
             config=trial.config,
             split=split,
             prepared=key,
-            code_version=trial_code(trial.config),
-            trial_key=trial.config.fingerprint(prepared.sha256, split.sha256),
+            code_version=code,
+            trial_key=trial.config.fingerprint(*parts),
+            brought=brought,
         )
+
+    def _file(self, trial: Trial, prepared: PreparedPair, split: GeneSplit) -> BroughtFile | None:
+        """The file a trial's predictions are in, once it is known to hold them."""
+        brought = self._brought.get(trial.config.method)
+        if brought is None:
+            return None
+        file = brought.file(trial.dataset, trial.fold, trial.seed)
+        if (checked := (file.path, split.sha256)) not in self._read:
+            self._read.add(checked)
+            file.read(split.test, hide(prepared, split, trial.config).visible.spot_names)
+        return file
 
     def _prepare(self, name: str, config: Config) -> str:
         """Key of the prepared pair; trials with the same data section share it."""

@@ -74,10 +74,10 @@ class Progress:
         if self._heartbeat:
             self._heartbeat.stop()
 
-    def start(self, name: str, n_epochs: int, dataset: str = "") -> None:
-        """A trial of at most `n_epochs` began."""
+    def start(self, name: str, n_epochs: int, dataset: str = "", has_epochs: bool = True) -> None:
+        """A trial of at most `n_epochs` began; without epochs they are but a measure of its work."""
         with self._lock:
-            self.board.start(name, n_epochs, dataset)
+            self.board.start(name, n_epochs, dataset, has_epochs)
 
     def epoch(self, name: str, epoch: int, metrics: Mapping[str, float] | None = None) -> None:
         """A trial finished an epoch; its `val_pcc` is shown and decides the best so far."""

@@ -14,10 +14,11 @@ SCORE = "val_pcc"
 
 @dataclass
 class RunningTrial:
-    """A trial in progress; `score` is its newest validation PCC."""
+    """A trial in progress; `score` is its newest validation PCC. Without epochs it is done all at once."""
 
     n_epochs: int
     dataset: str
+    has_epochs: bool = True
     epoch: int = 0
     score: float = math.nan
 
@@ -41,8 +42,8 @@ class Board:
     started: float = field(default_factory=time.monotonic)
     _epochs_over: int = 0
 
-    def start(self, name: str, n_epochs: int, dataset: str) -> None:
-        self.running[name] = RunningTrial(n_epochs, dataset)
+    def start(self, name: str, n_epochs: int, dataset: str, has_epochs: bool = True) -> None:
+        self.running[name] = RunningTrial(n_epochs, dataset, has_epochs)
 
     def epoch(self, name: str, epoch: int, metrics: Mapping[str, float]) -> None:
         trial = self.running.get(name)

@@ -31,7 +31,7 @@ def _running(running: Mapping[str, RunningTrial], n_rows: int) -> Table:
     table = _table("running", "epoch", "validation PCC")
     for name, trial in list(running.items())[:n_rows]:
         score = f"{trial.score:.3f}" if math.isfinite(trial.score) else ""
-        table.add_row(_cell(name), f"{trial.epoch}/{trial.n_epochs}", score)
+        table.add_row(_cell(name), f"{trial.epoch}/{trial.n_epochs}" if trial.has_epochs else "", score)
     if len(running) > n_rows:
         table.add_row(f"and {len(running) - n_rows} more", "", "")
     return table

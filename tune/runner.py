@@ -13,13 +13,12 @@ import pandas as pd
 import ray
 from ray import tune as ray_tune
 
-from ablations.report.content import headline
+from ablations.report.content import Content, gather
 from ablations.report.curves import COLUMNS, write_curves
-from ablations.report.write import summary_text, write_report
-from ablations.results import StudyResults, load_results
+from ablations.report.write import summary_of, write_content
+from ablations.results import load_results
 from ablations.study import Study
 from ablations.tables import build_tables
-from ablations.verdict import verdict
 from cgd.errors import TrackingError
 from cgd.evaluation import evaluate_floors
 from cgd.metrics.summary import summarise_table
@@ -183,7 +182,7 @@ class Runner:
         trainable = ray_tune.with_parameters(
             run_trial, specs=missing, datasets=shared, checkpoints=str(checkpoints), log_models=self.log_models
         )
-        n_epochs = sum(spec.config.train.epochs for spec in missing.values())
+        n_epochs = sum(spec.n_epochs for spec in missing.values())
         with Progress(len(missing), n_epochs) as progress:
             callback = TrackingCallback(
                 self.tracking,
@@ -224,10 +223,11 @@ class Runner:
         self.tracking.log_texts(parent, {"study.json": json.dumps(record, indent=1)})
         results = load_results(self.tracking.uri, parent)
         folder = self.output / "reports" / f"{plan.study.name}-{plan.key}"
-        files = write_report(results, folder)
+        content = gather(results, build_tables(results))
+        files = write_content(content, folder)
         write_curves(self._curves(plan), list(results.study.labels), folder)
         self.tracking.log_folder(parent, folder, "report")
-        self._summarise(results, parent, files.html.name)
+        self._summarise(content, parent, files.html.name)
         failed = [
             (spec.name, self.known[key].error or "unknown error")
             for _, spec in plan.trials
@@ -237,7 +237,7 @@ class Runner:
         missing = [spec.name for _, spec in plan.trials if spec.fingerprint not in done]
         status = FAILED if failed else FINISHED
         self.tracking.end(parent, status if complete and not missing else KILLED)
-        return StudyOutcome(plan.study.name, parent, files.html, summary_text(results), tuple(failed), tuple(missing))
+        return StudyOutcome(plan.study.name, parent, files.html, summary_of(content), tuple(failed), tuple(missing))
 
     @cached_property
     def _other_code(self) -> dict[str, list[OlderRun]]:
@@ -247,11 +247,11 @@ class Runner:
             found.setdefault(run.trial_key, []).append(run)
         return found
 
-    def _summarise(self, results: StudyResults, parent: str, report: str) -> None:
+    def _summarise(self, content: Content, parent: str, report: str) -> None:
         """The study's numbers and its answer on the parent run itself."""
-        tables = build_tables(results)
-        found = [numbers_of(table, verdict(results, table)) for table in tables]
-        note = self._note(results.study, found, parent, report, headline(results, tables))
+        answers = zip(content.tables, content.verdicts, strict=True)
+        found = [numbers_of(table, answer) for table, (_, answer) in answers]
+        note = self._note(content.results.study, found, parent, report, content.headline)
         self.tracking.summarise_study(parent, study_metrics(found), note)
 
     def _note(

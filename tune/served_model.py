@@ -20,7 +20,7 @@ from cgd.data.pair import match_genes
 from cgd.errors import DataError
 from cgd.estimator import CausalGeD
 
-STATISTICS = ("mean", "std")
+STATISTICS = ("mean", "std", "low", "high")
 
 # MLflow would like type hints it can make a schema of; there is none for "a path, or a table with one". It overrides
 # filters of warnings, so they are recorded and dropped
@@ -31,7 +31,7 @@ with warnings.catch_warnings(record=True):
 
         `predict` takes the path of an h5ad file, or a table with one row and a column `path`, and `params`:
         `genes` (names; none: every gene the model was not given or the file does not measure) and `statistic`
-        (`mean`, or `std` for the spread of the draws).
+        (`mean`, `low` or `high` for a bound of the interval of 90 %, or `std` for the spread of the draws).
         """
 
         def load_context(self, context: PythonModelContext) -> None:
@@ -105,12 +105,12 @@ def _predict(model: CausalGeD, genes: list[str], statistic: str) -> ad.AnnData:
     predicted = model.predict(genes)
     if statistic == "mean":
         return predicted
-    if "std" not in predicted.layers:
+    if statistic not in predicted.layers:
         raise DataError(
             f"the model was trained with sampling.n_samples = {model.config.sampling.n_samples}, and a spread needs "
             "at least 2 draws; ask for the mean"
         )
-    return ad.AnnData(predicted.layers["std"], predicted.obs, predicted.var, obsm=predicted.obsm)
+    return ad.AnnData(predicted.layers[statistic], predicted.obs, predicted.var, obsm=predicted.obsm)
 
 
 def _in_order(predicted: ad.AnnData, spots: ad.AnnData) -> pd.DataFrame:

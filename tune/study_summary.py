@@ -214,7 +214,7 @@ def trial_note(spec_name: str, levels: Mapping[str, str], config: Config, run_id
     """
     belongs = ", ".join(f"**{escaped(study)}** (level {escaped(level)})" for study, level in levels.items())
     defaults = Config().flatten()
-    changed = {path: value for path, value in config.flatten().items() if defaults.get(path) != value}
+    changed = {path: value for path, value in config.flatten_used().items() if defaults.get(path) != value}
     fixed = ", ".join(f"`{path}` = {escaped(value)}" for path, value in changed.items()) or "nothing"
     lines = [f"### {escaped(spec_name)}", "", f"One trial of {belongs}.", ""]
     lines += [f"Differs from the defaults in {fixed}; everything else is held at its default (`config.yaml`).", ""]

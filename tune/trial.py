@@ -14,7 +14,8 @@ from typing import Any
 
 import ray
 
-from cgd.config import Config
+from cgd.baselines.predictions import BroughtFile
+from cgd.config import CAUSALGED, Config
 from cgd.data.preprocess import PreparedPair
 from cgd.data.split import GeneSplit
 
@@ -45,6 +46,8 @@ class TrialSpec:
         Fingerprint of the same trial without the code version: what another version may have run already.
     code_version
         That of the code its method runs.
+    brought
+        The file of its predictions, where its method is one.
     """
 
     fingerprint: str
@@ -57,6 +60,17 @@ class TrialSpec:
     prepared: str
     trial_key: str
     code_version: str
+    brought: BroughtFile | None = None
+
+    @property
+    def n_epochs(self) -> int:
+        """Epochs at most, as a measure of its work; a baseline is one unit, as large as a training of this model."""
+        return self.config.train.epochs
+
+    @property
+    def has_epochs(self) -> bool:
+        """Whether it trains epoch by epoch, has a curve and leaves a model."""
+        return self.config.method == CAUSALGED
 
 
 def run_trial(
@@ -75,7 +89,9 @@ def run_trial(
     """
     from ray import tune as ray_tune
 
-    from cgd.evaluation import evaluate
+    from cgd.baselines.predictions import Predictions
+    from cgd.baselines.trial import evaluate_baseline
+    from cgd.evaluation import Evaluation, evaluate
     from tune.system_metrics import SystemMonitor
 
     spec = specs[params["trial"]]
@@ -86,7 +102,11 @@ def run_trial(
 
     try:
         prepared: PreparedPair = ray.get(datasets[spec.prepared])  # read from shared memory, not copied
-        outcome = evaluate(spec.config, prepared, spec.split, on_epoch, Path(checkpoints))
+        if spec.brought:
+            method = Predictions(spec.brought)
+            outcome = Evaluation(*evaluate_baseline(spec.config, prepared, spec.split, method), model=None)
+        else:
+            outcome = evaluate(spec.config, prepared, spec.split, on_epoch, Path(checkpoints))
         if log_models and outcome.model:
             outcome.model.save(Path(checkpoints) / spec.fingerprint / MODEL)
         result: dict[str, Any] = {RESULT: {"summary": outcome.summary, "per_gene": outcome.per_gene.to_dict("list")}}

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ablations.comparison_verdict import comparison_opening, comparison_verdict, failed_lines, method_notes
 from ablations.intervals import N_RESAMPLES
+from ablations.report.comparison_sheets import overall_sheet, table_one_sheet
 from ablations.report.context_sheets import cheapest_sentences, cost_sheet, forecast_sheet, older_sheet, paper_sheet
+from ablations.report.interval_sheet import interval_sheet
 from ablations.report.result_sheets import dataset_sheet, effects_sheet, fractions_sheet, levels_sheet
 from ablations.report.sheet import Sheet
 from ablations.report.wording import percent, plain
 from ablations.results import StudyResults
+from ablations.study import Study
+from ablations.table_one import TableOne, build_table_one
 from ablations.tables import DatasetTable
 from ablations.verdict import PERCENT, notes, opening, troubles, verdict
 
@@ -26,12 +31,16 @@ class Content:
     ----------
     opening, troubles, verdicts, notes
         The first line; what must be known before a number is read; (data set, sentences); what intervals leave out.
+    intervals
+        The table of coverages and widths; None where no trial recorded any.
     levels, fixed
         (label, what it sets, whether it is the default) per level; dotted path -> value of all that was not varied.
     stamp, copied
         The line of the published protocol and (data set, copied share); empty under any other.
     effects, levels_by_data, data_sets, fractions, cost, paper, forecast, older
-        The tables; None where there is nothing to say.
+        The tables; None where there is nothing to say. Of a comparison `data_sets` are its Tables I.
+    table_one, overall, method_notes
+        Of a comparison of methods: its numbers, the table over all data sets, (method, what is to be said of it).
     unfinished, trials
         Trials as mappings: those without a result, and all.
     """
@@ -53,20 +62,51 @@ class Content:
     cost: Sheet
     cheapest: list[str]
     paper: Sheet | None
+    intervals: Sheet | None
     forecast: Sheet | None
     older: Sheet | None
     trials: list[dict[str, Any]]
     unfinished: list[dict[str, Any]]
+    table_one: TableOne | None = None
+    overall: Sheet | None = None
+    method_notes: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def headline(self) -> str:
+        """The first line as it stands away from its page; under the published protocol the stamp goes before it."""
+        return f"{self.stamp} {self.opening}".strip()
 
     @property
     def sheets(self) -> list[Sheet]:
         """All tables, in the order of the page."""
+        if self.overall is not None:
+            return [sheet for sheet in (self.overall, *self.data_sets, self.forecast, self.older) if sheet is not None]
         found = [self.effects, self.levels_by_data, *self.data_sets, self.fractions, self.cost]
-        return [sheet for sheet in (*found, self.paper, self.forecast, self.older) if sheet is not None]
+        return [sheet for sheet in (*found, self.paper, self.intervals, self.forecast, self.older) if sheet is not None]
 
 
 def gather(results: StudyResults, tables: list[DatasetTable]) -> Content:
     """Everything a report says about a study."""
+    content = _gather(results, tables)
+    return _as_comparison(content, build_table_one(results, tables)) if results.study.is_comparison else content
+
+
+def _as_comparison(content: Content, found: TableOne) -> Content:
+    """The content with methods compared in place of levels with a default."""
+    results = content.results
+    return replace(
+        content,
+        opening=comparison_opening(results, found),
+        troubles=[*content.troubles, *(line for one in found.data_sets for line in failed_lines(one))],
+        verdicts=[(one.table.name, comparison_verdict(one)) for one in found.data_sets],
+        data_sets=[table_one_sheet(results, one) for one in found.data_sets],
+        table_one=found,
+        overall=overall_sheet(results, found),
+        method_notes=method_notes(results, found.overall),
+    )
+
+
+def _gather(results: StudyResults, tables: list[DatasetTable]) -> Content:
     trials = results.trials.astype(object).where(results.trials.notna(), None).to_dict("records")
     return Content(
         results=results,
@@ -86,6 +126,7 @@ def gather(results: StudyResults, tables: list[DatasetTable]) -> Content:
         cost=cost_sheet(results, tables),
         cheapest=cheapest_sentences(tables),
         paper=paper_sheet(results),
+        intervals=interval_sheet(results, tables),
         forecast=forecast_sheet(results),
         older=older_sheet(results, tables),
         trials=trials,
@@ -99,11 +140,6 @@ def stamp(results: StudyResults) -> str:
         return ""
     shown = percent(1 - results.config["evaluation.hidden_fraction"])
     return f"Published protocol: all zeros and {shown} of the non-zeros of the test genes are copied from the truth."
-
-
-def headline(results: StudyResults, tables: list[DatasetTable]) -> str:
-    """The first line as it stands away from its page; under the published protocol the stamp goes before it."""
-    return f"{stamp(results)} {opening(results, tables)}".strip()
 
 
 def stamp_meaning(content: Content) -> str:
@@ -129,16 +165,26 @@ def design(content: Content) -> str:
     return "Seeds {}; folds {}.".format(*lists)
 
 
-def method() -> str:
+def method(study: Study) -> str:
     """How means, intervals and corrections were made."""
-    return (
-        "A mean is taken over genes; a gene that cannot be scored is left out and counted. An effect is the paired "
-        f"difference to the default over the same seed, fold and gene. Intervals hold with {PERCENT} confidence: "
+    what = "A lead is a difference" if study.is_comparison else "An effect is the difference to the default"
+    how = (
+        "A mean is taken over genes; a gene that cannot be scored is left out and counted. "
+        f"{what}, paired by seed, fold and gene. Intervals hold with {PERCENT} confidence: "
         f"Student's t over the genes within their folds, corrected for skewness by {N_RESAMPLES} bootstrap resamples "
-        "of the genes, and widened for the noise between trained models where the replicates tell. Holm's "
-        "correction runs over all levels and data sets of the study, for PCC (and apart from it for PCC over hidden "
-        "entries); neither the other metrics nor the lead over the strongest floor are corrected. The best level is "
-        "the one furthest above the default; being the best of several flatters it a little."
+        "of the genes, and widened for the noise between trained models where the replicates tell."
+    )
+    if study.is_comparison:
+        return (
+            f"{how} Holm's correction runs over all methods and floors of all data sets for the leads of the reference "
+            "(for PCC, and apart from it for PCC over hidden entries), and over all methods of all data sets for the "
+            "differences to the best floor, which is the floor with the highest mean PCC on a data set; being the best "
+            "of several flatters it a little."
+        )
+    return (
+        f"{how} Holm's correction runs over all levels and data sets of the study, for PCC (and apart from it for "
+        "PCC over hidden entries); neither the other metrics nor the lead over the strongest floor are corrected. The "
+        "best level is the one furthest above the default; being the best of several flatters it a little."
     )
 
 

@@ -37,8 +37,11 @@ _COLUMNS = (8, 42, 122)  # points right of the panel
 _NAME_WIDTH = 36  # characters
 
 
-def draw_effects(study: Study, tables: Sequence[DatasetTable], stamp: str = "") -> Figure:
-    """One row per level and data set; under the published protocol a second panel for the hidden entries alone."""
+def draw_effects(study: Study, tables: Sequence[DatasetTable], stamp: str = "", measure: str = "") -> Figure:
+    """One row per level and data set; under the published protocol a second panel for the hidden entries alone.
+
+    `measure`: what the differences are, where they are not level minus default.
+    """
     panels = [(PRIMARY, "all entries, copied ones included"), (f"hidden_{PRIMARY}", "hidden entries only")]
     known = [p for p in panels if any(p[0] in row.differences for table in tables for row in table.levels)] or panels[
         :1
@@ -51,7 +54,7 @@ def draw_effects(study: Study, tables: Sequence[DatasetTable], stamp: str = "") 
         for panel, (metric, heading) in zip(axes, known, strict=True):
             _panel(panel, [(name, estimates.get(metric)) for name, estimates in rows])
             panel.tick_params(axis="y", length=0)
-            _headings(panel, heading if len(known) > 1 else "", study)
+            _headings(panel, heading if len(known) > 1 else "", measure or _measure(study))
         _names(axes[0], rows)
         _legend(figure)
         if stamp:
@@ -111,8 +114,12 @@ def _limits(shown: Sequence[Estimate]) -> tuple[float, float]:
     return min(values) - pad, max(values) + pad
 
 
-def _headings(panel: Any, heading: str, study: Study) -> None:
-    panel.set_xlabel(f"PCC − default ({wrap(study.default_label, 40)})")
+def _measure(study: Study) -> str:
+    return f"PCC − default ({wrap(study.default_label, 40)})"
+
+
+def _headings(panel: Any, heading: str, measure: str) -> None:
+    panel.set_xlabel(measure)
     _beside(panel, -1.0, ("diff.", f"{CONFIDENCE:.0%} interval".replace("%", " %"), "Holm p"), fontweight="bold")
     if heading:
         panel.set_title(heading, fontsize=8, loc="left", fontweight="bold")
@@ -136,5 +143,5 @@ def _legend(figure: Figure) -> None:
         Line2D([], [], marker="o", markerfacecolor="none", **marks),
         Patch(facecolor=BAND, alpha=0.55),
     ]
-    names = ["* differs from the default (Holm)", "no difference shown", "less than is found 8 times in 10"]
+    names = ["* differs from 0 (Holm)", "no difference shown", "less than is found 8 times in 10"]
     figure.legend(handles, names, loc="outside upper left", ncols=3, labelcolor=INK, fontsize=SMALL + 0.5)

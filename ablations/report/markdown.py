@@ -31,13 +31,13 @@ def to_markdown(content: Content, figure: str, effects: str) -> str:
     parts = [f"# {escape(study.title)}", f"**{escape(content.opening)}**"]
     parts += [f"**{escape(text)}**" for text in content.troubles]
     parts += [*_setup(content), *_stamp(content)]
-    parts += [f"![Mean PCC of each level on each data set]({figure})", f"![Differences to the default]({effects})"]
+    parts += [f"![Mean PCC of each level on each data set]({figure})", f"![Paired differences]({effects})"]
     parts += [f"**{escape(name)}.** {escape(text)}" for name, text in content.verdicts]
     parts += [escape(text) for text in content.notes]
     for sheet in content.sheets:
         parts += [f"## {escape(sheet.title)}", *_around(content, sheet), table(sheet)]
         parts += [f"*{escape(sheet.note)}*"] * bool(sheet.note)
-    parts += [*_unfinished(content), "## How it was made", escape(method()), *_origin(content)]
+    parts += [*_unfinished(content), "## How it was made", escape(method(content.results.study)), *_origin(content)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -83,6 +83,8 @@ def _around(content: Content, sheet: Sheet) -> Iterator[str]:
         yield f"**{escape(content.stamp)}**"
     if sheet in content.data_sets:
         yield escape(facts(content.tables[content.data_sets.index(sheet)]))
+    if sheet is content.overall:
+        yield from (escape(f"{name}: {text}") for name, text in content.method_notes)
     if sheet.key == "cost":
         yield from (escape(text) for text in content.cheapest)
     if sheet.key == "paper" and study.paper:

@@ -30,7 +30,7 @@ def render(content: Content, figure: str, effects: str) -> str:
         effects_width=_pixels(effects),
         facts=[facts(table) for table in content.tables],
         design=design(content),
-        method=method(),
+        method=method(content.results.study),
         stamp_meaning=stamp_meaning(content) if content.stamp else "",
         confidence=PERCENT,
     )

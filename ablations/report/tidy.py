@@ -11,21 +11,24 @@ import pandas as pd
 from ablations.forecast import forecast_ratio
 from ablations.results import StudyResults
 from ablations.stats import Estimate
+from ablations.table_one import Overall, TableOne
 from ablations.tables import CEILING, PRIMARY, DatasetTable, Row
 
 _STATISTICS = ("p", "p_holm", "effect_size", "mde", "standard_error", "df", "n_genes", "n_unscored")
 _COLUMNS = ["study", "protocol", "dataset", "paper_name", "kind", "name", "is_default", "quantity"]
 _COLUMNS += ["value", "low", "high", *_STATISTICS]
-_COSTS = ("wall_seconds", "peak_memory_mb", "n_parameters", "cpu_hours", "gpu_hours", "n_replicates")
+_COSTS = ("train_seconds", "wall_seconds", "peak_memory_mb", "n_parameters", "cpu_hours", "gpu_hours", "n_replicates")
 
 
-def tidy(results: StudyResults, tables: Sequence[DatasetTable]) -> pd.DataFrame:
+def tidy(results: StudyResults, tables: Sequence[DatasetTable], found: TableOne | None = None) -> pd.DataFrame:
     """Everything the report shows, one number a line, with its interval and statistics where it has them.
 
-    `kind` is floor, ceiling, level, older (`name` is level @ code version), paper or forecast.
+    `kind` is floor, ceiling, level, older (`name` is level @ code version), paper or forecast. Of a comparison
+    `METRIC_reference_minus` is the lead of the reference over the row; lines without a data set are over all of them.
     """
     lines = [line for table in tables for row in table.rows for line in _row_lines(results, table, row)]
     lines += [line for table in tables for line in _older_lines(results, table)]
+    lines += _comparison_lines(results, found) if found else []
     lines += [*_paper_lines(results), *_forecast_lines(results)]
     frame = pd.DataFrame(lines, columns=_COLUMNS).astype({"n_genes": "Int64", "n_unscored": "Int64"})
     return frame.assign(study=results.study.name)
@@ -72,11 +75,33 @@ def _single_numbers(table: DatasetTable, row: Row) -> dict[str, float]:
     found |= {f"{PRIMARY}_minus_default_seed_{seed}": value for seed, value in row.by_seed.items()}
     if row.trials:
         found |= {f"trials_{name}": count for name, count in vars(row.trials).items()}
-        found |= {name: getattr(row, name) for name in _COSTS}
+        found |= {name: getattr(row, name) for name in _COSTS} | dict(row.intervals)
         found["is_cheapest_as_good"] = int(table.cheapest is not None and table.cheapest.name == row.name)
     if row.kind == "level" and not math.isnan(table.copied_share):
         found["copied_share"] = table.copied_share
     return found
+
+
+def _comparison_lines(results: StudyResults, found: TableOne) -> list[dict[str, Any]]:
+    lines = []
+    for one in found.data_sets:
+        table: dict[str, Any] = {"protocol": results.protocol, "dataset": one.table.name}
+        table["paper_name"] = one.table.paper_name
+        for place in one.places:
+            known = table | {"kind": place.row.kind, "name": place.row.name, "is_default": place.row.is_default}
+            leads = {f"{metric}_reference_minus": lead for metric, lead in place.leads.items()}
+            leads |= {f"{PRIMARY}_minus_best_floor": place.over_floor} if place.over_floor else {}
+            lines += [known | {"quantity": quantity} | _numbers(lead) for quantity, lead in leads.items()]
+            lines += [known | {"quantity": f"{m}_rank", "value": rank} for m, rank in place.ranks.items()]
+    return lines + [line for row in found.overall for line in _overall_lines(results, row)]
+
+
+def _overall_lines(results: StudyResults, row: Overall) -> Iterator[dict[str, Any]]:
+    known = {"protocol": results.protocol, "kind": row.kind, "name": row.name, "is_default": row.is_reference}
+    values = {"mean_pcc": row.mean_pcc, "mean_rank": row.mean_rank, "accuracy_score": row.accuracy_score}
+    for what, counts in (("lead", row.leads), ("over_floor", row.over_floor)):
+        values |= {f"data_sets_{what}_{key}": value for key, value in vars(counts).items()} if counts else {}
+    yield from (known | {"quantity": quantity, "value": value} for quantity, value in values.items())
 
 
 def _older_lines(results: StudyResults, table: DatasetTable) -> list[dict[str, Any]]:

@@ -7,21 +7,24 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablations.report.content import Content, gather, headline
+from matplotlib.figure import Figure
+
+from ablations.report.content import Content, gather
 from ablations.report.drawing import to_pdf, to_png, to_svg
 from ablations.report.figure import draw
 from ablations.report.figure_effects import draw_effects
+from ablations.report.figure_leads import draw_leads
 from ablations.report.files import replace
 from ablations.report.latex import to_latex
 from ablations.report.markdown import to_markdown
 from ablations.report.page import render
-from ablations.report.terminal import summary_text
+from ablations.report.terminal import summary_of, summary_text
 from ablations.report.tidy import per_gene, tidy
 from ablations.results import StudyResults
 from ablations.tables import build_tables
 from cgd.errors import CGDError
 
-__all__ = ["ReportFiles", "summary_text", "write_report"]
+__all__ = ["ReportFiles", "summary_of", "summary_text", "write_content", "write_report"]
 
 CARD = "causalged.report"
 _ENDINGS = {
@@ -87,14 +90,21 @@ def write_report(results: StudyResults, directory: str | Path) -> ReportFiles:
     CGDError
         The directory cannot be written.
     """
-    suffix = ".published" if results.protocol == "published" else ""
+    return write_content(gather(results, build_tables(results)), directory)
+
+
+def write_content(content: Content, directory: str | Path) -> ReportFiles:
+    """As `write_report`, of what was gathered already."""
+    results = content.results
+    is_said = results.study.name.endswith("_published")
+    suffix = ".published" if results.protocol == "published" and not is_said else ""
     stem = Path(directory) / f"{results.study.name}{suffix}"
     files = ReportFiles(**{name: stem.with_name(stem.name + ending) for name, ending in _ENDINGS.items()})
-    contents = _contents(gather(results, build_tables(results)), files)
+    contents = _contents(content, files)
     try:
         files.html.parent.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
-            replace(getattr(files, name), content)
+        for name, written in contents.items():
+            replace(getattr(files, name), written)
     except OSError as error:
         raise CGDError(f"cannot write the report to {directory}: {error}; pass a directory you may write") from None
     return files
@@ -104,11 +114,11 @@ def _contents(content: Content, files: ReportFiles) -> dict[str, str | bytes]:
     """Field of `ReportFiles` -> what goes into that file."""
     results, tables = content.results, content.tables
     figure = draw(results.study, tables, content.stamp)
-    effects = draw_effects(results.study, tables, content.stamp)
+    effects = _draw_effects(content)
     found: dict[str, str | bytes] = {
         "html": render(content, to_svg(figure, inline=True), to_svg(effects, inline=True)),
         "markdown": to_markdown(content, files.figure_png.name, files.effects_png.name),
-        "csv": tidy(results, tables).to_csv(index=False),
+        "csv": tidy(results, tables, content.table_one).to_csv(index=False),
         "per_gene": per_gene(results).to_csv(index=False),
         "tex": to_latex(content),
         "card": _card(content, files),
@@ -118,9 +128,15 @@ def _contents(content: Content, files: ReportFiles) -> dict[str, str | bytes]:
     return found
 
 
+def _draw_effects(content: Content) -> Figure:
+    if content.table_one is not None:
+        return draw_leads(content.results.study, content.table_one, content.stamp)
+    return draw_effects(content.results.study, content.tables, content.stamp)
+
+
 def _card(content: Content, files: ReportFiles) -> str:
     study = content.results.study
     known = {"kind": CARD, "name": study.name, "title": study.title, "question": study.question}
-    known |= {"opening": headline(content.results, content.tables), "protocol": content.results.protocol}
+    known |= {"opening": content.headline, "protocol": content.results.protocol}
     known |= {"page": files.html.name}
     return json.dumps({**known, "datasets": [table.name for table in content.tables]}, indent=1, ensure_ascii=False)

@@ -7,17 +7,26 @@ held-out gene, draws all its random numbers from `seed`, and refuses with a `CGD
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, distribution, entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from cgd.errors import ConfigError, closest
+from cgd.config import BROUGHT, CAUSALGED
+from cgd.errors import CGDError, ConfigError, closest
 from cgd.version import code_version
 
 if TYPE_CHECKING:
     from cgd.data.protocol import FloatArray, VisiblePair
+
+
+GROUP = "causalged_ray.methods"
+BROUGHT_NOTE = "Brought, not audited: that its values did not see the truth cannot be checked."
 
 
 class Method(Protocol):
@@ -38,62 +47,133 @@ class Entry:
         `module:class`.
     title
         As reports name it.
-    extra
-        The optional extra that installs what the method needs; None for none.
+    package
+        Importable name of the optional package the method needs; None for none.
     note
         What the row of a table must say about it.
     """
 
     home: str
     title: str
-    extra: str | None = None
+    package: str | None = None
     note: str = ""
 
     def make(self) -> Method:
-        """A fresh, unfitted method. Raises ConfigError if it cannot be imported."""
+        """A fresh, unfitted method. Raises ConfigError if it cannot be imported or made."""
         module, _, name = self.home.partition(":")
         try:
-            made = getattr(import_module(module), name)()
+            made = getattr(import_module(module), name, None)
+            if made is None:
+                raise ConfigError(f"module {module} has no class '{name}'")
+            return made()
+        except CGDError:
+            raise
         except ModuleNotFoundError as error:
             raise ConfigError(f"{self.title} needs the package '{error.name}'; {self._mend()}") from None
-        except AttributeError:
-            raise ConfigError(f"module {module} has no class '{name}'") from None
-        return made
+        except Exception as error:  # code from elsewhere may fail in any way, and then it is the user's to mend
+            raise ConfigError(f"{self.title} ({self.home}) cannot be made: {type(error).__name__}: {error}") from None
+
+    def check(self) -> None:
+        """Raise ConfigError where the method cannot be made here, or the package it needs is not installed."""
+        self.make()
+        if self.package and not _is_installed(self.package):
+            raise ConfigError(f"{self.title} needs the package '{self.package}'; {self._mend()}")
 
     def code_version(self) -> str:
-        """Version of the code the method runs; of code outside the package, its name alone."""
-        return code_version("cgd.baselines.trial", self.home.partition(":")[0])
+        """Version of the code the method runs; of code outside the package, of its own file alone."""
+        module = self.home.partition(":")[0]
+        own, outside = code_version("cgd.baselines.trial", module), _file_hash(module)
+        return hashlib.sha256(f"{own}{outside}".encode()).hexdigest()[:12] if outside else own
 
     def _mend(self) -> str:
-        if self.extra:
-            return f"install it with: pip install 'causalged-ray[{self.extra}]'"
+        if self.package:
+            return "install it with: pip install 'causalged-ray[baselines]'"
         return "install it, or correct the name of the method"
 
 
+# in the order of the paper's Table I
 METHODS: dict[str, Entry] = {
-    "spage": Entry("cgd.baselines.spage:SpaGE", "SpaGE"),
-    "stplus": Entry("cgd.baselines.stplus:StPlus", "stPlus"),
-    "spaotsc": Entry("cgd.baselines.spaotsc:SpaOTsc", "SpaOTsc"),
-    "novosparc": Entry("cgd.baselines.novosparc:NovoSpaRc", "novoSpaRc"),
+    "spadit": Entry(
+        "cgd.baselines.spadit:SpaDiT",
+        "SpaDiT (strict)",
+        note="Re-implemented without the pasting of true test values that the published score rests on.",
+    ),
     "tangram": Entry(
         "cgd.baselines.tangram:Tangram",
         "Tangram",
-        "baselines",
-        "Maps clusters of cells, 20 of k-means in place of Leiden's.",
+        package="tangram",
+        note="Maps clusters of cells, 20 of k-means in place of Leiden's.",
     ),
     "gimvi": Entry(
         "cgd.baselines.gimvi:GimVI",
         "gimVI",
-        "baselines",
-        "Trained for about half a minute: fewer epochs than the 200 published where cells or spots are many.",
+        package="scvi",
+        note="Trained for about half a minute: fewer epochs than the 200 published where cells or spots are many.",
+    ),
+    "spage": Entry("cgd.baselines.spage:SpaGE", "SpaGE"),
+    "stplus": Entry("cgd.baselines.stplus:StPlus", "stPlus"),
+    "spaotsc": Entry("cgd.baselines.spaotsc:SpaOTsc", "SpaOTsc"),
+    "novosparc": Entry(
+        "cgd.baselines.novosparc:NovoSpaRc", "novoSpaRc", note="The plan uses at most 1500 cells, drawn at random."
+    ),
+    "spatialscope": Entry(
+        "cgd.baselines.spatialscope:SpatialScope",
+        "SpatialScope-style",
+        note="Reduced: k-means for cell types, no spatial prior, an MLP score network, one pseudo-cell per spot.",
+    ),
+    "stdiff": Entry(
+        "cgd.baselines.stdiff:StDiff",
+        "stDiff",
+        note="A network of 128 units, 500 steps and 25 sampling steps in place of 512 to 2048, thousands and 1500.",
     ),
 }
+
+
+def discovered() -> dict[str, Entry]:
+    """Methods that installed packages offer as entry points of the group `causalged_ray.methods`; none is imported.
+
+    A name that is taken already stays with who has it.
+    """
+    found: dict[str, Entry] = {}
+    for point in entry_points(group=GROUP):
+        if point.name != CAUSALGED and point.name not in METHODS:
+            package = f", of the package {point.dist.name} {point.dist.version}" if point.dist else ""
+            entry = Entry(f"{point.module}:{point.attr}", point.name, note=f"Installed beside this project{package}.")
+            found.setdefault(point.name, entry)
+    return found
 
 
 def find_method(name: str) -> Entry:
     """A method by its name, or `MODULE:CLASS`. Raises ConfigError for neither, with the closest name."""
     if name in METHODS:
         return METHODS[name]
+    if name.startswith(BROUGHT):
+        return Entry("cgd.baselines.predictions:Predictions", name.removeprefix(BROUGHT), note=BROUGHT_NOTE)
     if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
         return Entry(home=name, title=name.partition(":")[2])
-    raise ConfigError(f"no method is called '{name}'; {closest(name, ['causalged', *METHODS])}; or give MODULE:CLASS")
+    found = discovered()
+    if name in found:
+        return found[name]
+    known = [CAUSALGED, *METHODS, *found]
+    raise ConfigError(f"no method is called '{name}'; {closest(name, known)}; or give MODULE:CLASS")
+
+
+def _is_installed(package: str) -> bool:
+    """Whether a distribution, or a module, of that name is there."""
+    try:
+        distribution(package)
+    except PackageNotFoundError:
+        return find_spec(package.replace("-", "_")) is not None
+    return True
+
+
+def _file_hash(module: str) -> str:
+    """Of the file of a module outside this package, so that a changed method is another one; empty for any other."""
+    if module.partition(".")[0] == "cgd":
+        return ""
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):  # whoever makes the method hears of it
+        return ""
+    path = Path(spec.origin) if spec and spec.origin else None
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +47,7 @@ class Neighbours:
         return predicted
 
 
-def nearest_cells(spots: Matrix, cells: Matrix, n_neighbours: int) -> Neighbours:
+def nearest_cells(spots: npt.NDArray[Any], cells: npt.NDArray[Any], n_neighbours: int) -> Neighbours:
     """The cells at the smallest cosine distance d, weighted by (1 - d / sum d) / (k' - 1) over the k' with d < 1.
 
     The published formula is undefined in corners that real spots reach, for which this holds: a spot with one such
@@ -55,7 +56,7 @@ def nearest_cells(spots: Matrix, cells: Matrix, n_neighbours: int) -> Neighbours
     Parameters
     ----------
     spots, cells
-        (n_spots, d) and (n_cells, d), the same space; a zero vector is at distance 1 of everything.
+        (n_spots, d) and (n_cells, d), the same space, float32 or float64; a zero vector is at distance 1 of everything.
     n_neighbours
         k; no more than there are cells.
     """
@@ -64,11 +65,11 @@ def nearest_cells(spots: Matrix, cells: Matrix, n_neighbours: int) -> Neighbours
     blocks = [unit_spots[i : i + _BLOCK] @ unit_cells.T for i in range(0, len(spots), _BLOCK)]
     found = [_largest(block, k) for block in blocks]
     indices = np.concatenate([index for index, _ in found])
-    distances = np.clip(1.0 - np.concatenate([similarity for _, similarity in found]), 0.0, 2.0)
+    distances = np.clip(1.0 - np.concatenate([similarity for _, similarity in found]).astype(np.float64), 0.0, 2.0)
     return Neighbours(indices, _weights(distances))
 
 
-def _largest(similarity: Matrix, k: int) -> tuple[npt.NDArray[np.intp], Matrix]:
+def _largest(similarity: npt.NDArray[Any], k: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[Any]]:
     index = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
     return index, np.take_along_axis(similarity, index, axis=1)
 
@@ -85,6 +86,6 @@ def _weights(distances: Matrix) -> Matrix:
     return np.where(undefined, plain, weights)
 
 
-def _unit_rows(x: Matrix) -> Matrix:
+def _unit_rows(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     norm = np.linalg.norm(x, axis=1, keepdims=True)
-    return x / np.where(norm > 0, norm, 1.0)
+    return x / np.where(norm > 0, norm, x.dtype.type(1))

@@ -22,6 +22,11 @@ class SpaGE:
     two cells at a cosine distance below 1, no pair of vectors above the threshold), this one is defined: a constant
     gene has z-score 0, `nearest_cells` says what such a spot gets, and the best pair of vectors is always kept.
 
+    Mean PCC of held-out genes over five folds: 0.199 on mouse cortex osmFISH and 0.297 on dentate gyrus Visium; of the
+    first fold alone 0.093 on hippocampus seqFISH, 0.111 on V1 STARmap and 0.045 on HER2ST. An earlier run of the
+    same formula, with other folds, genes and CP10k in place of the median total, had 0.156 (osmFISH), 0.154 (STARmap)
+    and 0.209 (HER2ST, its 1000 most variable genes).
+
     Parameters
     ----------
     n_neighbours

@@ -25,6 +25,11 @@ class SpaOTsc:
     Written from the description, on POT's unbalanced Sinkhorn, in the setting with which the benchmark of Li et al.
     (Nature Methods 2022) predicts genes: no structural (Gromov) term, which is why coordinates are not used.
 
+    Mean PCC of held-out genes over five folds: 0.219 on mouse cortex osmFISH and 0.322 on dentate gyrus Visium; of the
+    first fold alone 0.060 on hippocampus seqFISH, 0.107 on V1 STARmap and 0.041 on HER2ST. An earlier run of the
+    same problem, with other folds, genes and CP10k in place of the median total, had 0.183 (osmFISH), 0.136 (STARmap)
+    and 0.175 (HER2ST, its 1000 most variable genes).
+
     Parameters
     ----------
     epsilon

@@ -24,7 +24,14 @@ class StPlus:
     """Reference-based enhancement of spatial transcriptomics (Chen et al., Bioinformatics 2021;
     github.com/xy-chen16/stPlus, MIT).
 
-    Written from the description.
+    Written from the description. Weights stay in memory, so that no earlier run's are found, and the other genes of
+    the scRNA-seq are those of the panel that are held out. As published, the cells' embedding sees these genes and the
+    spots', which have zeros there, does not.
+
+    Mean PCC of held-out genes over five folds: 0.257 on mouse cortex osmFISH and 0.294 on dentate gyrus Visium; of the
+    first fold alone 0.055 on hippocampus seqFISH, 0.106 on V1 STARmap and 0.011 on HER2ST. An earlier run of the
+    authors' package, with other folds, genes and CP10k in place of the median total, had 0.178 (osmFISH), 0.110
+    (STARmap) and 0.160 (HER2ST, its 1000 most variable genes).
 
     Parameters
     ----------
@@ -41,7 +48,8 @@ class StPlus:
     tolerance
         Training ends with the first epoch whose loss differs from the last one's by less than this share.
     max_epochs
-        Or after so many.
+        Or after so many; 10 000 in the authors' code, whose rule for stopping ended training
+        after 16 on osmFISH and 26 on dentate gyrus Visium.
     n_kept
         Epochs of the lowest loss whose predictions are averaged.
     n_neighbours
@@ -54,7 +62,7 @@ class StPlus:
     learning_rate: float | None = None
     weight_decay: float = 2e-4
     tolerance: float = 4e-3
-    max_epochs: int = 10_000
+    max_epochs: int = 200
     n_kept: int = 5
     n_neighbours: int = 50
     losses: list[float] = field(default_factory=list, init=False, repr=False)
@@ -76,9 +84,8 @@ class StPlus:
 
     def _train(self, table: _Table, seed: int) -> list[tuple[Tensor, Tensor]]:
         """Weight and bias of the encoder after the `n_kept` epochs of the lowest loss, the lowest first."""
-        encoder, decoder = (
-            _linear(*shape, seed) for shape in ((table.n_genes, self.width), (self.width, table.n_genes))
-        )
+        encoder = _linear(table.n_genes, self.width, make_generator(seed, "stplus", "encoder"))
+        decoder = _linear(self.width, table.n_genes, make_generator(seed, "stplus", "decoder"))
         rate = self.learning_rate or (4e-3 if table.n_cells < 10_000 else 8e-5)
         parameters = [*encoder.parameters(), *decoder.parameters()]
         optimizer = torch.optim.Adam(parameters, lr=rate, weight_decay=self.weight_decay)
@@ -119,7 +126,7 @@ class StPlus:
         return abs(before - now) <= self.tolerance * before
 
     def _nearest(self, table: _Table, encoder: tuple[Tensor, Tensor]) -> Neighbours:
-        hidden = functional.relu(functional.linear(table.x, *encoder)).numpy().astype(np.float64)
+        hidden = functional.relu(functional.linear(table.x, *encoder)).numpy()
         return nearest_cells(hidden[: table.n_spots], hidden[table.n_spots :], self.n_neighbours)
 
 
@@ -175,10 +182,9 @@ class _Table:
         return (seen - x[spots, :n]).square().sum() + self.cell_weight * errors.sum()
 
 
-def _linear(n_in: int, n_out: int, seed: int) -> nn.Linear:
+def _linear(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
     """A layer with torch's usual initial values, drawn from a generator of its own."""
     layer = nn.Linear(n_in, n_out, device="meta").to_empty(device="cpu")
-    generator, bound = make_generator(seed, "stplus", n_in, n_out), n_in**-0.5
     for parameter in (layer.weight, layer.bias):
-        nn.init.uniform_(parameter, -bound, bound, generator=generator)
+        nn.init.uniform_(parameter, -(n_in**-0.5), n_in**-0.5, generator=generator)
     return layer

@@ -18,15 +18,15 @@ from cgd.memory import peak_memory_mb, reset_peak_memory
 from cgd.metrics.summary import summarise_table
 
 
-def evaluate_baseline(
+def fit_baseline(
     config: Config, prepared: PreparedPair, split: GeneSplit, method: Method | None = None
-) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Fit `config.method`, or `method` in its place, on the training genes, predict the test genes, score them.
+) -> tuple[HiddenPair, FloatArray, dict[str, float]]:
+    """Fit `config.method`, or `method` in its place, on the training genes and predict the test genes.
 
     Returns
     -------
-    per_gene, summary
-        A row per test gene; means over scored genes, counts and cost, named as in `cgd.evaluation.evaluate`.
+    hidden, prediction, costs
+        What scores it, (n_test, n_spots), and its costs, named as in `cgd.evaluation.evaluate`.
 
     Raises
     ------
@@ -41,12 +41,20 @@ def evaluate_baseline(
     method.fit(hidden.visible, config.seed)
     fitted = time.perf_counter()
     prediction = _predict(method, config, hidden, split)
-    per_gene = hidden.test.score(prediction)
     costs = {
         "train_seconds": fitted - start,
         "wall_seconds": time.perf_counter() - start,
         "peak_memory_mb": peak_memory_mb(),
     }
+    return hidden, prediction, costs
+
+
+def evaluate_baseline(
+    config: Config, prepared: PreparedPair, split: GeneSplit, method: Method
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """A row per test gene and the summary of a trial of `method`. Parameters and errors are those of `fit_baseline`."""
+    hidden, prediction, costs = fit_baseline(config, prepared, split, method)
+    per_gene = hidden.test.score(prediction)
     return per_gene, summarise_table(per_gene, "test_") | costs
 
 

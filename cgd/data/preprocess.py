@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import anndata as ad
 import numpy as np
 import scipy.sparse as sp
+from scipy.sparse.linalg import LinearOperator, svds
 
-from cgd.config import DataConfig
+from cgd.config import MAX_COMPONENTS, DataConfig
 from cgd.data.pair import Pair
 from cgd.errors import DataError
 
@@ -34,6 +35,8 @@ class PreparedPair:
         (n_cells,) counts over every gene of the scRNA-seq.
     sc_genes
         Every gene of the scRNA-seq detected in a kept cell.
+    cell_components
+        (n_cells, k) orthonormal principal components of the cells over every gene of the scRNA-seq, the largest first.
     coordinates
         (n_spots, 2 or 3).
     spot_names
@@ -50,6 +53,7 @@ class PreparedPair:
     sc_expression: sp.csc_matrix
     sc_totals: np.ndarray
     sc_genes: tuple[str, ...]
+    cell_components: np.ndarray
     coordinates: np.ndarray
     spot_names: tuple[str, ...]
     notes: tuple[str, ...]
@@ -114,6 +118,7 @@ def prepare(pair: Pair, config: DataConfig) -> PreparedPair:
         sc_expression=expression,
         sc_totals=totals,
         sc_genes=sc_genes,
+        cell_components=_cell_components(expression),
         coordinates=np.asarray(pair.adata_st.obsm["spatial"]),
         spot_names=tuple(map(str, pair.adata_st.obs_names)),
         notes=tuple(notes),
@@ -132,6 +137,32 @@ def _filter_cells(pair: Pair, config: DataConfig) -> tuple[ad.AnnData, int]:
             f"{pair.adata_sc.n_vars} measured); lower data.min_genes_per_cell"
         )
     return pair.adata_sc[keep], int((~keep).sum())
+
+
+def _cell_components(expression: sp.csc_matrix) -> np.ndarray:
+    """(n_cells, k <= MAX_COMPONENTS) leading left-singular vectors of the genes standardised over the cells.
+
+    The centring is implicit, so the matrix stays sparse.
+    """
+    n_cells, n_genes = expression.shape
+    n = min(MAX_COMPONENTS, n_cells - 1, n_genes - 1)
+    mean = np.asarray(expression.mean(axis=0), dtype=np.float64).ravel()
+    variance = np.asarray(expression.multiply(expression).mean(axis=0), dtype=np.float64).ravel() - np.square(mean)
+    if n < 1 or not (variance > 1e-6).any():
+        return np.zeros((n_cells, 0), dtype=np.float32)
+    scaled = (expression @ sp.diags(1 / np.sqrt(np.maximum(variance, 1e-6)))).astype(np.float64).tocsr()
+    shift = mean / np.sqrt(np.maximum(variance, 1e-6))
+    centred = LinearOperator(
+        (n_cells, n_genes),
+        matvec=lambda x: scaled @ x.ravel() - shift @ x.ravel(),
+        rmatvec=lambda y: scaled.T @ y.ravel() - shift * y.sum(),
+        dtype=np.float64,
+    )
+    start = np.random.default_rng(0).standard_normal(min(n_cells, n_genes))
+    left, singular, _ = svds(centred, k=n, v0=start)
+    order = np.argsort(-singular)
+    kept = order[singular[order] > 1e-6 * singular.max(initial=1e-12)]
+    return np.ascontiguousarray(left[:, kept], dtype=np.float32)
 
 
 def _choose_panel(

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cgd.calibration import score_quantiles
 from cgd.config import Config
 from cgd.data.preprocess import PreparedPair, counts_of, log_normalise
 from cgd.data.split import GeneSplit
@@ -45,6 +46,8 @@ class VisiblePair:
         (n_spots,) counts over the training genes: `x_st = log1p(median(st_totals) * counts / st_totals)`.
     sc_totals
         (n_cells,) counts over every gene of the scRNA-seq; likewise.
+    cell_components
+        (n_cells, k) principal components of the cells over every gene of the scRNA-seq.
     """
 
     name: str
@@ -56,6 +59,7 @@ class VisiblePair:
     spot_names: tuple[str, ...]
     st_totals: FloatArray
     sc_totals: FloatArray
+    cell_components: FloatArray
 
     def sc_rows(self, genes: tuple[str, ...] | list[str]) -> FloatArray:
         """(len(genes), n_cells) scRNA-seq expression of `genes`, in that order."""
@@ -72,7 +76,7 @@ class VisiblePair:
 
 
 class HiddenGenes:
-    """The truth of one part of a split. It scores predictions and gives nothing else away.
+    """The truth of one part of a split. It scores predictions, calibrates intervals and gives nothing else away.
 
     Parameters
     ----------
@@ -117,6 +121,18 @@ class HiddenGenes:
     def score_heldout(self, prediction: FloatArray) -> pd.DataFrame:
         """Per-gene metrics with nothing copied, whatever the protocol: what early stopping looks at."""
         return self._table(gene_metrics(prediction, self.truth))
+
+    def conformity(self, center: npt.ArrayLike, scale: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """(n_scored, P) how far the truth lies from `center`, in units of `scale`: quantiles over the spots of each
+        scored gene, in which no spot can be told from another. What intervals are calibrated with.
+
+        Parameters
+        ----------
+        center, scale
+            (n_genes, n_spots); `scale` is positive.
+        """
+        scored = self._scored
+        return score_quantiles(self.truth[scored], np.asarray(center)[scored], np.asarray(scale)[scored])
 
     def _table(self, metrics: dict[str, npt.NDArray[np.float64]]) -> pd.DataFrame:
         table = pd.DataFrame(metrics)
@@ -191,6 +207,7 @@ def hide(prepared: PreparedPair, split: GeneSplit, config: Config) -> HiddenPair
         spot_names=tuple(name for name, kept in zip(prepared.spot_names, keep, strict=True) if kept),
         st_totals=totals.astype(np.float32),
         sc_totals=prepared.sc_totals.astype(np.float32),
+        cell_components=prepared.cell_components,
     )
     val, test = (_hidden_genes(prepared, split, columns[part], keep, config, part) for part in ("val", "test"))
     return HiddenPair(visible=visible, val=val, test=test, spots=keep, notes=notes)

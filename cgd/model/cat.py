@@ -7,7 +7,6 @@ Shapes: B batch, L generated tokens, v clean tokens, c condition tokens, D width
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from cgd.config import ModelConfig
 from cgd.model.ar_steps import CLEAN, CONDITION, NOISY
 from cgd.model.attention import CausalSelfAttention, Layout, make_mask
+from cgd.model.embedding import sinusoid
 
 if TYPE_CHECKING:
     from cgd.model.attention import Mask
@@ -110,7 +110,7 @@ class CAT(nn.Module):
             (B, L) AR step, and timestep scaled to (0, 1].
         """
         x = self.embed_noisy(torch.cat([x_t, center], -1)) + position + self.kind.weight[NOISY]
-        x = x + self.embed_time(_sinusoid(t, x.shape[-1]))
+        x = x + self.embed_time(sinusoid(t, x.shape[-1]))
         x, _, _ = self._run(x, Layout(torch.full_like(step, NOISY), step), prefix)
         return self.head(self.norm(x))
 
@@ -128,12 +128,3 @@ class CAT(nn.Module):
 
 def _expand(layout: Layout, batch: int) -> Layout:
     return Layout(layout.kind.expand(batch, -1), layout.step.expand(batch, -1))
-
-
-def _sinusoid(t: Tensor, width: int) -> Tensor:
-    """(..., width) sinusoidal code of t in (0, 1]."""
-    half = width // 2
-    frequency = torch.exp(-math.log(10_000.0) * torch.arange(half, device=t.device) / half)
-    angle = 1000.0 * t[..., None].float() * frequency
-    code = torch.cat([angle.sin(), angle.cos()], -1)
-    return nn.functional.pad(code, (0, width - code.shape[-1]))

@@ -19,7 +19,9 @@ class GeneKernel:
 
     With sharpness s > 0 the equal sum of the linear kernel of the scRNA profiles and of exp(-s (1 - r)), r the
     correlation of two genes over the cells: the first follows the abundant genes, the second asks how alike two genes
-    are whatever their abundance. With s = 0 the linear kernel alone.
+    are whatever their abundance. With s = 0 the linear kernel alone. Given principal components of the cells, both
+    parts stand a second time, for the profiles projected on them: every gene of the scRNA-seq has a say in which
+    differences between cells are signal.
 
     Attributes
     ----------
@@ -27,6 +29,8 @@ class GeneKernel:
         (n, C) scRNA profiles of the training genes.
     sharpness
         s.
+    components
+        (C, k) orthonormal components of the cells, k = 0 for none.
     moments
         Per part of the kernel: (n,) means of the rows of its matrix over the training genes, and the mean of the
         diagonal of the centred matrix.
@@ -36,21 +40,23 @@ class GeneKernel:
 
     profiles: Tensor
     sharpness: float
+    components: Tensor
     moments: tuple[tuple[Tensor, Tensor], ...]
     projection: Tensor
 
     @classmethod
-    def fit(cls, x_sc: Tensor, sharpness: float) -> GeneKernel:
-        """Kernel of the scRNA profiles (n, C) of the training genes."""
+    def fit(cls, x_sc: Tensor, sharpness: float, components: Tensor | None = None) -> GeneKernel:
+        """Kernel of the scRNA profiles (n, C) of the training genes, with (C, k) components of the cells."""
+        components = x_sc.new_zeros(x_sc.shape[1], 0) if components is None else components
         moments = []
-        for part in _parts(x_sc, x_sc, sharpness):
+        for part in _parts(x_sc, x_sc, sharpness, components):
             diagonal = part.diagonal() - 2 * part.mean(1) + part.mean()
             moments.append((part.mean(1), diagonal.mean().clamp_min(1e-12)))
-        kernel = cls(x_sc, sharpness, tuple(moments), x_sc[:, :0])
+        kernel = cls(x_sc, sharpness, components, tuple(moments), x_sc[:, :0])
         values, vectors = torch.linalg.eigh(kernel._centred(x_sc))
         keep = values.argsort(descending=True)[:_MAX_FEATURES]
         keep = keep[values[keep] > 1e-7 * values.max().clamp_min(1e-30)]
-        return cls(x_sc, sharpness, tuple(moments), vectors[:, keep] / values[keep].sqrt())
+        return cls(x_sc, sharpness, components, tuple(moments), vectors[:, keep] / values[keep].sqrt())
 
     def features(self, x_sc: Tensor) -> Tensor:
         """(G, r) features of scRNA profiles (G, C)."""
@@ -58,23 +64,36 @@ class GeneKernel:
 
     def _centred(self, x_sc: Tensor) -> Tensor:
         """(G, n) float64 kernel values between any genes and the training genes."""
-        parts = _parts(x_sc, self.profiles, self.sharpness)
+        parts = _parts(x_sc, self.profiles, self.sharpness, self.components)
         total = torch.zeros_like(parts[0])
         for part, (row_mean, diagonal) in zip(parts, self.moments, strict=True):
             total += (part - part.mean(1, keepdim=True) - row_mean + row_mean.mean()) / diagonal
         return total / len(parts)
 
 
-def _parts(x: Tensor, y: Tensor, sharpness: float) -> list[Tensor]:
+def _parts(x: Tensor, y: Tensor, sharpness: float, components: Tensor) -> list[Tensor]:
     """(G, n) float64 kernel values of the rows of x (G, C) and y (n, C), for each part of the kernel."""
     mean = y.mean(0)  # drops out of the centred kernel; taken off for the sake of precision
     parts = [((x - mean) @ (y - mean).T).double()]
+    unit_x, unit_y = _unit(x), _unit(y)
     if sharpness > 0:
-        parts.append(torch.exp(sharpness * ((_unit(x) @ _unit(y).T).double() - 1)))
+        parts.append(_sharpened(unit_x @ unit_y.T, sharpness))
+    if components.shape[1]:
+        unit_x, unit_y = unit_x @ components, unit_y @ components
+        parts.append((unit_x @ unit_y.T).double())
+        if sharpness > 0:
+            parts.append(_sharpened(_scaled(unit_x) @ _scaled(unit_y).T, sharpness))
     return parts
+
+
+def _sharpened(correlation: Tensor, sharpness: float) -> Tensor:
+    return torch.exp(sharpness * (correlation.double() - 1))
 
 
 def _unit(x: Tensor) -> Tensor:
     """Rows centred and of unit length: their inner products are correlations. A constant row becomes 0."""
-    x = x - x.mean(1, keepdim=True)
+    return _scaled(x - x.mean(1, keepdim=True))
+
+
+def _scaled(x: Tensor) -> Tensor:
     return x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)

@@ -18,6 +18,7 @@ from cgd.data.protocol import VisiblePair
 from cgd.metrics.ridge import fit_ridge_lambda
 from cgd.model.kernel import GeneKernel
 from cgd.model.network import Network
+from cgd.model.refinement import RefinedCentre
 from cgd.model.ridge import leave_one_out_operator, ridge_predict, standardised_residual
 from cgd.model.tokens import GeneTable
 
@@ -41,6 +42,8 @@ class Reference:
         (gene tokens are centred on the genes of their own panel).
     order
         (n,) score that orders gene tokens, or None.
+    refined
+        What predictions are about instead of the ridge in the latent, or None.
     """
 
     x_st: Tensor
@@ -50,6 +53,7 @@ class Reference:
     ridge_lambda: float
     leave_one_out: Tensor | None
     order: Tensor | None
+    refined: RefinedCentre | None
     centred: bool
     _frozen: tuple[Tensor, Tensor, Tensor] | None = field(default=None, init=False, repr=False)
 
@@ -59,7 +63,8 @@ class Reference:
         device = torch.device(config.runtime.device)
         x_st = torch.from_numpy(visible.x_st).to(device)
         x_sc = torch.from_numpy(visible.sc_rows(visible.train_genes)).to(device)
-        kernel = GeneKernel.fit(x_sc, config.model.kernel_sharpness)
+        components = torch.from_numpy(visible.cell_components[:, : config.model.kernel_components]).to(device)
+        kernel = GeneKernel.fit(x_sc, config.model.kernel_sharpness, components)
         features = kernel.features(x_sc)
         ridge_lambda = fit_ridge_lambda(features.cpu().numpy(), visible.x_st)
         centred_latents = config.model.tokens == "latent" and config.model.center == "ridge"
@@ -71,6 +76,7 @@ class Reference:
             ridge_lambda=ridge_lambda,
             leave_one_out=leave_one_out_operator(features, ridge_lambda) if centred_latents else None,
             order=_order(visible, config),
+            refined=RefinedCentre.fit(features, x_st) if config.refines else None,
             centred=config.model.center == "ridge",
         )
 

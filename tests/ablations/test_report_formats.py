@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 from report_reader import Page
 
 from ablations.report import latex, markdown, wording
-from ablations.report.content import gather, headline
+from ablations.report.content import gather
 from ablations.report.write import summary_text, write_report
 from ablations.study import Study, load_study
 from ablations.tables import build_tables
@@ -94,7 +94,9 @@ def test_every_number_of_every_table_stands_in_html(files, content):
     rows = Page(files.html.read_text("utf-8")).rows
     for sheet in content.sheets:
         assert contained(lines_of(sheet), rows), sheet.key
-    assert {"effects", "levels", "fractions", "cost", "paper", "older"} <= {sheet.key for sheet in content.sheets}
+    assert {"effects", "levels", "fractions", "cost", "paper", "intervals", "older"} <= {
+        sheet.key for sheet in content.sheets
+    }
 
 
 def test_every_number_of_every_table_stands_in_markdown(files, content):
@@ -171,7 +173,7 @@ def test_the_stamp_stands_in_every_format(files, results, content):
         protocols = pd.read_csv(path).query("kind != 'paper'")["protocol"]
         assert set(protocols) == {"published"}
     card = json.loads(files.card.read_text("utf-8"))
-    assert (card["protocol"], card["opening"]) == ("published", headline(results, content.tables))
+    assert (card["protocol"], card["opening"]) == ("published", content.headline)
     assert card["opening"] == f"{STAMP} {content.opening}"
     assert STAMP in re.sub(r"\s+", " ", summary_text(results))
 

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 import cgd
-from cgd.data.protocol import VisiblePair
+from cgd.data.protocol import HiddenGenes, VisiblePair
 from cgd.errors import CheckpointError, ConfigError, DataError, NotFittedError
 from cgd.estimator import CausalGeD
 from cgd.metrics import gene_metrics
@@ -76,6 +76,39 @@ def test_the_spread_is_that_of_the_draws(model, only_sc):
     assert (predicted.layers["std"] > 0).all()
 
 
+def test_the_interval_of_a_prediction_is_that_of_90_percent_about_it(model, only_sc):
+    predicted = model.predict(only_sc)
+    low, high = model.predict_interval(only_sc)
+    assert low.shape == high.shape == (EXTRA, 59)
+    np.testing.assert_array_equal(predicted.layers["low"], low.T)
+    np.testing.assert_array_equal(predicted.layers["high"], high.T)
+    assert (low >= 0).all()
+    assert (low <= np.maximum(predicted.X.T, 0)).all()
+    assert (high > predicted.X.T).all()
+    narrower = model.predict_interval(only_sc, level=0.5)
+    assert (narrower[1] < high).all()
+    assert json.loads(predicted.uns["causalged"])["interval"] == {"level": 0.9, "note": model.calibration.note(0.9)}
+    assert model.calibration.n_genes == 8
+    one = model.predict_interval(only_sc[0])
+    assert one[0].shape == (1, 59)
+
+
+@pytest.mark.parametrize("level", [0, 1, 90])
+def test_a_level_must_be_a_share(model, only_sc, level):
+    with pytest.raises(ConfigError, match=f"level must be above 0 and below 1, found {level}"):
+        model.predict_interval(only_sc, level)
+
+
+def test_the_interval_comes_from_the_errors_of_the_validation_genes(tiny):
+    """Of the validation genes themselves as many entries lie inside as were asked for, or a few more."""
+    hidden, model = tiny.hidden(), CausalGeD(tiny.config())
+    model.fit_visible(hidden.visible, hidden.val)
+    assert model.calibration.n_genes == hidden.val.scored.sum() == 8
+    low, high = model.predict_interval(hidden.val.genes, 0.7)
+    inside = ((low <= hidden.val.truth) & (hidden.val.truth <= high)).mean()
+    assert 0.7 * 9 / 8 <= inside < 0.7 * 9 / 8 + 0.02
+
+
 @pytest.mark.parametrize(("n_samples", "has_spread"), [(0, False), (1, False), (2, True)])
 def test_without_two_draws_there_is_no_spread(tiny, pair, only_sc, n_samples, has_spread):
     predicted = CausalGeD(tiny.config({"sampling.n_samples": n_samples})).fit(*pair).predict(only_sc)
@@ -120,9 +153,10 @@ def test_a_prediction_can_be_written_as_h5ad(model, only_sc, tmp_path):
 def test_a_prediction_has_no_argument_that_could_carry_the_truth():
     assert list(inspect.signature(CausalGeD.predict).parameters) == ["self", "genes"]
     assert list(inspect.signature(CausalGeD.predict_draws).parameters) == ["self", "genes"]
+    assert list(inspect.signature(CausalGeD.predict_interval).parameters) == ["self", "genes", "level"]
     assert {field.name for field in fields(VisiblePair)} == {
         "name", "train_genes", "x_st", "genes", "x_sc", "coordinates", "spot_names",
-        "st_totals", "sc_totals",
+        "st_totals", "sc_totals", "cell_components",
     }  # fmt: skip
 
 
@@ -142,7 +176,12 @@ def test_no_gene_or_one_twice(model, genes, found):
 
 def test_nothing_works_before_fit(tmp_path):
     model = CausalGeD()
-    for use in (lambda: model.predict("Gad1"), lambda: model.genes, lambda: model.save(tmp_path / "m")):
+    for use in (
+        lambda: model.save(tmp_path / "m"),
+        lambda: model.predict("Gad1"),
+        lambda: model.predict_interval("Gad1"),
+        lambda: model.genes,
+    ):
         with pytest.raises(NotFittedError, match=r"not fitted; call fit\(adata_st, adata_sc\) or load\(folder\) first"):
             use()
 
@@ -177,7 +216,8 @@ def test_fitting_again_with_the_same_seed_gives_the_same_bits(tiny, pair, model,
     other = CausalGeD(tiny.config({"seed": 1})).fit(*pair).predict(only_sc)
     first = model.predict(only_sc)
     assert again.X.tobytes() == first.X.tobytes()
-    assert again.layers["std"].tobytes() == first.layers["std"].tobytes()
+    for layer in ("low", "high", "std"):
+        assert again.layers[layer].tobytes() == first.layers[layer].tobytes()
     assert other.X.tobytes() != first.X.tobytes()
 
 
@@ -216,11 +256,24 @@ def test_a_saved_model_predicts_the_same_bits(tiny, pair, only_sc, tmp_path, val
     genes = [*only_sc, "Reg003"]
     one, two = model.predict(genes), loaded.predict(genes)
     assert one.X.tobytes() == two.X.tobytes()
-    assert one.layers["std"].tobytes() == two.layers["std"].tobytes()
+    for layer in ("low", "high", "std"):
+        assert one.layers[layer].tobytes() == two.layers[layer].tobytes()
+    assert loaded.predict_interval(genes, 0.6)[1].tobytes() == model.predict_interval(genes, 0.6)[1].tobytes()
     assert list(one.obs_names) == list(two.obs_names)
     assert one.obsm["spatial"].tobytes() == two.obsm["spatial"].tobytes()
     assert one.uns["causalged"] == two.uns["causalged"]
     assert one.var.equals(two.var)
+
+
+def test_a_model_that_nothing_could_calibrate_is_saved_and_says_so(tiny, tmp_path):
+    """No validation gene is detected often enough to be scored."""
+    hidden, model = tiny.hidden(), CausalGeD(tiny.config())
+    never = HiddenGenes(hidden.val.genes, 0 * hidden.val.truth, None, 0.05)
+    model.fit_visible(hidden.visible, never)
+    model.save(tmp_path / "model")
+    predicted = CausalGeD.load(tmp_path / "model").predict("Reg000")
+    assert np.isposinf(predicted.layers["high"]).all()
+    assert "0 validation genes: too few for any bound" in json.loads(predicted.uns["causalged"])["interval"]["note"]
 
 
 def test_saving_over_a_model_replaces_it_and_a_loaded_one_can_be_saved(model, tmp_path):
@@ -239,7 +292,7 @@ def test_a_saved_model_holds_no_expression_of_the_st(model, tmp_path, pair):
     spots = [name for name, tensor in tensors.items() if 59 in tensor.shape]
     assert set(spots) == {
         "coordinates", "network.autoencoder.head_st.weight", "network.autoencoder.decoder.weight",
-        "network.autoencoder.decoder.bias", "network.autoencoder.st_mean",
+        "network.autoencoder.decoder.bias", "network.autoencoder.st_mean", "refined.pattern", "refined.level",
     }  # fmt: skip
 
 
@@ -258,7 +311,7 @@ def test_a_model_of_another_format_is_refused(model, tmp_path, change):
     model.save(tmp_path / "model")
     path = tmp_path / "model" / "state.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(CheckpointError, match="is not a saved CausalGeD model of format 1"):
+    with pytest.raises(CheckpointError, match="is not a saved CausalGeD model of format 3"):
         CausalGeD.load(tmp_path / "model")
 
 

@@ -8,6 +8,7 @@ from cgd.data.protocol import HiddenGenes
 from cgd.data.split import make_splits
 from cgd.evaluation import evaluate, evaluate_floors, probe, trial_fingerprint, validate
 from cgd.metrics import FLOORS, METRICS
+from cgd.metrics.intervals import constant_intervals, score_intervals
 from cgd.metrics.summary import summarise_table
 from cgd.model.cat import CAT
 
@@ -43,7 +44,7 @@ def test_the_summary_is_of_the_table(tiny):
     assert (evaluation.summary["n_genes"], evaluation.summary["n_scored"]) == (4, 4)
     assert (evaluation.summary["epochs"], evaluation.summary["n_parameters"]) == (2, evaluation.model.n_parameters)
     assert evaluation.summary["kept_epoch"] in (1, 2)
-    assert 0 <= evaluation.summary["coverage_90"] <= 1
+    assert 0 <= evaluation.summary["coverage_90_raw"] <= 1
     assert all(evaluation.summary[key] > 0 for key in COSTS)
     assert all(isinstance(value, float) for value in evaluation.summary.values())
 
@@ -54,10 +55,45 @@ def test_the_table_scores_the_models_own_prediction(tiny):
     pd.testing.assert_frame_equal(tiny.hidden().test.score(prediction), evaluation.per_gene)
 
 
-@pytest.mark.parametrize(("n_samples", "keys"), [(0, set()), (1, {"draws_pcc"}), (3, {"draws_pcc", "coverage_90"})])
+@pytest.mark.parametrize(("n_samples", "keys"), [(0, set()), (1, {"draws_pcc"}), (3, {"draws_pcc", "coverage_90_raw"})])
 def test_draws_are_scored_where_there_are_some(tiny, n_samples, keys):
     summary = tiny.evaluate({"sampling.n_samples": n_samples}).summary
-    assert {"draws_pcc", "coverage_90"} & set(summary) == keys
+    assert {"draws_pcc", "coverage_90_raw"} & set(summary) == keys
+
+
+@pytest.mark.parametrize("values", [{}, {"sampling.n_samples": 0}, {"sampling.estimate": "draws"}], ids=str)
+def test_the_intervals_that_are_scored_are_the_models_own(tiny, values):
+    evaluation, test = tiny.evaluate(values), tiny.hidden().test
+    low, high = evaluation.model.predict_interval(tiny.split.test)
+    inside = ((low <= test.truth) & (test.truth <= high)).mean()
+    width = ((high - low).mean(axis=1) / test.truth.std(axis=1)).mean()
+    assert evaluation.summary["coverage_90"] == pytest.approx(inside, abs=1e-6)
+    assert evaluation.summary["interval_width_90"] == pytest.approx(width, rel=1e-5)
+    assert evaluation.summary["calibration_genes"] == 8
+
+
+def test_calibrated_intervals_cover_more_than_the_draws_do(tiny):
+    summary = tiny.evaluate({"sampling.n_samples": 8}).summary
+    assert summary["coverage_90"] > summary["coverage_90_raw"] + 0.1
+
+
+def test_intervals_are_compared_with_some_that_ignore_the_model(tiny):
+    hidden = tiny.hidden()
+    low, high = constant_intervals(hidden)
+    assert np.ptp(low, axis=1).max() == np.ptp(high, axis=1).max() == 0
+    covered, width = score_intervals(low, high, hidden.test)
+    assert covered > 0.8
+    found = [tiny.evaluate({"seed": seed}).summary["interval_width_90_constant"] for seed in (0, 1)]
+    assert found == [width, width]
+
+
+def test_intervals_of_a_gene_without_spread_or_without_bound():
+    truth = np.array([[1.0, 3.0], [2.0, 2.0], [0.0, 0.0]], dtype=np.float32)  # the last is not scored
+    test = HiddenGenes(("a", "b", "c"), truth, None, 0.05)
+    low, high = np.zeros((3, 2), np.float32), np.full((3, 2), 2.0, np.float32)
+    assert score_intervals(low, high, test) == (0.75, 2.0)
+    assert score_intervals(low, np.full_like(high, np.inf), test) == (1.0, np.inf)
+    assert np.isnan(score_intervals(low[2:], high[2:], HiddenGenes(("c",), truth[2:], None, 0.05))).all()
 
 
 def test_every_protocol_column_is_summarised(tiny):

@@ -39,6 +39,7 @@ def visible_pair(n_train=20, n_query=6, n_spots=40, n_cells=30, seed=0):
         spot_names=tuple(f"s{i}" for i in range(n_spots)),
         st_totals=np.ones(n_spots, dtype=np.float32),
         sc_totals=np.ones(n_cells, dtype=np.float32),
+        cell_components=np.zeros((n_cells, 0), dtype=np.float32),
     )
     return visible, genes[n_train:], x_st[n_train:]
 

@@ -18,12 +18,29 @@ def profiles(n=N, seed=0):
     )
 
 
-def by_hand(x, train, sharpness):
+def components(k=5):
+    return torch.linalg.qr(torch.randn(C, k, generator=torch.Generator().manual_seed(3)))[0]
+
+
+def by_hand(x, train, sharpness, among=None):
     """Each part centred on the training genes as in kernel PCA, over the mean of its diagonal there; then averaged."""
     x, train = x.double().numpy(), train.double().numpy()
     parts = [lambda a, b: a @ b.T]
     if sharpness:
         parts.append(lambda a, b: np.exp(-sharpness * (1 - np.corrcoef(a, b)[: len(a), len(a) :])))
+    if among is not None:  # once more for the profiles of unit length, projected
+
+        def projected(a):
+            a = a - a.mean(axis=1, keepdims=True)
+            return a / np.linalg.norm(a, axis=1, keepdims=True) @ among.double().numpy()
+
+        def cosine(a, b):
+            a, b = (y / np.linalg.norm(y, axis=1, keepdims=True) for y in (projected(a), projected(b)))
+            return a @ b.T
+
+        parts.append(lambda a, b: projected(a) @ projected(b).T)
+        if sharpness:
+            parts.append(lambda a, b: np.exp(-sharpness * (1 - cosine(a, b))))
     total = 0.0
     for part in parts:
         inner, outer = part(train, train), part(x, train)
@@ -33,13 +50,14 @@ def by_hand(x, train, sharpness):
     return total / len(parts)
 
 
+@pytest.mark.parametrize("among", [None, components()], ids=["profiles", "components too"])
 @pytest.mark.parametrize("sharpness", [0.0, 2.0, 10.0])
-def test_inner_products_of_the_features_are_the_kernel_written_out(sharpness):
+def test_inner_products_of_the_features_are_the_kernel_written_out(sharpness, among):
     train, other = profiles(), profiles(6, seed=1)
-    kernel = GeneKernel.fit(train, sharpness)
+    kernel = GeneKernel.fit(train, sharpness, among)
     features = kernel.features(train)
-    np.testing.assert_allclose(features @ features.T, by_hand(train, train, sharpness), atol=1e-4)
-    np.testing.assert_allclose(kernel.features(other) @ features.T, by_hand(other, train, sharpness), atol=1e-4)
+    np.testing.assert_allclose(features @ features.T, by_hand(train, train, sharpness, among), atol=1e-4)
+    np.testing.assert_allclose(kernel.features(other) @ features.T, by_hand(other, train, sharpness, among), atol=1e-4)
 
 
 @pytest.mark.parametrize("sharpness", [0.0, 2.0])

@@ -155,3 +155,14 @@ def test_every_real_pair_loads_prepares_and_splits(data_dir, name):
     assert (hidden.visible.x_sc.max(axis=1) > 0).all()
     assert 0 < len(split.test) <= 0.1 * len(prepared.panel) + 1
     assert hidden.test.score(hidden.test.truth)["pcc"].notna().any()
+
+
+def test_cell_components_are_those_of_the_standardised_genes(tiny):
+    prepared = tiny.prepared
+    dense = prepared.sc_expression.toarray().astype(np.float64)
+    standard = (dense - dense.mean(axis=0)) / np.sqrt(np.maximum(dense.var(axis=0), 1e-6))
+    left = np.linalg.svd(standard, full_matrices=False)[0]
+    found, k = prepared.cell_components, prepared.cell_components.shape[1]
+    assert k == min(80, *(n - 1 for n in dense.shape))
+    np.testing.assert_allclose(found.T @ found, np.eye(k), atol=1e-5)
+    np.testing.assert_allclose(np.abs((found[:, :5] * left[:, :5]).sum(axis=0)), 1, atol=1e-4)

@@ -129,6 +129,7 @@ def test_held_out_genes_are_predictable_and_ridge_beats_the_mean_pattern(simulat
         spot_names=tuple(simulation.adata_st.obs_names),
         st_totals=np.ones(len(st), dtype=np.float32),
         sc_totals=np.ones(len(sc), dtype=np.float32),
+        cell_components=np.zeros((len(sc), 0), dtype=np.float32),
     )
     floors = predict_floors(visible, list(genes[held_out]))
     pcc = {name: gene_metrics(prediction, st[:, held_out].T)["pcc"].mean() for name, prediction in floors.items()}

@@ -34,7 +34,7 @@ def test_noise_in_place_of_the_truth_changes_no_bit(tiny, values, protocol):
     assert audit.identical
     assert audit.largest_difference == 0
     n_spots = tiny.hidden(values).spots.sum()
-    assert audit.n_values == (1 + tiny.config(values).sampling.n_samples) * 4 * n_spots
+    assert audit.n_values == (3 + tiny.config(values).sampling.n_samples) * 4 * n_spots
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -132,6 +132,25 @@ def test_a_stopping_rule_that_looks_at_the_test_genes_is_caught(tiny, monkeypatc
     }
     audits = [audit_leakage(tiny.config(values), tiny.prepared, tiny.split, seed) for seed in range(3)]
     assert not all(audit.identical for audit in audits)  # another truth may by chance stop at the same epoch
+
+
+def test_intervals_calibrated_on_the_test_genes_are_caught(tiny, monkeypatch):
+    """Scores of the validation genes, to which one test gene's level lends a thousandth."""
+
+    class Leaky(HiddenGenes):
+        def conformity(self, center, scale):
+            return super().conformity(center, scale) * (1 + 1e-3 * self.test.truth.mean())
+
+    def hide_leaky(prepared, split, config):
+        hidden = hide(prepared, split, config)
+        leaky = Leaky(hidden.val.genes, hidden.val.truth, None, 0.05)
+        leaky.test = hidden.test
+        return replace(hidden, val=leaky)
+
+    monkeypatch.setattr(evaluation, "hide", hide_leaky)
+    audit = audit_leakage(tiny.config(), tiny.prepared, tiny.split)
+    assert not audit.identical
+    assert audit.largest_difference > 0
 
 
 def test_a_method_that_is_not_deterministic_does_not_pass(tiny, monkeypatch):

@@ -105,11 +105,14 @@ def test_rows_follow_the_file_and_a_table_with_a_path_is_taken(fitted, served, s
         pd.testing.assert_frame_equal(table, expected(fitted, genes, table.index), check_names=False)
 
 
-def test_the_spread_is_that_of_the_draws(fitted, served, st_file, tiny):
+def test_the_spread_is_that_of_the_draws_and_the_bounds_those_of_the_interval(fitted, served, st_file, tiny):
     genes = list(tiny.split.test[:2])
     table = served.predict(st_file(), params={"genes": genes, "statistic": "std"})
     np.testing.assert_array_equal(table.to_numpy(), fitted.predict(genes).layers["std"])
-    with pytest.raises(DataError, match="'median' is not known; expected one of mean, std"):
+    for bound in ("low", "high"):
+        table = served.predict(st_file(), params={"genes": genes, "statistic": bound})
+        np.testing.assert_array_equal(table.to_numpy(), fitted.predict(genes).layers[bound])
+    with pytest.raises(DataError, match="'median' is not known; expected one of mean, std, low, high"):
         served.predict(st_file(), params={"genes": genes, "statistic": "median"})
 
 

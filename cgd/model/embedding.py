@@ -1,0 +1,17 @@
+"""The sinusoidal code of a timestep."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def sinusoid(t: Tensor, width: int) -> Tensor:
+    """(..., width) sinusoidal code of t in (0, 1]."""
+    half = width // 2
+    frequency = torch.exp(-math.log(10_000.0) * torch.arange(half, device=t.device) / half)
+    angle = 1000.0 * t[..., None].float() * frequency
+    code = torch.cat([angle.sin(), angle.cos()], -1)
+    return nn.functional.pad(code, (0, width - code.shape[-1]))

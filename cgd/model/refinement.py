@@ -1,0 +1,114 @@
+"""The centre of a prediction, refined: the mean of four kernel ridge regressions in expression space.
+
+In the latent, one penalty serves every context, so that training sequences and predictions share one centre. A
+prediction from all training genes can afford more: raw targets and targets standardised gene by gene, each with one
+penalty and with a penalty for every spatial component of the training genes. All four are linear in the features, and
+their penalties have the smallest leave-one-gene-out error over the training genes.
+
+Shapes: n training genes, G genes, S spots, r features, q spatial components, p penalties.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_PENALTIES = torch.logspace(-4, 3, 29, dtype=torch.float64)  # times the largest eigenvalue of the kernel
+_SMOOTHING = 2.0  # neighbouring components over which relative errors are averaged before a penalty is chosen
+
+
+@dataclass(frozen=True)
+class RefinedCentre:
+    """Pattern, level and spread of any gene over the spots, from its kernel features.
+
+    Attributes
+    ----------
+    pattern
+        (r + 1, S) weights of the mean of the four predictions, the last row an intercept; its scale means nothing.
+    level
+        (r + 1, S) weights of the prediction in expression units, which gives mean and spread over the spots.
+    """
+
+    pattern: Tensor
+    level: Tensor
+
+    @classmethod
+    def fit(cls, features: Tensor, x_st: Tensor) -> RefinedCentre:
+        """From kernel features (n, r), centred and with orthogonal columns, and expression (n, S) of training genes."""
+        regression = _Regression(features)
+        spread = x_st.std(1, correction=0, keepdim=True)
+        standardised = torch.where(spread > 1e-6, (x_st - x_st.mean(1, keepdim=True)) / spread.clamp_min(1e-6), 0.0)
+        plain, *others = [*regression.fit(x_st.double()), *regression.fit(standardised.double())]
+        pattern = sum((weights / scale for weights, scale in others), plain[0] / plain[1])
+        return cls(pattern.to(x_st.dtype), plain[0].to(x_st.dtype))
+
+    def predict(self, features: Tensor) -> Tensor:
+        """(G, S) expression of genes with features (G, r)."""
+        extended = torch.cat([features, features.new_ones(len(features), 1)], 1)
+        in_units, pattern = extended @ self.level, extended @ self.pattern
+        pattern = pattern - pattern.mean(1, keepdim=True)
+        deviation = pattern.std(1, correction=0, keepdim=True)
+        pattern = torch.where(deviation > 1e-9, pattern / deviation.clamp_min(1e-9), 0.0)
+        return in_units.mean(1, keepdim=True) + in_units.std(1, correction=0, keepdim=True) * pattern
+
+
+class _Regression:
+    """Ridge regressions on one set of features: their columns are the eigenvectors of the kernel."""
+
+    def __init__(self, features: Tensor) -> None:
+        self.features = features.double()
+        self.values = self.features.square().sum(0)  # (r,)
+        self.basis = self.features / self.values.sqrt().clamp_min(1e-12)
+        largest = self.values.max() if len(self.values) else self.values.new_zeros(())
+        self.penalties = _PENALTIES.to(features.device) * largest.clamp_min(1e-12)
+
+    def fit(self, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Weights (r + 1, S) with one penalty and with one for each component of the targets (n, S), each with the
+        spread of its leave-one-out predictions about their means over the spots."""
+        mean = targets.mean(0)
+        components, patterns = _components(targets - mean)
+        errors = torch.stack([self._leave_one_out(components, penalty)[1] for penalty in self.penalties])  # (p, q)
+        common = errors.sum(1).argmin().expand(errors.shape[1])
+        own = _smooth(errors / components.square().sum(0).clamp_min(1e-12)).argmin(0)
+        return [self._solve(components, patterns, mean, chosen) for chosen in (common, own)]
+
+    def _solve(self, components: Tensor, patterns: Tensor, mean: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        weights = self.features.new_zeros(self.features.shape[1], components.shape[1])
+        predicted = torch.zeros_like(components)
+        for index in chosen.unique():
+            of, penalty = chosen == index, self.penalties[index]
+            projected = self.features.T @ components[:, of]
+            weights[:, of] = projected / (self.values + penalty)[:, None]
+            predicted[:, of] = self._leave_one_out(components[:, of], penalty)[0]
+        left_out = predicted @ patterns + mean
+        spread = (left_out - left_out.mean(1, keepdim=True)).square().mean().sqrt().clamp_min(1e-9)
+        return torch.cat([weights @ patterns, mean[None]]), spread
+
+    def _leave_one_out(self, components: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, q) prediction of each gene from the others, and the (q,) squared error."""
+        shrink = self.values / (self.values + penalty)
+        fitted = self.basis @ (shrink[:, None] * (self.basis.T @ components))
+        leverage = self.basis.square() @ shrink + 1 / len(components)  # the intercept is fitted too
+        error = (components - fitted) / (1 - leverage).clamp_min(1e-9)[:, None]
+        return components - error, error.square().sum(0)
+
+
+def _components(centred: Tensor) -> tuple[Tensor, Tensor]:
+    """(n, q) scores and (q, S) orthonormal patterns, largest first, through the Gram matrix of the genes."""
+    values, vectors = torch.linalg.eigh(centred @ centred.T)
+    order = values.argsort(descending=True)[: min(centred.shape)]
+    order = order[values[order] > 1e-10 * values.max().clamp_min(1e-30)]
+    scores = vectors[:, order] * values[order].sqrt()
+    return scores, (vectors[:, order] / values[order].sqrt()).T @ centred
+
+
+def _smooth(errors: Tensor) -> Tensor:
+    """(p, q) errors averaged over neighbouring components with Gaussian weights; the ends are repeated."""
+    if not errors.shape[1]:
+        return errors
+    reach = int(3 * _SMOOTHING)
+    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=errors.device) / _SMOOTHING).square()).double()
+    padded = torch.cat([errors[:, :1].expand(-1, reach), errors, errors[:, -1:].expand(-1, reach)], 1)
+    return torch.nn.functional.conv1d(padded[:, None], (kernel / kernel.sum())[None, None])[:, 0]

@@ -1,0 +1,175 @@
+"""Table I: what is paired, ranked and counted, checked against numbers worked out by hand."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from made_up_study import FLOORS, made_up
+
+from ablations.comparison import Compared, comparison
+from ablations.comparison_verdict import comparison_opening, comparison_verdict
+from ablations.stats import holm, paired_difference
+from ablations.study import Study
+from ablations.table_one import SCORED, build_table_one
+from ablations.tables import build_tables
+from cgd.errors import StudyError
+
+METHODS = (Compared("a", "Alpha"), Compared("b", "Beta", "Reduced to half its epochs."), Compared("c", "Gamma"))
+DATASETS = {"tissue": None, "other": "MVC"}
+
+
+def results_of(protocol="heldout_genes", methods=METHODS, datasets=DATASETS):
+    """Each method lies 0.012 above the one before; CausalGeD, the first, is the last."""
+    return made_up(comparison(methods, protocol), datasets, published=protocol == "published")
+
+
+def without(results, dataset, label):
+    """The results as if every trial of a method on a data set had failed."""
+    genes, trials = results.per_gene, results.trials.copy()
+    here = (trials["dataset"] == dataset) & (trials["level"] == label)
+    trials.loc[here, ["status", "error"]] = ["FAILED", "DataError: nonsense"]
+    trials.loc[here, ["train_seconds", "wall_seconds", "peak_memory_mb"]] = math.nan
+    kept = genes[~((genes["dataset"] == dataset) & (genes["level"] == label))]
+    return replace(results, per_gene=kept, trials=trials)
+
+
+def found_in(results):
+    return build_table_one(results, build_tables(results, n_resamples=50), n_resamples=50)
+
+
+def places(found, dataset):
+    return {place.row.name: place for one in found.data_sets if one.table.name == dataset for place in one.places}
+
+
+def test_a_lead_is_the_reference_minus_the_method_paired_by_gene_and_seed():
+    results = results_of()
+    genes = results.per_gene[results.per_gene["dataset"] == "tissue"].drop(columns="dataset")
+    wide = genes.pivot_table(index=["seed", "gene"], columns="level", values="pcc")
+    found = places(found_in(results), "tissue")
+    for label in ("Alpha", "Beta", "Gamma"):
+        lead = found[label].lead
+        assert lead.mean == pytest.approx((wide["CausalGeD"] - wide[label]).mean())
+        level = [genes[genes["level"] == name] for name in ("CausalGeD", label)]
+        expected = paired_difference(*level, ["pcc"], n_resamples=50)["pcc"]
+        assert (lead.low, lead.high, lead.p) == (expected.low, expected.high, expected.p)
+        assert lead.n_seeds == 3
+        assert lead.n_genes == 40  # seeds are averaged per gene, not counted as genes
+    assert found["CausalGeD"].lead is None
+
+
+def test_every_method_is_compared_with_the_best_floor_and_every_floor_with_the_reference():
+    results = results_of()
+    found = places(found_in(results), "tissue")
+    ridge = results.floors[(results.floors["dataset"] == "tissue") & (results.floors["method"] == "kernel_ridge")]
+    genes = results.per_gene[(results.per_gene["dataset"] == "tissue") & (results.per_gene["level"] == "Beta")]
+    assert found["Beta"].over_floor.mean == pytest.approx(genes["pcc"].mean() - ridge["pcc"].mean())
+    own = results.per_gene[(results.per_gene["dataset"] == "tissue") & (results.per_gene["level"] == "CausalGeD")]
+    for floor in set(FLOORS) - {"ceiling"}:
+        theirs = results.floors[(results.floors["dataset"] == "tissue") & (results.floors["method"] == floor)]
+        assert found[floor].lead.mean == pytest.approx(own["pcc"].mean() - theirs["pcc"].mean())
+        assert found[floor].over_floor is None
+    assert found["ceiling"].leads == {}
+
+
+def test_holm_runs_over_all_methods_and_floors_of_all_data_sets():
+    found = found_in(results_of())
+    leads = [place.lead for one in found.data_sets for place in one.places if place.lead]
+    assert len(leads) == 2 * (3 + 5)
+    assert [lead.p_holm for lead in leads] == holm([lead.p for lead in leads])
+    over = [place.over_floor for one in found.data_sets for place in one.places if place.over_floor]
+    assert len(over) == 2 * 4
+    assert [one.p_holm for one in over] == holm([one.p for one in over])
+
+
+def test_ranks_and_the_accuracy_score_by_hand():
+    found = found_in(results_of())
+    tissue = places(found, "tissue")
+    for metric in SCORED:  # each metric follows PCC here, the sign turned where lower is better
+        assert [tissue[name].ranks[metric] for name in ("Gamma", "Beta", "Alpha", "CausalGeD")] == [1, 2, 3, 4]
+    assert all(not tissue[floor].ranks for floor in FLOORS)
+    overall = {row.name: row for row in found.overall}
+    assert [overall[name].accuracy_score for name in ("Gamma", "Beta", "Alpha", "CausalGeD")] == [1, 0.75, 0.5, 0.25]
+    assert overall["Gamma"].mean_rank == 1
+    assert math.isnan(overall["best floor"].mean_rank)
+
+
+def test_equal_means_share_the_mean_of_their_ranks():
+    results = results_of()
+    genes = results.per_gene.copy()
+    same = genes["level"] == "Beta"
+    genes.loc[same, [*SCORED]] = genes.loc[genes["level"] == "Alpha", [*SCORED]].to_numpy()
+    tissue = places(found_in(replace(results, per_gene=genes)), "tissue")
+    assert [tissue[name].ranks["pcc"] for name in ("Gamma", "Alpha", "Beta", "CausalGeD")] == [1, 2.5, 2.5, 4]
+
+
+def test_a_method_that_failed_is_last_named_and_leaves_the_others_alone():
+    whole, broken = found_in(results_of()), found_in(without(results_of(), "tissue", "Gamma"))
+    place = places(broken, "tissue")["Gamma"]
+    assert place.has_failed
+    assert place.ranks["pcc"] == 4
+    assert place.row.errors == ("DataError: nonsense",)
+    assert not places(broken, "other")["Gamma"].has_failed
+    assert places(broken, "tissue")["Beta"].lead.mean == places(whole, "tissue")["Beta"].lead.mean
+    overall = {row.name: row for row in broken.overall}
+    assert overall["Gamma"].failed_on == ("tissue",)
+    assert overall["Gamma"].mean_rank == 2.5
+    assert overall["Gamma"].leads.unknown == 1
+    assert "Failed here: Gamma." in comparison_verdict(broken.data_sets[0])
+
+
+def test_without_the_reference_nothing_is_said_to_be_compared():
+    results = without(results_of(), "tissue", "CausalGeD")
+    found = found_in(results)
+    assert "CausalGeD has no result" in comparison_verdict(found.data_sets[0])
+    assert not places(found, "tissue")["Alpha"].lead.is_known
+    assert places(found, "tissue")["Alpha"].over_floor.is_known
+
+
+def test_counts_are_those_of_the_intervals():
+    results = results_of()
+    found = found_in(results)
+    overall = {row.name: row for row in found.overall}
+    for name in ("Alpha", "Beta", "Gamma"):
+        leads = [places(found, dataset)[name].lead for dataset in DATASETS]
+        counts = overall[name].leads
+        assert counts.above == sum(lead.low > 0 for lead in leads)
+        assert counts.below == sum(lead.high < 0 for lead in leads)
+        assert counts.undecided == sum(lead.low <= 0 <= lead.high for lead in leads)
+        assert counts.positive == sum(lead.mean > 0 for lead in leads)
+    gamma = overall["Gamma"].leads
+    assert (gamma.above, gamma.below) == (0, 2)
+    assert f"behind in {sum(row.leads.below for row in found.overall[1:4])}" in comparison_opening(results, found)
+
+
+def test_the_published_protocol_compares_the_hidden_entries_too():
+    found = places(found_in(results_of("published")), "tissue")
+    assert set(found["Alpha"].leads) == {"pcc", "hidden_pcc"}
+    assert found["Alpha"].leads["hidden_pcc"].mean == pytest.approx(found["Alpha"].lead.mean / 2)
+
+
+def test_the_floors_alone_make_a_comparison():
+    results = results_of(methods=())
+    found = found_in(results)
+    assert [row.name for row in found.overall] == ["CausalGeD", "best floor"]
+    assert found.overall[0].accuracy_score == 1
+    assert "is the only method" in comparison_verdict(found.data_sets[0])
+    assert np.isfinite(places(found, "tissue")["kernel_ridge"].lead.p_holm)
+
+
+def test_a_comparison_may_fix_the_protocol_and_an_ablation_may_not():
+    study = comparison(METHODS, "published")
+    assert study.is_comparison
+    assert study.notes == {"Beta": "Reduced to half its epochs."}
+    assert study.base(results_config := study_config()).evaluation.protocol == "published"
+    assert results_config.evaluation.protocol == "heldout_genes"
+    values = study.model_dump(mode="json") | {"factor": {"path": "model.decoder", "name": "Decoder"}}
+    values |= {"levels": [{"value": "frozen"}, {"value": "joint"}], "default": "frozen"}
+    with pytest.raises(StudyError, match="two protocols never share a table"):
+        Study.from_dict(values)
+
+
+def study_config():
+    from cgd.config import Config
+
+    return Config()

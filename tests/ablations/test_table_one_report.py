@@ -1,0 +1,124 @@
+"""The report of a comparison: what its page, tables and files say, and that nothing in a name is code."""
+
+import pandas as pd
+import pytest
+from report_reader import Page
+from test_table_one import METHODS, places, results_of, without
+
+from ablations.comparison import Compared
+from ablations.report.content import gather
+from ablations.report.table_text import table_text
+from ablations.report.write import summary_text, write_report
+from ablations.table_one import build_table_one
+from ablations.tables import build_tables
+
+HOSTILE = "<b>x</b> & $\\frac{1}{0}$ | `y`"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    return write_report(without(results_of(), "tissue", "Gamma"), folder)
+
+
+@pytest.fixture(scope="module")
+def page(written):
+    return Page(written.html.read_text())
+
+
+def test_the_page_holds_table_one_and_fetches_nothing(page):
+    assert page.foreign == []
+    assert "Comparison of methods" in page.text
+    heads = [row for row in page.rows if row and row[0] == "Method"]
+    assert len(heads) == 3  # over the data sets, and one for each
+    assert heads[1][5:9] == ["CausalGeD − method", "Holm p", "method − best floor", "Holm p"]
+    assert "minus default" not in page.text
+    assert "Smallest detectable" not in page.text
+
+
+def test_a_failed_method_is_named_with_its_reason(page):
+    row = next(row for row in page.rows if row and row[0] == "Gamma" and row[1] == "failed")
+    assert row[-1].startswith("0 ok")
+    assert "3 failed" in row[-1]
+    assert "Gamma on tissue: DataError: nonsense" in page.text
+    assert any(row and row[0] == "Gamma failed on tissue" for row in page.rows)
+
+
+def test_what_must_be_said_of_a_method_stands_below_the_table(page, written):
+    assert "Reduced to half its epochs." in page.text
+    assert "Beta: Reduced to half its epochs." in written.markdown.read_text()
+
+
+def test_floors_stand_apart_and_the_best_is_marked(written):
+    results = results_of()
+    content = gather(results, build_tables(results))
+    kinds = [line.kind for line in content.data_sets[0].lines]
+    assert kinds == ["level"] * 4 + ["floor"] * 5 + ["ceiling"]
+    rules = [line.has_rule for line in content.data_sets[0].lines]
+    assert [i for i, rule in enumerate(rules) if rule] == [0, 4, 9]
+    ridge = content.data_sets[0].lines[8].cells[0]
+    assert (ridge.text, ridge.tags) == ("kernel ridge", ("best floor",))
+    gamma = content.data_sets[0].lines[3].cells
+    assert [cell.is_strong for cell in gamma[1:5]] == [True] * 4
+    assert not any(cell.is_strong for cell in content.data_sets[0].lines[0].cells[1:5])
+
+
+def test_a_floor_above_every_method_is_said_to_be():
+    results = results_of()
+    floors = results.floors.copy()
+    floors.loc[floors["method"] == "knn", "pcc"] = 0.9
+    fresh = type(results)(**{**vars(results), "floors": floors})
+    tags = {line.cells[0].text: line.cells[0].tags for line in gather(fresh, build_tables(fresh)).data_sets[0].lines}
+    assert tags["k nearest genes"] == ("best floor", "above every method")
+
+
+def test_the_published_table_says_what_was_copied_and_what_a_fill_scores(tmp_path):
+    results = results_of("published")
+    fills = results.floors[results.floors["method"] == "knn"].assign(method="zero_fill", pcc=0.7)
+    results = type(results)(**{**vars(results), "floors": pd.concat([results.floors, fills])})
+    files = write_report(results, tmp_path)
+    assert files.html.name == "comparison_published.html"
+    text = Page(files.html.read_text()).text
+    assert "Published protocol: all zeros and 70 % of the non-zeros" in text
+    assert "tissue 87.0 %" in text
+    assert "hidden entries set to 0: 0.700" in text
+    for written in (files.markdown.read_text(), files.tex.read_text(), summary_text(results)):
+        assert "Published protocol" in written
+
+
+def test_the_csv_holds_every_number_of_table_one(written):
+    results = without(results_of(), "tissue", "Gamma")
+    found = build_table_one(results, build_tables(results))
+    table = pd.read_csv(written.csv)
+    where = (table["dataset"] == "tissue") & (table["name"] == "Alpha")
+    lead = table[where & (table["quantity"] == "pcc_reference_minus")].iloc[0]
+    expected = places(found, "tissue")["Alpha"].lead
+    assert (lead["value"], lead["low"], lead["p_holm"]) == pytest.approx((expected.mean, expected.low, expected.p_holm))
+    assert table[where & (table["quantity"] == "pcc_rank")]["value"].tolist() == [2]
+    scores = table[table["dataset"].isna() & (table["quantity"] == "accuracy_score")].set_index("name")["value"]
+    assert scores["Alpha"] == pytest.approx((3 / 4 + 2 / 4) / 2)
+
+
+def test_the_terminal_shows_ranks_and_fits():
+    text = summary_text(without(results_of(), "tissue", "Gamma"))
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert any(line.split()[:2] == ["Gamma", "failed"] for line in text.splitlines())
+    assert "All data sets" in text
+
+
+def test_names_are_escaped_everywhere(tmp_path):
+    results = results_of(methods=(*METHODS, Compared("d", HOSTILE, "note " + HOSTILE)))
+    files = write_report(results, tmp_path)
+    page = Page(files.html.read_text())
+    assert HOSTILE in page.text
+    assert "b" not in page.open
+    assert "<b>x</b>" not in files.html.read_text()
+    assert r"\frac" not in files.tex.read_text()
+    assert "<b>" not in files.markdown.read_text().replace("\\<b", "")
+    assert "\\<b\\>" in table_text(results)
+
+
+def test_the_text_for_a_document_is_the_same_each_time():
+    text = table_text(results_of())
+    assert text == table_text(results_of())
+    assert text.startswith("### Table I, heldout genes protocol")

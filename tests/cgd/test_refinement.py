@@ -1,0 +1,115 @@
+"""The refined centre: closed forms against brute force, its scale, and what it must not do."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+
+from cgd.model.kernel import GeneKernel
+from cgd.model.refinement import _PENALTIES, RefinedCentre, _components, _Regression, _smooth
+
+
+def genes(n=24, n_spots=40, n_cells=15, seed=0):
+    """Kernel features (n, r) and expression (n, S) of genes that share programmes in both modalities."""
+    rng = np.random.default_rng(seed)
+    loadings = rng.gamma(1.0, 1.0, (n + 8, 3))
+    x_sc = loadings @ rng.gamma(1.0, 1.0, (3, n_cells)) + rng.normal(0, 0.2, (n + 8, n_cells))
+    x_st = loadings @ rng.gamma(1.0, 1.0, (3, n_spots)) + rng.normal(0, 0.2, (n + 8, n_spots))
+    x_sc, x_st = (torch.tensor(x, dtype=torch.float32) for x in (x_sc, x_st))
+    kernel = GeneKernel.fit(x_sc[:n], 2.0)
+    return kernel.features(x_sc[:n]), x_st[:n], kernel.features(x_sc[n:]), x_st[n:]
+
+
+def test_features_of_the_kernel_are_its_eigenvectors():
+    features = genes()[0].double()
+    gram = features.T @ features
+    torch.testing.assert_close(gram, gram.diagonal().diag(), rtol=0, atol=float(1e-5 * gram.max()))
+    assert float(features.mean(0).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("index", [0, 12, 28])
+def test_leaving_a_gene_out_in_closed_form_is_leaving_it_out(index):
+    features, x_st, *_ = genes()
+    regression = _Regression(features)
+    penalty, targets = regression.penalties[index], (x_st - x_st.mean(0)).double()
+    predicted, error = regression._leave_one_out(targets, penalty)
+    for i in range(0, len(features), 5):
+        others = [j for j in range(len(features)) if j != i]
+        model = Ridge(alpha=float(penalty)).fit(features[others].double(), targets[others])
+        np.testing.assert_allclose(predicted[i], model.predict(features[[i]].double())[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(error, (predicted - targets).square().sum(0))
+
+
+def test_one_penalty_is_that_of_the_smallest_error_and_components_may_differ():
+    features, x_st, *_ = genes()
+    regression = _Regression(features)
+    (weights, spread), (own, _) = regression.fit(x_st.double())
+    errors = [regression._leave_one_out((x_st - x_st.mean(0)).double(), p)[1].sum() for p in regression.penalties]
+    best = float(regression.penalties[int(torch.stack(errors).argmin())])
+    model = Ridge(alpha=best).fit(features.double(), x_st.double())
+    np.testing.assert_allclose(weights[:-1].T, model.coef_, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(weights[-1], model.intercept_, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(weights, own)
+    assert spread > 0
+
+
+def test_components_put_the_targets_back_together():
+    x = torch.randn(12, 30, dtype=torch.float64)
+    scores, patterns = _components(x - x.mean(0))
+    torch.testing.assert_close(scores @ patterns, x - x.mean(0))
+    torch.testing.assert_close(patterns @ patterns.T, torch.eye(len(patterns), dtype=torch.float64))
+
+
+def test_smoothing_keeps_what_is_even_and_spreads_what_is_not():
+    even = torch.full((3, 7), 2.0, dtype=torch.float64)
+    torch.testing.assert_close(_smooth(even), even)
+    spike = torch.zeros(1, 41, dtype=torch.float64)
+    spike[0, 20] = 1.0
+    smooth = _smooth(spike)[0]
+    assert smooth.argmax() == 20
+    assert float(smooth.sum()) == pytest.approx(1.0)
+    assert smooth[18] > smooth[14] > 0
+
+
+def test_held_out_genes_are_predicted_at_their_level_and_below_their_spread():
+    features, x_st, queries, truth = genes(n=40, n_spots=80)
+    predicted = RefinedCentre.fit(features, x_st).predict(queries)
+    pcc = [np.corrcoef(p, t)[0, 1] for p, t in zip(predicted, truth, strict=True)]
+    assert np.mean(pcc) > 0.8
+    assert np.corrcoef(predicted.mean(1), truth.mean(1))[0, 1] > 0.8
+    assert float((predicted.std(1) / truth.std(1)).mean()) == pytest.approx(0.9, abs=0.2)
+
+
+def test_the_pattern_does_not_follow_one_loud_gene():
+    """A training gene of a thousand times the scale dominates raw targets, not standardised ones."""
+    features, x_st, queries, truth = genes(n=40, n_spots=80)
+    loud = x_st.clone()
+    loud[0] *= 1000
+    centre = RefinedCentre.fit(features, loud)
+    weights = _Regression(features).fit(loud.double())[0][0]
+    raw = torch.cat([queries, torch.ones(len(queries), 1)], 1).double() @ weights
+
+    def score(prediction):
+        return np.mean([np.corrcoef(p, t)[0, 1] for p, t in zip(prediction, truth, strict=True)])
+
+    assert score(centre.predict(queries)) > score(raw) + 0.05
+
+
+@pytest.mark.parametrize("case", ["constant gene", "all constant", "two genes", "no feature"])
+def test_degenerate_genes_give_finite_predictions(case):
+    features, x_st, queries, _ = genes()
+    if case == "constant gene":
+        x_st[3] = 1.0
+    elif case == "all constant":
+        x_st[:] = 1.0
+    elif case == "two genes":
+        features, x_st = features[:2] - features[:2].mean(0), x_st[:2]
+    else:
+        features, queries = torch.zeros_like(features), torch.zeros_like(queries)
+    predicted = RefinedCentre.fit(features, x_st).predict(queries)
+    assert predicted.shape == (8, 40)
+    assert torch.isfinite(predicted).all()
+
+
+def test_penalties_cover_from_none_to_all():
+    assert (_PENALTIES.min(), _PENALTIES.max()) == (1e-4, 1e3)

@@ -1,0 +1,78 @@
+"""What every command that runs studies does with its plan: show it, run it, say how it ended."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ablations.report.index import write_index
+from tune.arguments import open_ui, own_store, recorded, without_password
+from tune.command import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, Ending
+from tune.dry_run import DryRun
+from tune.forecast import Forecast, load_forecast
+from tune.log_files import CommandLog
+from tune.plan import Plan
+from tune.plan_table import describe_wait
+from tune.runner import Runner, StudyOutcome
+from tune.store import opened, store_uri
+
+
+def print_notes(plan: Plan) -> None:
+    """What was matched, dropped or left out."""
+    for name, notes in plan.notes.items():
+        for note in notes:
+            print(f"{name}: {note}")
+
+
+def execute(arguments: argparse.Namespace, plan: Plan, log: CommandLog) -> Ending:
+    """A dry run of the plan, or the plan itself with its reports. `arguments`: of `tune.study_options`."""
+    uri = store_uri(arguments.tracking_uri, arguments.output)
+    if arguments.dry_run:
+        how = (arguments.address, arguments.max_concurrent, not arguments.no_models)
+        DryRun(plan, uri, arguments.output, *how).show(log, with_forecast=not arguments.no_forecast)
+        return Ending()
+    return _run_studies(arguments, plan, uri, log)
+
+
+def _run_studies(arguments: argparse.Namespace, plan: Plan, uri: str, log: CommandLog) -> Ending:
+    output = arguments.output
+    with opened(uri, output, log) as tracking:
+        forecast = load_forecast(output, plan)
+        record = forecast.to_record() if forecast else None
+        log_models = not arguments.no_models
+        runner = Runner(plan, tracking, output, recorded(arguments), forecast=record, log_models=log_models)
+        _announce(runner, len(plan.trials), forecast)
+        parents, complete = runner.run(arguments.resume, arguments.address, arguments.max_concurrent)
+        outcomes = [runner.conclude(study, parents[study.study.name], complete) for study in plan.studies]
+        index = write_index(output / "reports")
+    return _print_outcomes(outcomes, index, uri, output if uri == own_store(output) else None, log)
+
+
+def _announce(runner: Runner, n_trials: int, forecast: Forecast | None) -> None:
+    missing = runner.missing()
+    print(f"{n_trials} trials: {n_trials - len(missing)} in the store already, {len(missing)} to run")
+    if forecast and forecast.of(missing).trials:
+        print(describe_wait(forecast, missing))
+
+
+def _print_outcomes(
+    outcomes: list[StudyOutcome], index: Path, uri: str, output: Path | None, log: CommandLog
+) -> Ending:
+    for outcome in outcomes:
+        print(f"\n{outcome.summary}")
+    print()
+    for outcome in outcomes:
+        print(f"Report:       {outcome.report}")
+    print(f"All reports:  {index}")
+    print(f"MLflow store: {without_password(uri)}")
+    print(f"Open the UI:  {open_ui(uri, output)}")
+    print(f"Log:          {log.path}")
+    failed = dict.fromkeys(pair for outcome in outcomes for pair in outcome.failed)
+    missing = dict.fromkeys(name for outcome in outcomes for name in outcome.missing)
+    errors = [f"FAILED  {name}: {error}" for name, error in failed]
+    if missing:
+        errors.append(f"stopped: {len(missing)} trials did not run; the same command with --resume continues")
+        return Ending(EXIT_STOPPED, tuple(errors))
+    if failed:
+        errors.append(f"{len(failed)} trial(s) failed; the same command runs them again")
+    return Ending(EXIT_FAILED if failed else EXIT_OK, tuple(errors))
