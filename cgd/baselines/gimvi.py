@@ -23,7 +23,7 @@ with guest_code():  # the import adds handlers to loggers and sets flags of cuDN
 _TITLE = "gimVI"
 _LOGGERS = ("scvi", "lightning.pytorch", "lightning.fabric")
 _TRAIN_SHARE = 0.9  # scvi-tools' default; the rest is for stopping early, which gimVI does not do
-_LEARNING_RATE = 1e-3  # scvi-tools' default, for minibatches of `batch_size`
+_LEARNING_RATE = 1e-3  # scvi-tools' default
 _KL_WARMUP = 400  # scvi-tools' default, of `max_epochs` epochs: the prior's weight grows to max_epochs / 400
 _STEP_VALUES = 80_000  # what a minibatch costs whatever is in it, in expression values (measured: 15 ms, 0.19 us each)
 _FEWEST = 10  # of fewer cells or spots the package leaves none for its validation set, and fails
@@ -90,22 +90,23 @@ class GimVI:
         position = {gene: i for i, gene in enumerate(visible.genes)}
         return self._imputed[[position[gene] for gene in asked]]
 
-    def schedule(self, n_larger: int, n_genes: int) -> tuple[int, int]:
-        """Minibatch and epochs for `n_larger` cells or spots, whichever are more, of `n_genes`.
+    def schedule(self, n_larger: int, n_genes: int) -> tuple[int, int, float]:
+        """Minibatch, epochs and learning rate for `n_larger` cells or spots, whichever are more, of `n_genes`.
 
-        `batch_size` and `max_epochs` where `max_values` allows them. Elsewhere the epochs it allows, one at least, of
-        minibatches up to four times as large: with few genes a minibatch costs the same whatever its size. The
-        learning rate then grows with the minibatch, and the weight of the latent's prior in proportion to the epochs.
+        `batch_size`, `max_epochs` and 0.001 where `max_values` allows them. Elsewhere the epochs it allows, one at
+        least, of minibatches up to four times as large (with few genes a minibatch costs the same whatever its size);
+        the learning rate makes up for the steps left out, up to four times.
         """
         if self._affordable_epochs(self.batch_size, n_larger, n_genes) >= self.max_epochs:
-            return self.batch_size, self.max_epochs
+            return self.batch_size, self.max_epochs, _LEARNING_RATE
         batch_size = int(np.clip(_STEP_VALUES // n_genes, self.batch_size, 4 * self.batch_size))
         affordable = self._affordable_epochs(batch_size, n_larger, n_genes)
-        return batch_size, int(np.clip(affordable, 1, self.max_epochs))
+        epochs = int(np.clip(affordable, 1, self.max_epochs))
+        left_out = _steps(self.batch_size, n_larger) * self.max_epochs / (_steps(batch_size, n_larger) * epochs)
+        return batch_size, epochs, _LEARNING_RATE * min(4.0, left_out)
 
     def _affordable_epochs(self, batch_size: int, n_larger: int, n_genes: int) -> int:
-        steps = int(np.ceil(_TRAIN_SHARE * n_larger / batch_size))
-        return self.max_values // (steps * (_STEP_VALUES + batch_size * n_genes))
+        return self.max_values // (_steps(batch_size, n_larger) * (_STEP_VALUES + batch_size * n_genes))
 
     def _impute(self, cells: ad.AnnData, spots: ad.AnnData, seed: int) -> FloatArray:
         """(n_spots, n_genes) expression, as shares of the training genes' total."""
@@ -115,7 +116,7 @@ class GimVI:
             for counts in (cells, spots):
                 GIMVI.setup_anndata(counts)
             model = GIMVI(cells, spots, n_latent=self.n_latent)
-            batch_size, epochs = self.schedule(max(cells.n_obs, spots.n_obs), cells.n_vars)
+            batch_size, epochs, learning_rate = self.schedule(max(cells.n_obs, spots.n_obs), cells.n_vars)
             model.train(
                 epochs,
                 accelerator="cpu",
@@ -123,7 +124,7 @@ class GimVI:
                 kappa=self.kappa,
                 batch_size=batch_size,
                 plan_kwargs={
-                    "lr": _LEARNING_RATE * batch_size / self.batch_size,
+                    "lr": learning_rate,
                     "n_epochs_kl_warmup": max(1, round(_KL_WARMUP * epochs / self.max_epochs)),
                 },
                 enable_progress_bar=False,
@@ -132,6 +133,11 @@ class GimVI:
             return model.get_imputed_values(batch_size=_batch_without_remainder_1(cells.n_obs, spots.n_obs))[1]
         finally:
             scvi.settings.seed = before
+
+
+def _steps(batch_size: int, n_larger: int) -> int:
+    """Minibatches of an epoch."""
+    return int(np.ceil(_TRAIN_SHARE * n_larger / batch_size))
 
 
 def _batch_without_remainder_1(*lengths: int) -> int:

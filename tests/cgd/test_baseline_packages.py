@@ -198,11 +198,12 @@ def test_clusters_are_numbered_without_gaps_and_never_more_than_cells():
 
 def test_gimvi_trains_as_published_where_it_can_afford_it_and_is_cut_where_not():
     method = GimVI(max_epochs=200, batch_size=128, max_values=160_000_000)
-    assert method.schedule(624, 597) == (128, 200)  # 5 minibatches an epoch
-    assert method.schedule(5000, 33) == (512, 183)  # few genes: larger minibatches
-    assert method.schedule(1564, 3878) == (128, 25)  # many genes: fewer epochs
-    assert replace(method, max_values=1).schedule(5000, 33) == (512, 1)
-    assert replace(method, max_values=10**12).schedule(5000, 33) == (128, 200)
+    assert method.schedule(624, 597) == (128, 200, 0.001)  # 5 minibatches an epoch
+    assert method.schedule(5000, 33) == (512, 183, 0.004)  # few genes: larger minibatches
+    assert method.schedule(1564, 3878) == (128, 25, 0.004)  # many genes: fewer epochs
+    assert method.schedule(1549, 986) == (128, 70, pytest.approx(0.001 * 200 / 70))
+    assert replace(method, max_values=1).schedule(5000, 33) == (512, 1, 0.004)
+    assert replace(method, max_values=10**12).schedule(5000, 33) == (128, 200, 0.001)
     with pytest.raises(ConfigError, match="batch_size must be at least 2, got 1"):
         GimVI(batch_size=1)
 
