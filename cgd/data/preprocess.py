@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from cgd.config import DataConfig
+from cgd.data.graph import Edges
 from cgd.data.pair import Pair
 from cgd.errors import DataError
 
@@ -40,6 +41,8 @@ class PreparedPair:
         As in the ST's `obs_names`.
     notes
         What was dropped or matched, in sentences.
+    graph
+        Regulatory graph that the data carry, None without one.
     """
 
     name: str
@@ -53,6 +56,7 @@ class PreparedPair:
     coordinates: np.ndarray
     spot_names: tuple[str, ...]
     notes: tuple[str, ...]
+    graph: Edges | None = None
 
     @property
     def n_spots(self) -> int:
@@ -117,6 +121,7 @@ def prepare(pair: Pair, config: DataConfig) -> PreparedPair:
         coordinates=np.asarray(pair.adata_st.obsm["spatial"]),
         spot_names=tuple(map(str, pair.adata_st.obs_names)),
         notes=tuple(notes),
+        graph=pair.graph,
     )
 
 

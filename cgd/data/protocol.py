@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cgd.config import Config
+from cgd.data.graph import Edges
 from cgd.data.preprocess import PreparedPair, counts_of, log_normalise
 from cgd.data.split import GeneSplit
 from cgd.errors import DataError
@@ -45,6 +46,8 @@ class VisiblePair:
         (n_spots,) counts over the training genes: `x_st = log1p(median(st_totals) * counts / st_totals)`.
     sc_totals
         (n_cells,) counts over every gene of the scRNA-seq; likewise.
+    graph
+        Which gene regulates which, where the data say so (simulated ones do); names alone, no expression.
     """
 
     name: str
@@ -56,6 +59,7 @@ class VisiblePair:
     spot_names: tuple[str, ...]
     st_totals: FloatArray
     sc_totals: FloatArray
+    graph: Edges | None = None
 
     def sc_rows(self, genes: tuple[str, ...] | list[str]) -> FloatArray:
         """(len(genes), n_cells) scRNA-seq expression of `genes`, in that order."""
@@ -191,6 +195,7 @@ def hide(prepared: PreparedPair, split: GeneSplit, config: Config) -> HiddenPair
         spot_names=tuple(name for name, kept in zip(prepared.spot_names, keep, strict=True) if kept),
         st_totals=totals.astype(np.float32),
         sc_totals=prepared.sc_totals.astype(np.float32),
+        graph=prepared.graph,
     )
     val, test = (_hidden_genes(prepared, split, columns[part], keep, config, part) for part in ("val", "test"))
     return HiddenPair(visible=visible, val=val, test=test, spots=keep, notes=notes)
