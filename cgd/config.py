@@ -94,6 +94,9 @@ class ModelConfig(_Section):
     n_heads: PositiveInt = 4
     depth: PositiveInt = Field(3, description="transformer blocks")
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    attention_mask: Literal["causal", "full"] = Field(
+        "causal", description="what a token is predicted from: the earlier AR steps, or all other AR steps"
+    )
     kernel_sharpness: NonNegative = Field(
         2.0, description="s: the kernel over genes is linear + exp(-s (1 - r)), r their correlation; 0: linear alone"
     )
@@ -124,7 +127,9 @@ class ARConfig(_Section):
     decay: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.8, description="alpha: AR step decay")
     max_weight: Positive = Field(1.0, description="loss weight of the first AR step")
     min_weight: Positive = Field(0.5, description="loss weight a last step of one token gets")
-    token_order: Literal["random", "variance", "granger"] = "random"
+    token_order: Literal["random", "variance", "granger", "graph", "graph_reversed"] = Field(
+        "random", description="which genes come first; graph: those that regulate, in a graph that the data carry"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> ARConfig:
@@ -238,8 +243,8 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Config:
-        if self.ar.token_order == "granger" and self.model.tokens == "latent":
-            raise ValueError("ar.token_order = granger orders genes; it needs model.tokens = gene")
+        if self.ar.token_order in ("granger", "graph", "graph_reversed") and self.model.tokens == "latent":
+            raise ValueError(f"ar.token_order = {self.ar.token_order} orders genes; it needs model.tokens = gene")
         if self.sampling.estimate == "posterior_mean" and self.diffusion.prediction_type == "noise":
             raise ValueError(
                 "sampling.estimate = posterior_mean needs diffusion.prediction_type = x_start or v: from pure noise a "

@@ -108,7 +108,7 @@ class CausalGeD:
         assert self._fitted is not None
         self._fitted.genes, self._fitted.code, self._fitted.features = prepared.sc_genes, code, features
         self._fitted.measured_genes = pair.genes
-        self._fitted.order = reference.order_of(features)
+        self._fitted.order = reference.order_of(prepared.sc_genes, features)
         self._fitted.provenance |= {"data_sha256": pair.sha256, "notes": [*prepared.notes, *hidden.notes]}
         return self
 
@@ -132,7 +132,7 @@ class CausalGeD:
         network.to(config.runtime.device)
         targets = torch.from_numpy(visible.sc_rows(val.genes)).to(config.runtime.device)
         target_features = reference.features_of(targets)
-        target_order = reference.order_of(target_features)
+        target_order = reference.order_of(val.genes, target_features)
 
         def estimate() -> FloatArray:
             code = network.encode_code(targets)
@@ -166,7 +166,7 @@ class CausalGeD:
             genes=visible.genes,
             code=network.encode_code(x_sc),
             features=features,
-            order=reference.order_of(features),
+            order=reference.order_of(visible.genes, features),
             ridge_lambda=reference.ridge_lambda,
             refined=reference.refined,
             calibration=calibration,

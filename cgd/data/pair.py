@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from cgd.data.graph import Edges, read_graph
 from cgd.errors import DataError
 
 
@@ -57,6 +58,8 @@ class Pair:
         Genes measured in both, in ST order.
     matching
         How the names were matched.
+    graph
+        Regulatory graph that the ST carries, None without one.
     """
 
     name: str
@@ -64,16 +67,19 @@ class Pair:
     adata_sc: ad.AnnData
     genes: tuple[str, ...]
     matching: MatchReport
+    graph: Edges | None = None
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of counts, gene names and coordinates: two files with the same content are the same data set."""
+        """Hash of counts, gene names, coordinates and graph: two files with the same content are the same data set."""
         digest = hashlib.sha256()
         for adata in (self.adata_st, self.adata_sc):
             for array in (adata.X.indptr.astype(np.int64), adata.X.indices.astype(np.int64), adata.X.data):
                 digest.update(np.ascontiguousarray(array).tobytes())
             digest.update("\n".join(adata.var_names).encode())
         digest.update(np.ascontiguousarray(self.adata_st.obsm["spatial"], dtype=np.float64).tobytes())
+        for edge in self.graph or ():
+            digest.update("\n".join(edge).encode() + b"\0")
         return digest.hexdigest()
 
 
@@ -88,6 +94,7 @@ def make_pair(adata_st: ad.AnnData, adata_sc: ad.AnnData, name: str = "pair") ->
     st, duplicates_st = _clean(adata_st, f"{name}, ST")
     sc, duplicates_sc = _clean(adata_sc, f"{name}, scRNA-seq")
     st.obsm["spatial"] = _coordinates(adata_st, f"{name}, ST")
+    graph = read_graph(adata_st, f"{name}, ST")
     renamed = match_genes(list(st.var_names), list(sc.var_names))
     case_matched = tuple((a, b) for a, b in renamed.items() if a != b)
     if not renamed:
@@ -106,7 +113,7 @@ def make_pair(adata_st: ad.AnnData, adata_sc: ad.AnnData, name: str = "pair") ->
         only_st=st.n_vars - len(genes),
         only_sc=sc.n_vars - len(genes),
     )
-    return Pair(name=name, adata_st=st, adata_sc=sc, genes=genes, matching=report)
+    return Pair(name=name, adata_st=st, adata_sc=sc, genes=genes, matching=report, graph=graph)
 
 
 def match_genes(st_genes: list[str], sc_genes: list[str]) -> dict[str, str]:

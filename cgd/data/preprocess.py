@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator, svds
 
 from cgd.config import MAX_COMPONENTS, DataConfig
+from cgd.data.graph import Edges
 from cgd.data.pair import Pair
 from cgd.errors import DataError
 
@@ -43,6 +44,8 @@ class PreparedPair:
         As in the ST's `obs_names`.
     notes
         What was dropped or matched, in sentences.
+    graph
+        Regulatory graph that the data carry, None without one.
     """
 
     name: str
@@ -57,6 +60,7 @@ class PreparedPair:
     coordinates: np.ndarray
     spot_names: tuple[str, ...]
     notes: tuple[str, ...]
+    graph: Edges | None = None
 
     @property
     def n_spots(self) -> int:
@@ -122,6 +126,7 @@ def prepare(pair: Pair, config: DataConfig) -> PreparedPair:
         coordinates=np.asarray(pair.adata_st.obsm["spatial"]),
         spot_names=tuple(map(str, pair.adata_st.obs_names)),
         notes=tuple(notes),
+        graph=pair.graph,
     )
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from cgd.calibration import score_quantiles
 from cgd.config import Config
+from cgd.data.graph import Edges
 from cgd.data.preprocess import PreparedPair, counts_of, log_normalise
 from cgd.data.split import GeneSplit
 from cgd.errors import DataError
@@ -48,6 +49,8 @@ class VisiblePair:
         (n_cells,) counts over every gene of the scRNA-seq; likewise.
     cell_components
         (n_cells, k) principal components of the cells over every gene of the scRNA-seq.
+    graph
+        Which gene regulates which, where the data say so (simulated ones do); names alone, no expression.
     """
 
     name: str
@@ -60,6 +63,7 @@ class VisiblePair:
     st_totals: FloatArray
     sc_totals: FloatArray
     cell_components: FloatArray
+    graph: Edges | None = None
 
     def sc_rows(self, genes: tuple[str, ...] | list[str]) -> FloatArray:
         """(len(genes), n_cells) scRNA-seq expression of `genes`, in that order."""
@@ -208,6 +212,7 @@ def hide(prepared: PreparedPair, split: GeneSplit, config: Config) -> HiddenPair
         st_totals=totals.astype(np.float32),
         sc_totals=prepared.sc_totals.astype(np.float32),
         cell_components=prepared.cell_components,
+        graph=prepared.graph,
     )
     val, test = (_hidden_genes(prepared, split, columns[part], keep, config, part) for part in ("val", "test"))
     return HiddenPair(visible=visible, val=val, test=test, spots=keep, notes=notes)

@@ -9,11 +9,13 @@ Shapes: B batch, L generated tokens, c condition tokens, v clean tokens, Q queri
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 CONDITION, CLEAN, NOISY = 0, 1, 2
+AttentionMask = Literal["causal", "full"]
 
 
 def sample_ar_steps(n_tokens: int, decay: float, generator: torch.Generator) -> tuple[list[int], list[int]]:
@@ -58,17 +60,31 @@ def step_weights(step: Tensor, max_weight: float, min_weight: float) -> Tensor:
     return max_weight + (min_weight - max_weight) * first_position / max(n_tokens - 1, 1)
 
 
-def may_attend(query_kind: Tensor, query_step: Tensor, key_kind: Tensor, key_step: Tensor) -> Tensor:
+def may_attend(
+    query_kind: Tensor, query_step: Tensor, key_kind: Tensor, key_step: Tensor, mask: AttentionMask = "causal"
+) -> Tensor:
     """True where a query may attend to a key (torch's convention, the opposite of the paper's 0/1).
 
-    Condition tokens are open to all and see only each other. A clean token sees clean tokens of its own and earlier
-    steps. A noisy token sees clean tokens of earlier steps and noisy tokens of its own step. Works on any broadcastable
-    integer tensors, so it serves as boolean mask and as FlexAttention `mask_mod` alike.
+    Condition tokens are open to all and see only each other; a noisy token sees the noisy tokens of its own step. The
+    mask decides about the clean tokens:
+
+    causal (Algorithm 2)
+        A noisy token sees those of earlier steps, a clean token those of its own and earlier steps.
+    full
+        A noisy token sees those of all other steps, earlier and later, a clean token those of its own step. So every
+        token to predict sees every other token of the sequence exactly once, clean or noisy, whatever the order of
+        the steps. More cannot be open: a clean token that saw another step would carry that step's answer to the
+        noisy tokens of it in the next block, and so would a noisy token of another step.
+
+    Sequences, steps, targets and parameters are the same under both. Works on any broadcastable integer tensors, so
+    it serves as boolean mask and as FlexAttention `mask_mod` alike.
     """
+    same = key_step == query_step
+    earlier = key_step < query_step
     to_condition = key_kind == CONDITION
-    clean_to_clean = (query_kind == CLEAN) & (key_kind == CLEAN) & (key_step <= query_step)
-    noisy_to_clean = (query_kind == NOISY) & (key_kind == CLEAN) & (key_step < query_step)
-    noisy_to_noisy = (query_kind == NOISY) & (key_kind == NOISY) & (key_step == query_step)
+    clean_to_clean = (query_kind == CLEAN) & (key_kind == CLEAN) & (same if mask == "full" else earlier | same)
+    noisy_to_clean = (query_kind == NOISY) & (key_kind == CLEAN) & (~same if mask == "full" else earlier)
+    noisy_to_noisy = (query_kind == NOISY) & (key_kind == NOISY) & same
     return to_condition | clean_to_clean | noisy_to_clean | noisy_to_noisy
 
 

@@ -1,4 +1,4 @@
-"""Causal attention over token layouts: one rule (`ar_steps.may_attend`), two implementations.
+"""Attention over token layouts: one rule (`ar_steps.may_attend`), two implementations.
 
 Shapes: B batch, Q queries, N keys, H heads, D width, d = D / H.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cgd.model.ar_steps import may_attend
+from cgd.model.ar_steps import AttentionMask, may_attend
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -33,18 +33,18 @@ class Layout:
         return Layout(torch.cat([self.kind, other.kind], 1), torch.cat([self.step, other.step], 1))
 
 
-def boolean_mask(queries: Layout, keys: Layout) -> Tensor:
+def boolean_mask(queries: Layout, keys: Layout, rule: AttentionMask = "causal") -> Tensor:
     """(B, 1, Q, N), True where attention is allowed."""
     allowed = may_attend(
-        queries.kind[:, :, None], queries.step[:, :, None], keys.kind[:, None, :], keys.step[:, None, :]
+        queries.kind[:, :, None], queries.step[:, :, None], keys.kind[:, None, :], keys.step[:, None, :], rule
     )
     return allowed[:, None]
 
 
-def make_mask(queries: Layout, keys: Layout, backend: str) -> Mask:
+def make_mask(queries: Layout, keys: Layout, backend: str, rule: AttentionMask = "causal") -> Mask:
     """The rule for `backend`: a boolean tensor for `sdpa`, a block mask for `flex`. All blocks of a CAT share it."""
     if backend == "sdpa":
-        return boolean_mask(queries, keys)
+        return boolean_mask(queries, keys, rule)
     from torch.nn.attention.flex_attention import create_block_mask
 
     def mask_mod(batch: Tensor, head: Tensor, q_index: Tensor, k_index: Tensor) -> Tensor:
@@ -53,6 +53,7 @@ def make_mask(queries: Layout, keys: Layout, backend: str) -> Mask:
             queries.step[batch, q_index],
             keys.kind[batch, k_index],
             keys.step[batch, k_index],
+            rule,
         )
 
     (n_batch, n_queries), device = queries.kind.shape, str(queries.kind.device)

@@ -69,6 +69,7 @@ class CAT(nn.Module):
         super().__init__()
         width = config.width
         self.backend = backend
+        self.rule = config.attention_mask
         self.embed_clean = nn.Linear(content_dim, width)
         self.embed_noisy = nn.Linear(2 * content_dim, width)
         self.embed_time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
@@ -118,7 +119,7 @@ class CAT(nn.Module):
         self, x: Tensor, layout: Layout, prefix: Prefix | None
     ) -> tuple[Tensor, tuple[tuple[Tensor, Tensor], ...], Layout]:
         keys = layout if prefix is None else _expand(prefix.layout, x.shape[0]).join(layout)
-        mask = make_mask(layout, keys, self.backend)
+        mask = make_mask(layout, keys, self.backend, self.rule)
         kept = []
         for i, block in enumerate(self.blocks):
             x, key_value = block(x, None if prefix is None else prefix.past[i], mask)

@@ -94,7 +94,7 @@ class _PanelGeneration(_Generation):
         prefix = self.network.extend(prefix, known, tokens.embed_position(context.code)[None], step)
         order = torch.arange(len(self.targets.code))
         if self.targets.order is not None:
-            order = self.targets.order.argsort(descending=True).cpu()
+            order = self.targets.order.argsort(descending=True, stable=True).cpu()
         result = known.new_empty(len(order), tokens.content_dim)
         for group in order.split(config.train.panel_size):
             result[group] = self._group(prefix, known, group, rotation, generator)

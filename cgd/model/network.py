@@ -111,9 +111,10 @@ class Network(nn.Module):
         return torch.where(dropped[:, None, None], self.blank, condition)
 
     def _clean_prefix(self, content: Tensor, position: Tensor, condition: Tensor, step: Tensor) -> Prefix:
-        """Condition and clean tokens; the clean part ends where the longest of the last steps begins."""
-        last_size = (step == step[:, -1:]).sum(1)
-        n_clean = int((step.shape[1] - last_size).max())
+        """Condition and clean tokens: those of every step that a later one may look at, under the full mask of all."""
+        n_clean = step.shape[1]
+        if self.config.model.attention_mask == "causal":
+            n_clean -= int((step == step[:, -1:]).sum(1).min())
         prefix = self.cat.start(condition)
         if n_clean == 0:
             return prefix

@@ -6,6 +6,7 @@ Shapes: n training genes, G genes, S spots, C cells, r features, K latent.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,13 +15,41 @@ from torch import Tensor
 
 from cgd.analysis.granger import regulator_scores
 from cgd.config import Config
+from cgd.data.graph import Edges, causal_depth
 from cgd.data.protocol import VisiblePair
+from cgd.errors import DataError
 from cgd.metrics.ridge import fit_ridge_lambda
 from cgd.model.kernel import GeneKernel
 from cgd.model.network import Network
 from cgd.model.refinement import RefinedCentre
 from cgd.model.ridge import leave_one_out_operator, ridge_predict, standardised_residual
 from cgd.model.tokens import GeneTable
+
+
+@dataclass(frozen=True)
+class GraphOrder:
+    """Causes first, by the regulatory graph that the data carry; `sign` -1 puts effects first instead."""
+
+    edges: Edges
+    sign: int
+
+    @classmethod
+    def build(cls, visible: VisiblePair, config: Config) -> GraphOrder | None:
+        """None where another order is asked for. Raises DataError where the data carry no graph."""
+        order = config.ar.token_order
+        if order not in ("graph", "graph_reversed"):
+            return None
+        if visible.graph is None:
+            raise DataError(
+                f"{visible.name}: ar.token_order = {order} needs a known regulatory graph, and this data set has no "
+                "uns['regulatory_graph'] in its ST; simulated data have one. Use another ar.token_order"
+            )
+        return cls(visible.graph, 1 if order == "graph" else -1)
+
+    def of(self, genes: Sequence[str]) -> Tensor:
+        """(len(genes),) scores, highest first in the sequence."""
+        depth = causal_depth(self.edges, genes)
+        return torch.tensor([-self.sign * depth[gene] for gene in genes], dtype=torch.float32)
 
 
 @dataclass
@@ -44,6 +73,8 @@ class Reference:
         (n,) score that orders gene tokens, or None.
     refined
         What predictions are about instead of the ridge in the latent, or None.
+    graph_order
+        Score of any gene by its name, where the order is that of the graph.
     """
 
     x_st: Tensor
@@ -55,12 +86,14 @@ class Reference:
     order: Tensor | None
     refined: RefinedCentre | None
     centred: bool
+    graph_order: GraphOrder | None = None
     _frozen: tuple[Tensor, Tensor, Tensor] | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def build(cls, visible: VisiblePair, config: Config) -> Reference:
         """Everything from the visible pair alone."""
         device = torch.device(config.runtime.device)
+        graph_order = GraphOrder.build(visible, config)
         x_st = torch.from_numpy(visible.x_st).to(device)
         x_sc = torch.from_numpy(visible.sc_rows(visible.train_genes)).to(device)
         components = torch.from_numpy(visible.cell_components[:, : config.model.kernel_components]).to(device)
@@ -75,19 +108,22 @@ class Reference:
             features=features,
             ridge_lambda=ridge_lambda,
             leave_one_out=leave_one_out_operator(features, ridge_lambda) if centred_latents else None,
-            order=_order(visible, config),
             refined=RefinedCentre.fit(features, x_st) if config.refines else None,
+            order=_order(visible, config) if graph_order is None else graph_order.of(visible.train_genes).to(device),
             centred=config.model.center == "ridge",
+            graph_order=graph_order,
         )
 
     def features_of(self, x_sc: Tensor) -> Tensor:
         """(G, r) kernel features of scRNA profiles (G, C)."""
         return self.kernel.features(x_sc)
 
-    def order_of(self, features: Tensor) -> Tensor | None:
-        """(G,) scores of any genes, predicted from those of the training genes by the same ridge."""
+    def order_of(self, genes: Sequence[str], features: Tensor) -> Tensor | None:
+        """(G,) scores of any genes: those of the graph, else predicted from the training genes' by the same ridge."""
         if self.order is None:
             return None
+        if self.graph_order is not None:
+            return self.graph_order.of(genes).to(self.order.device)
         shift = self.order.mean()
         centred = (self.order - shift)[None, :, None]
         return ridge_predict(self.features, centred, features, self.ridge_lambda)[0][0, :, 0] + shift

@@ -35,6 +35,21 @@ def causal_ridge(features: Tensor, latents: Tensor, step: Tensor, ridge_lambda: 
     return ((factor * earlier) @ whitened).to(latents.dtype), variance.to(latents.dtype)
 
 
+def other_steps_ridge(features: Tensor, latents: Tensor, step: Tensor, ridge_lambda: float) -> tuple[Tensor, Tensor]:
+    """`causal_ridge` with the genes of all other AR steps as context, earlier and later.
+
+    With P = (F F^T + lambda I)^-1 and B its blocks within a step, the error of predicting a step from the others is
+    B^-1 P Z and the covariance of that error B^-1.
+    """
+    kernel = (features @ features.transpose(1, 2)).double()
+    kernel = kernel + ridge_lambda * torch.eye(kernel.shape[-1], dtype=kernel.dtype, device=kernel.device)
+    precision = torch.linalg.inv(kernel)
+    covariance = torch.linalg.inv(precision * (step[:, None, :] == step[:, :, None]))
+    error = covariance @ (precision @ latents.double())
+    variance = covariance.diagonal(dim1=1, dim2=2)[..., None] / (1 + ridge_lambda)
+    return (latents.double() - error).to(latents.dtype), variance.to(latents.dtype)
+
+
 def ridge_predict(context: Tensor, latents: Tensor, targets: Tensor, ridge_lambda: float) -> tuple[Tensor, Tensor]:
     """(B, M, K) prediction of `targets` (M, r) from `context` (N, r) with latents (B, N, K), and the (M, 1) variance
     of its error, in units of the prior's."""

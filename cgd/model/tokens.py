@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cgd.config import Config
 from cgd.model.ar_steps import sample_ar_steps, step_of_token
-from cgd.model.ridge import causal_ridge
+from cgd.model.ridge import causal_ridge, other_steps_ridge
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,9 @@ class GeneTokens(nn.Module):
             content = content @ rotation
         step = draw_steps(train.batch_size, n_tokens, self.config.ar.decay, generator).to(content.device)
         if self.config.model.center == "ridge":
-            center, variance = causal_ridge(features, content, step, ridge_lambda)
+            # the centre knows what the transformer may see
+            center_on = causal_ridge if self.config.model.attention_mask == "causal" else other_steps_ridge
+            center, variance = center_on(features, content, step, ridge_lambda)
             scale = variance.sqrt()
         else:
             center, scale = torch.zeros_like(content), torch.ones_like(content[..., :1])
@@ -151,7 +153,12 @@ def _arrange(index: Tensor, weight: Tensor, order: Tensor | None) -> tuple[Tenso
     """Sort the tokens of each sequence by descending score; a mixture's score is weighted by its squared weights."""
     if order is None:
         return index, weight
-    rank = (weight.square() * order.cpu()[index]).sum(-1).argsort(dim=1, descending=True)[..., None].expand_as(index)
+    rank = (
+        (weight.square() * order.cpu()[index])
+        .sum(-1)
+        .argsort(dim=1, descending=True, stable=True)[..., None]
+        .expand_as(index)
+    )
     return index.gather(1, rank), weight.gather(1, rank)
 
 

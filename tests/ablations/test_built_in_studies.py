@@ -20,6 +20,10 @@ METHOD = {
     "latent_width": {"model.latent_dim": [16, 32, 48, 64]},
     "center": {"sampling.center": ["refined", "ridge"]},
     "cell_components": {"model.kernel_components": [0, 10, 30, 80]},
+    "causal_mask": {
+        "model.attention_mask": ["causal", "full"],
+        "ar.token_order": ["random", "graph", "graph_reversed", "granger"],
+    },
     "condition_drop": {"train.condition_drop": [0.0, 0.1, 0.3]},
 }
 ALL = sorted([*METHOD, *PAPER_STUDIES])
@@ -43,7 +47,7 @@ def test_the_default_level_is_the_default_configuration_with_what_is_fixed(name)
     base = study.base(Config())
     default = next(row for row in study.combinations if row.is_default)
     assert base.with_values(default.values) == base
-    assert len(study.trials(Config(), ["a"], [0], [0])) == len(study.combinations) >= 2
+    assert len(study.trials(Config(), ["simulated"], [0], [0])) == len(study.combinations) >= 2
 
 
 def test_steps_are_varied_only_where_the_sampler_takes_them():
@@ -51,6 +55,18 @@ def test_steps_are_varied_only_where_the_sampler_takes_them():
     assert [label for label in study.labels if "ddpm" in label] == ["ddpm"]
     assert len(study.labels) == 9
     assert {trial.config.sampling.estimate for trial in study.trials(Config(), ["a"], [0], [0])} == {"draws"}
+
+
+def test_an_order_by_the_graph_is_asked_for_only_where_the_data_have_one():
+    study, base = load_study("causal_mask"), Config().with_values({"split.n_folds": 2})
+    labels = [trial.level for trial in study.trials(base, ["simulated"], [0], [0])]
+    assert labels == [*(f"causal × {order}" for order in ("random", "true graph", "graph reversed", "Granger")), "full"]
+    assert [t.level for t in study.trials(base, ["a"], [0], [0])] == ["causal × random", "causal × Granger", "full"]
+    whole = study.trials(base, ["simulated"], range(study.seeds), range(study.folds))
+    assert len(whole) == 20
+    for trial in whole:
+        assert (trial.config.sampling.n_ar_steps, trial.config.train.mixture_size) == (4, 1)
+        assert "graph" not in trial.config.ar.token_order or trial.config.model.attention_mask == "causal"
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -42,6 +42,7 @@ FIELDS = {
     "model.n_heads": (4, {}, "scores"),
     "model.depth": (2, {}, "scores"),
     "model.dropout": (0.5, {}, "scores"),
+    "model.attention_mask": ("full", {}, "scores"),
     "model.kernel_sharpness": (0.0, {}, "scores"),
     "model.kernel_components": (0, {}, "scores"),
     "model.center": ("none", {}, "scores"),
@@ -89,7 +90,11 @@ FIELDS = {
 # levels of the studies that the table does not reach
 LEVELS = [
     ("ar.token_order", "granger", {}),
+    ("ar.token_order", "graph", {}),
+    ("ar.token_order", "graph_reversed", {}),
     ("ar.token_order", "variance", LATENT),
+    ("model.attention_mask", "full", LATENT),
+    ("model.attention_mask", "full", {"model.center": "none"}),
     ("diffusion.timestep_sampling", "1/20", {}),
     ("diffusion.schedule", "quadratic", {}),
     ("diffusion.prediction_type", "noise", DRAWS),

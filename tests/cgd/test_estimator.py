@@ -156,7 +156,7 @@ def test_a_prediction_has_no_argument_that_could_carry_the_truth():
     assert list(inspect.signature(CausalGeD.predict_interval).parameters) == ["self", "genes", "level"]
     assert {field.name for field in fields(VisiblePair)} == {
         "name", "train_genes", "x_st", "genes", "x_sc", "coordinates", "spot_names",
-        "st_totals", "sc_totals", "cell_components",
+        "st_totals", "sc_totals", "cell_components", "graph",
     }  # fmt: skip
 
 

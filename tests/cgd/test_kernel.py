@@ -91,7 +91,7 @@ def reference(tiny, **values):
 def test_the_order_of_training_genes_is_their_score(tiny):
     visible = tiny.hidden().visible
     assert reference(tiny).order is None
-    assert reference(tiny).order_of(reference(tiny).features) is None
+    assert reference(tiny).order_of(tiny.split.train, reference(tiny).features) is None
     np.testing.assert_allclose(
         reference(tiny, ar__token_order="variance").order, visible.sc_rows(visible.train_genes).var(axis=1), rtol=1e-5
     )
@@ -109,9 +109,9 @@ def test_the_order_of_other_genes_is_predicted_about_the_mean_score(tiny, token_
     scores, train = (made.order - made.order.mean()).double(), made.features.double()
     weights = torch.linalg.solve(train @ train.T + made.ridge_lambda * torch.eye(28, dtype=torch.float64), scores)
     expected = features.double() @ train.T @ weights + made.order.mean()
-    np.testing.assert_allclose(made.order_of(features), expected, rtol=1e-4)
+    np.testing.assert_allclose(made.order_of(tiny.split.test, features), expected, rtol=1e-4)
     unlike = torch.zeros(1, features.shape[1])
-    assert made.order_of(unlike).item() == pytest.approx(made.order.mean().item(), rel=1e-6)
+    assert made.order_of(["other"], unlike).item() == pytest.approx(made.order.mean().item(), rel=1e-6)
 
 
 def test_a_reference_is_made_of_the_training_genes(tiny):
