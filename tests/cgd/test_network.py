@@ -30,7 +30,7 @@ def build(tiny, values, trained_head=False):
             torch.nn.init.normal_(network.cat.head.weight)
         x_sc = torch.from_numpy(visible.sc_rows(tiny.split.test))
         code, features = network.encode_code(x_sc), reference.features_of(x_sc)
-    return network, reference, GeneTable(code, code, features, code, reference.order_of(features))
+    return network, reference, GeneTable(code, code, features, code, reference.order_of(tiny.split.test, features))
 
 
 def generate(network, reference, targets, n=2, draw=False, seed=0):
