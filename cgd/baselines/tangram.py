@@ -37,7 +37,7 @@ class Tangram:
     learning_rate
         Of Adam.
     density_weight
-        Weight of the divergence of the mapped cells from the spots' share of the counts.
+        Weight of the divergence of the mapped cells from the spots' share of the expression of the training genes.
     """
 
     mode: str = "clusters"
@@ -67,7 +67,7 @@ class Tangram:
             mapper = Mapper(
                 S=cells[:, usable],
                 G=visible.x_st[usable].T,
-                d=visible.st_totals / visible.st_totals.sum(),  # of the training genes alone
+                d=visible.x_st.sum(axis=0) / visible.x_st.sum(),  # as the package has it: of the matrix that is mapped
                 d_source=shares,
                 lambda_d=self.density_weight,
                 random_state=package_seed(seed, "tangram"),  # the package takes 0 for no seed

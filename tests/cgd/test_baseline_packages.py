@@ -175,12 +175,12 @@ def test_tangram_maps_what_the_training_genes_of_a_spot_say(tiny):
 
 
 def test_tangram_takes_the_density_of_the_training_genes_alone(tiny):
-    """With a heavy weight on the density, the mapped mass follows the counts a method may see."""
+    """With a heavy weight on the density, the mapped mass follows the expression a method may see."""
     visible = tiny.hidden().visible
     method = Tangram(n_clusters=5, epochs=300, density_weight=1000.0)
     method.fit(visible, 0)
     mass = method._groups.sum(axis=1).A1 @ method._mapping
-    np.testing.assert_allclose(mass / mass.sum(), visible.st_totals / visible.st_totals.sum(), rtol=0.05)
+    np.testing.assert_allclose(mass / mass.sum(), visible.x_st.sum(axis=0) / visible.x_st.sum(), rtol=0.05)
 
 
 def test_tangram_refuses_a_mode_it_does_not_have():
