@@ -152,8 +152,10 @@ class DiffusionConfig(_Section):
 class SamplingConfig(_Section):
     """Reverse process. The condition and the clean context are computed once per AR step."""
 
-    estimate: Literal["posterior_mean", "draws"] = Field(
-        "posterior_mean", description="posterior_mean: E[x_start | pure noise, context]; draws: mean of n_samples draws"
+    estimate: Literal["posterior_mean", "draws", "center"] = Field(
+        "posterior_mean",
+        description="posterior_mean: E[x_start | pure noise, context]; draws: mean of n_samples draws; center: what "
+        "the diffusion is about, without what it says",
     )
     sampler: Literal["ddpm", "ddim", "dpm_solver"] = "dpm_solver"
     n_steps: Annotated[int, Field(ge=2)] = Field(10, description="reverse steps (ddpm always takes all T)")
@@ -250,6 +252,8 @@ class Config(_Section):
                 "sampling.estimate = posterior_mean needs diffusion.prediction_type = x_start or v: from pure noise a "
                 "noise predictor does not determine x_start; use sampling.estimate = draws"
             )
+        if self.sampling.estimate == "center" and self.model.center == "none":
+            raise ValueError("sampling.estimate = center needs model.center = ridge: with none there is no centre")
         if self.sampling.estimate == "draws" and self.sampling.n_samples < 1:
             raise ValueError("sampling.estimate = draws needs sampling.n_samples >= 1")
         if self.sampling.guidance != 1 and not self.train.condition_drop:

@@ -284,8 +284,11 @@ class CausalGeD:
         state, n = self._state(), self.config.sampling.n_samples
         seed, targets = self.config.seed, self._targets(genes)
         z = generate(state.network, state.context, targets, state.ridge_lambda, seed, n, draw=True)
-        shift = _shift(state.network, state.context, targets, state.ridge_lambda, state.refined)
-        return (state.network.decode(z) + shift).cpu().numpy()
+        values = state.network.decode(z)
+        if state.refined is not None:
+            center = _center(state.network, state.context, targets, state.ridge_lambda)
+            values = values - center + state.refined.predict(targets.features)
+        return values.cpu().numpy()
 
     def _targets(self, genes: Sequence[str]) -> GeneTable:
         state = self._state()
@@ -378,20 +381,19 @@ def _estimate(
     network: Network, context: GeneTable, targets: GeneTable, ridge_lambda: float, refined: RefinedCentre | None
 ) -> FloatArray:
     """(n_genes, n_spots) estimate that `sampling.estimate` names: mean over the ensemble, or over draws."""
-    config = network.config
-    draw = config.sampling.estimate == "draws"
-    n = config.sampling.n_samples if draw else config.sampling.n_ensemble
-    z = generate(network, context, targets, ridge_lambda, config.seed, n, draw=draw)
-    shift = _shift(network, context, targets, ridge_lambda, refined)
-    return (network.decode(z.mean(0)) + shift).cpu().numpy()
+    sampling = network.config.sampling
+    center = _center(network, context, targets, ridge_lambda)
+    about = center if refined is None else refined.predict(targets.features)
+    if sampling.estimate == "center":
+        return about.cpu().numpy()
+    draw = sampling.estimate == "draws"
+    n = sampling.n_samples if draw else sampling.n_ensemble
+    z = generate(network, context, targets, ridge_lambda, network.config.seed, n, draw=draw)
+    # what the diffusion adds to its own centre is added to the refined one
+    return (network.decode(z.mean(0)) - center + about).cpu().numpy()
 
 
-def _shift(
-    network: Network, context: GeneTable, targets: GeneTable, ridge_lambda: float, refined: RefinedCentre | None
-) -> Tensor:
-    """(n_genes, n_spots) from the centre of the diffusion to the refined one; zeros without one.
-
-    What the diffusion adds to its centre is added to the refined one instead.
-    """
-    center = network.decode(ridge_predict(context.features, context.z[None], targets.features, ridge_lambda)[0][0])
-    return torch.zeros_like(center) if refined is None else refined.predict(targets.features) - center
+def _center(network: Network, context: GeneTable, targets: GeneTable, ridge_lambda: float) -> Tensor:
+    """(n_genes, n_spots) expression at the ridge prediction in the latent."""
+    z, _ = ridge_predict(context.features, context.z[None], targets.features, ridge_lambda)
+    return network.decode(z[0])

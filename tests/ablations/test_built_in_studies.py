@@ -18,6 +18,7 @@ METHOD = {
     "sampler": {"sampling.sampler": ["ddpm", "ddim", "dpm_solver"], "sampling.n_steps": [5, 10, 20, 50]},
     "loss_weighting": {"ar.min_weight": [0.1, 0.5, 1.0]},
     "latent_width": {"model.latent_dim": [16, 32, 48, 64]},
+    "estimate": {"sampling.estimate": ["posterior_mean", "draws", "center"]},
     "center": {"sampling.center": ["refined", "ridge"]},
     "cell_components": {"model.kernel_components": [0, 10, 30, 80]},
     "causal_mask": {

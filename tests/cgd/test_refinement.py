@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
+from cgd.errors import ConfigError
 from cgd.model.kernel import GeneKernel
 from cgd.model.refinement import _PENALTIES, RefinedCentre, _components, _Regression, _smooth
 
@@ -113,3 +114,26 @@ def test_degenerate_genes_give_finite_predictions(case):
 
 def test_penalties_cover_from_none_to_all():
     assert (_PENALTIES.min(), _PENALTIES.max()) == (1e-4, 1e3)
+
+
+def test_an_estimate_is_what_the_diffusion_says_about_the_refined_centre(tiny, monkeypatch):
+    """With a network that says nothing, posterior mean and centre are one; the refined centre is no latent ridge."""
+    from cgd.estimator import CausalGeD
+
+    def predicted(silent, **values):
+        config = tiny.config({key.replace("__", "."): value for key, value in values.items()})
+        model, hidden = CausalGeD(config), tiny.hidden()
+        model.fit_visible(hidden.visible, hidden.val)
+        if silent:
+            monkeypatch.setattr(model._fitted.network, "predict", lambda prefix, x_t, *rest: torch.zeros_like(x_t))
+        return model.predict_mean(tiny.split.test)
+
+    centre = predicted(False, sampling__estimate="center")
+    np.testing.assert_allclose(predicted(True), centre, atol=1e-5)
+    assert np.abs(predicted(False) - centre).max() > 1e-4
+    assert np.abs(predicted(False, sampling__estimate="center", sampling__center="ridge") - centre).max() > 1e-3
+
+
+def test_without_a_centre_it_cannot_be_the_estimate(tiny):
+    with pytest.raises(ConfigError, match=r"sampling\.estimate = center needs model\.center = ridge"):
+        tiny.config({"sampling.estimate": "center", "model.center": "none"})
