@@ -26,6 +26,16 @@ _MODES = ("clusters", "cells")
 class Tangram:
     """Tangram (Biancalani et al., Nature Methods 2021; github.com/broadinstitute/Tangram, BSD-3-Clause).
 
+    The package's optimiser, with its defaults, on log-normalised expression. Around it: the clusters are those of
+    k-means, where the published comparisons use Leiden's; genes reach it in a fixed order, where the package puts them
+    in a set, so that sums differ between processes; the density of the spots is that of the matrix that is mapped, as
+    in the package, so of the training genes alone.
+
+    Mean PCC of held-out genes over five folds: 0.211 on mouse cortex osmFISH and 0.319 on dentate gyrus Visium; of the
+    first fold alone 0.262 on hippocampus seqFISH and 0.067 on HER2ST. An earlier run of the package
+    with 20 clusters of k-means, with other folds, genes and CP10k in place of the median total, had 0.195 on osmFISH
+    and 0.242 on HER2ST's 1000 most variable genes.
+
     Parameters
     ----------
     mode
