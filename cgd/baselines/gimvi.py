@@ -40,8 +40,9 @@ class GimVI:
     and 0.001 on HER2ST, where the reduced has 0.003 in a quarter of it; dentate gyrus is not reduced.
 
     PCC of the held-out genes of the first fold: 0.256 on mouse cortex osmFISH, 0.244 on dentate gyrus Visium, 0.101 on
-    hippocampus seqFISH, 0.091 on V1 STARmap and 0.003 on HER2ST. An earlier run of the package for 200 epochs, with other genes and the logarithm of
-    the imputed rates in place of the shares, had 0.200 on one fold of osmFISH.
+    hippocampus seqFISH, 0.091 on V1 STARmap and 0.003 on HER2ST. An earlier run of the
+    package for 200 epochs, with other genes and the logarithm of the imputed rates in place of the shares, had 0.200 on
+    one fold of osmFISH.
 
     Parameters
     ----------

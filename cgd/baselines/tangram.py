@@ -32,9 +32,9 @@ class Tangram:
     in the package, so of the training genes alone.
 
     Mean PCC of held-out genes over five folds: 0.211 on mouse cortex osmFISH and 0.319 on dentate gyrus Visium; of the
-    first fold alone 0.262 on hippocampus seqFISH, 0.112 on V1 STARmap and 0.067 on HER2ST. An earlier run of the package
-    with 20 clusters of k-means, with other folds, genes and CP10k in place of the median total, had 0.195 (osmFISH),
-    0.178 (STARmap) and 0.242 (HER2ST, its 1000 most variable genes).
+    first fold alone 0.262 on hippocampus seqFISH, 0.112 on V1 STARmap and 0.067 on HER2ST. An earlier run of the
+    package with 20 clusters of k-means, with other folds, genes and CP10k in place of the median total, had 0.195
+    (osmFISH), 0.178 (STARmap) and 0.242 (HER2ST, its 1000 most variable genes).
 
     Parameters
     ----------
