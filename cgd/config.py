@@ -19,7 +19,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from cgd.errors import ConfigError, closest
 
 CAUSALGED = "causalged"
-MAX_COMPONENTS = 80  # principal components of the cells that are prepared
 BROUGHT = "brought:"  # begins the name of a method that is a file of predictions
 _COMMON = ("method", "seed", "data", "split", "evaluation", "runtime")  # what a baseline reads
 
@@ -100,7 +99,7 @@ class ModelConfig(_Section):
     kernel_sharpness: NonNegative = Field(
         2.0, description="s: the kernel over genes is linear + exp(-s (1 - r)), r their correlation; 0: linear alone"
     )
-    kernel_components: Annotated[int, Field(ge=0, le=MAX_COMPONENTS)] = Field(
+    kernel_components: Annotated[int, Field(ge=0, le=80)] = Field(
         30,
         description="principal components of the cells, from every gene of the scRNA-seq, along which the kernel "
         "compares genes a second time; 0: not at all",
@@ -314,11 +313,6 @@ class Config(_Section):
     def flatten_used(self) -> dict[str, Any]:
         """Dotted path -> value of what the method reads."""
         return _flatten(self.used())
-
-    @property
-    def refines(self) -> bool:
-        """Whether predictions are about the refined centre."""
-        return self.model.center == "ridge" and self.sampling.center == "refined"
 
     def used(self) -> dict[str, Any]:
         """The values the method reads: all of them, or for a baseline those that are not CausalGeD's own."""

@@ -23,7 +23,7 @@ from cgd.data.split import split_train_val
 from cgd.errors import CheckpointError, ConfigError, DataError, NotFittedError, closest
 from cgd.model.generation import generate
 from cgd.model.network import Network
-from cgd.model.reference import Reference
+from cgd.model.reference import Reference, refines
 from cgd.model.refinement import RefinedCentre
 from cgd.model.ridge import ridge_predict
 from cgd.model.tokens import GeneTable
@@ -354,7 +354,7 @@ class CausalGeD:
         network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
         network.eval()
         refined = None
-        if model.config.refines:
+        if refines(model.config):
             refined = RefinedCentre(tensors["refined.pattern"], tensors["refined.level"])
         context = {key: tensors[f"context.{key}"] for key in ("z", "code", "features", "center")}
         model._fitted = _Fitted(

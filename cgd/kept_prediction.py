@@ -6,6 +6,7 @@ prediction of the first and fits nothing.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -55,4 +56,5 @@ class KeptPrediction:
         """Keep a prediction and the part of the summary that does not depend on the protocol."""
         if self.folder is not None:
             state = {"protocol": self.protocol, "summary": summary}
-            write_folder(self.folder, {"prediction": torch.from_numpy(prediction)}, state)
+            with suppress(OSError):  # it only saves the twin its fit
+                write_folder(self.folder, {"prediction": torch.from_numpy(prediction)}, state)

@@ -15,7 +15,7 @@ from cgd.training.checkpoint import CheckpointFolder
 from tune.progress import Progress
 from tune.study_summary import trial_note
 from tune.tracking import FAILED, FINISHED, KILLED, STUDY_TAG, RunRecord, Tracking
-from tune.trial import EPOCH, ERROR, MODEL, RESULT, TrialSpec
+from tune.trial import EPOCH, ERROR, HAS_MODEL, MODEL, RESULT, TrialSpec
 from tune.tuning import OpenRun, RunCallback, message_of_death, remember_error
 
 
@@ -131,7 +131,8 @@ class TrackingCallback(RunCallback):
         summary, per_gene = dict(result["summary"]), pd.DataFrame(result["per_gene"])
         if "val_pcc" in summary:  # the curve of the epochs bears that name
             summary["kept_val_pcc"] = summary.pop("val_pcc")
-        model_id = self._attach_model(spec, run) if self._keeps_model(spec) else None
+        has_model = result.get(HAS_MODEL, True)
+        model_id = self._attach_model(spec, run, has_model) if self._keeps_model(spec) else None
         self.tracking.finish(run.run_id, summary, per_gene, model_id, self.datasets[spec.prepared])
         self.outcomes[spec.fingerprint] = RunRecord(run.run_id, FINISHED)
         CheckpointFolder(self.checkpoints / spec.fingerprint, spec.fingerprint).clear()  # the store has it all now
@@ -141,7 +142,11 @@ class TrackingCallback(RunCallback):
     def _keeps_model(self, spec: TrialSpec) -> bool:
         return self.log_models and spec.has_epochs
 
-    def _attach_model(self, spec: TrialSpec, run: OpenRun) -> str | None:
+    def _attach_model(self, spec: TrialSpec, run: OpenRun, has_model: bool) -> str | None:
+        if not has_model:
+            reason = "the prediction of this trial under the other protocol was scored; the model is with that run"
+            self.tracking.set_tag(run.run_id, "cgd.no_model", reason)
+            return None
         folder = self.checkpoints / spec.fingerprint / MODEL
         if folder.is_dir():
             tags = {"cgd.dataset": spec.dataset, "cgd.seed": str(spec.seed), "cgd.fold": str(spec.fold)}

@@ -21,6 +21,7 @@ from cgd.data.split import GeneSplit
 
 EPOCH, RESULT, ERROR = "epoch_metrics", "result", "error"
 TIME = "time_ms"  # when an epoch ended, among its metrics
+HAS_MODEL = "has_model"
 MODEL = "model"  # folder of the fitted model, beside the trial's checkpoints
 
 
@@ -109,7 +110,8 @@ def run_trial(
             outcome = evaluate(spec.config, prepared, spec.split, on_epoch, Path(checkpoints))
         if log_models and outcome.model:
             outcome.model.save(Path(checkpoints) / spec.fingerprint / MODEL)
-        result: dict[str, Any] = {RESULT: {"summary": outcome.summary, "per_gene": outcome.per_gene.to_dict("list")}}
+        found = {"summary": outcome.summary, "per_gene": outcome.per_gene.to_dict("list")}
+        result: dict[str, Any] = {RESULT: {**found, HAS_MODEL: outcome.model is not None}}
     except Exception as error:  # the boundary between one trial and the study: whatever it was, the others go on
         message = str(error) or type(error).__name__
         result = {ERROR: {"type": type(error).__name__, "message": message, "traceback": traceback.format_exc()}}

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, distribution, entry_points
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -51,12 +51,15 @@ class Entry:
         Importable name of the optional package the method needs; None for none.
     note
         What the row of a table must say about it.
+    libraries
+        Distributions that compute for it and for no other part of the project: another version is another method.
     """
 
     home: str
     title: str
     package: str | None = None
     note: str = ""
+    libraries: tuple[str, ...] = ()
 
     def make(self) -> Method:
         """A fresh, unfitted method. Raises ConfigError if it cannot be imported or made."""
@@ -74,16 +77,15 @@ class Entry:
             raise ConfigError(f"{self.title} ({self.home}) cannot be made: {type(error).__name__}: {error}") from None
 
     def check(self) -> None:
-        """Raise ConfigError where the method cannot be made here, or the package it needs is not installed."""
+        """Raise ConfigError where the method cannot be made here, as when the package it needs is not installed."""
         self.make()
-        if self.package and not _is_installed(self.package):
-            raise ConfigError(f"{self.title} needs the package '{self.package}'; {self._mend()}")
 
     def code_version(self) -> str:
-        """Version of the code the method runs; of code outside the package, of its own file alone."""
+        """Version of the code the method runs and of its libraries; of code from outside, of its own file alone."""
         module = self.home.partition(":")[0]
         own, outside = code_version("cgd.baselines.trial", module), _file_hash(module)
-        return hashlib.sha256(f"{own}{outside}".encode()).hexdigest()[:12] if outside else own
+        beside = [f"{name} {_installed_version(name)}" for name in self.libraries] + [outside] * bool(outside)
+        return hashlib.sha256(repr([own, *beside]).encode()).hexdigest()[:12] if beside else own
 
     def _mend(self) -> str:
         if self.package:
@@ -102,19 +104,24 @@ METHODS: dict[str, Entry] = {
         "cgd.baselines.tangram:Tangram",
         "Tangram",
         package="tangram",
+        libraries=("tangram-sc", "scikit-learn"),
         note="Maps clusters of cells, 20 of k-means in place of Leiden's.",
     ),
     "gimvi": Entry(
         "cgd.baselines.gimvi:GimVI",
         "gimVI",
         package="scvi",
+        libraries=("scvi-tools",),
         note="Trained for about half a minute: fewer epochs than the 200 published where cells or spots are many.",
     ),
     "spage": Entry("cgd.baselines.spage:SpaGE", "SpaGE"),
     "stplus": Entry("cgd.baselines.stplus:StPlus", "stPlus"),
-    "spaotsc": Entry("cgd.baselines.spaotsc:SpaOTsc", "SpaOTsc"),
+    "spaotsc": Entry("cgd.baselines.spaotsc:SpaOTsc", "SpaOTsc", libraries=("pot",)),
     "novosparc": Entry(
-        "cgd.baselines.novosparc:NovoSpaRc", "novoSpaRc", note="The plan uses at most 1500 cells, drawn at random."
+        "cgd.baselines.novosparc:NovoSpaRc",
+        "novoSpaRc",
+        note="The plan uses at most 1500 cells, drawn at random.",
+        libraries=("pot",),
     ),
     "spatialscope": Entry(
         "cgd.baselines.spatialscope:SpatialScope",
@@ -158,13 +165,11 @@ def find_method(name: str) -> Entry:
     raise ConfigError(f"no method is called '{name}'; {closest(name, known)}; or give MODULE:CLASS")
 
 
-def _is_installed(package: str) -> bool:
-    """Whether a distribution, or a module, of that name is there."""
+def _installed_version(name: str) -> str:
     try:
-        distribution(package)
+        return version(name)
     except PackageNotFoundError:
-        return find_spec(package.replace("-", "_")) is not None
-    return True
+        return ""
 
 
 def _file_hash(module: str) -> str:
@@ -173,7 +178,7 @@ def _file_hash(module: str) -> str:
         return ""
     try:
         spec = find_spec(module)
-    except (ImportError, ValueError):  # whoever makes the method hears of it
+    except Exception:  # code of a package above it may fail in any way; whoever makes the method hears of it
         return ""
     path = Path(spec.origin) if spec and spec.origin else None
     return hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else ""

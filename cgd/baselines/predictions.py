@@ -123,9 +123,9 @@ def _read_h5ad(path: Path) -> pd.DataFrame:
     try:
         adata = ad.read_h5ad(path)
         values = adata.X.toarray() if sp.issparse(adata.X) else np.asarray(adata.X, dtype=np.float32)
+        return pd.DataFrame(values, index=adata.obs_names.astype(str), columns=adata.var_names.astype(str))
     except Exception as error:  # h5py and anndata raise many kinds for a file that is none of theirs
         raise DataError(f"{path}: not a readable h5ad file ({error}); {_FORMATS}") from None
-    return pd.DataFrame(values, index=adata.obs_names.astype(str), columns=adata.var_names.astype(str))
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

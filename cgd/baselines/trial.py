@@ -66,7 +66,7 @@ def predict_baseline(config: Config, hidden: HiddenPair, split: GeneSplit) -> Fl
 
 
 def _predict(method: Method, config: Config, hidden: HiddenPair, split: GeneSplit) -> FloatArray:
-    prediction = np.asarray(method.predict(split.test), dtype=np.float32)
+    prediction = np.ascontiguousarray(method.predict(split.test), dtype=np.float32)
     expected = (len(split.test), hidden.visible.x_st.shape[1])
     if prediction.shape != expected or not np.isfinite(prediction).all():
         found = f"shape {prediction.shape}" if prediction.shape != expected else "values that are not finite"

@@ -26,7 +26,9 @@ def read_graph(adata: ad.AnnData, what: str) -> Edges | None:
         return None
     table = adata.uns[GRAPH_KEY]
     if not isinstance(table, pd.DataFrame) or not {"regulator", "target"} <= set(table.columns):
-        found = f"columns {', '.join(map(str, table.columns))}" if isinstance(table, pd.DataFrame) else type(table)
+        found = (
+            f"columns {', '.join(map(str, table.columns))}" if isinstance(table, pd.DataFrame) else type(table).__name__
+        )
         raise DataError(
             f"{what}: expected a table with the columns regulator and target in uns['{GRAPH_KEY}'], found {found}; "
             "mend it or delete the entry"
@@ -52,7 +54,8 @@ def causal_depth(edges: Edges, genes: Iterable[str]) -> dict[str, int]:
         order = list(TopologicalSorter(regulators).static_order())
     except CycleError as error:
         raise DataError(
-            f"the regulatory graph has a cycle, which no order can follow: {' -> '.join(error.args[1])}"
+            f"the regulatory graph has a cycle, which no order can follow: {' -> '.join(error.args[1])}; "
+            "use another ar.token_order, or take an edge of it out of the table"
         ) from None
     depth: dict[str, int] = {}
     for gene in order:

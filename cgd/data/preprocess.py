@@ -10,10 +10,12 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator, svds
 
-from cgd.config import MAX_COMPONENTS, DataConfig
+from cgd.config import DataConfig
 from cgd.data.graph import Edges
 from cgd.data.pair import Pair
 from cgd.errors import DataError
+
+MAX_COMPONENTS = 80  # of the cells; model.kernel_components chooses among them
 
 
 @dataclass(frozen=True)

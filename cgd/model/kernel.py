@@ -92,7 +92,9 @@ def _sharpened(correlation: Tensor, sharpness: float) -> Tensor:
 
 def _unit(x: Tensor) -> Tensor:
     """Rows centred and of unit length: their inner products are correlations. A constant row becomes 0."""
-    return _scaled(x - x.mean(1, keepdim=True))
+    centred = x - x.mean(1, keepdim=True)
+    varies = centred.norm(dim=1, keepdim=True) > 1e-6 * x.norm(dim=1, keepdim=True)  # below it is rounding
+    return _scaled(torch.where(varies, centred, 0.0))
 
 
 def _scaled(x: Tensor) -> Tensor:

@@ -52,6 +52,11 @@ class GraphOrder:
         return torch.tensor([-self.sign * depth[gene] for gene in genes], dtype=torch.float32)
 
 
+def refines(config: Config) -> bool:
+    """Whether predictions are about the refined centre."""
+    return config.model.center == "ridge" and config.sampling.center == "refined"
+
+
 @dataclass
 class Reference:
     """Training data on the device, and the kernel over genes.
@@ -108,7 +113,7 @@ class Reference:
             features=features,
             ridge_lambda=ridge_lambda,
             leave_one_out=leave_one_out_operator(features, ridge_lambda) if centred_latents else None,
-            refined=RefinedCentre.fit(features, x_st) if config.refines else None,
+            refined=RefinedCentre.fit(features, x_st) if refines(config) else None,
             order=_order(visible, config) if graph_order is None else graph_order.of(visible.train_genes).to(device),
             centred=config.model.center == "ridge",
             graph_order=graph_order,

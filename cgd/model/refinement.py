@@ -2,8 +2,9 @@
 
 In the latent, one penalty serves every context, so that training sequences and predictions share one centre. A
 prediction from all training genes can afford more: raw targets and targets standardised gene by gene, each with one
-penalty and with a penalty for every spatial component of the training genes. All four are linear in the features, and
-their penalties have the smallest leave-one-gene-out error over the training genes.
+penalty and with a penalty for every spatial component of the training genes. All four are linear in the features. The
+one penalty has the smallest leave-one-gene-out error over the training genes; that of a component has the smallest
+relative error, averaged over neighbouring components, which are themselves those of all training genes.
 
 Shapes: n training genes, G genes, S spots, r features, q spatial components, p penalties.
 """

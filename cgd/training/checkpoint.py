@@ -10,8 +10,10 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
@@ -35,8 +37,7 @@ def write_folder(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]
     if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= {_TENSORS, _STATE}):
         raise CheckpointError(f"{folder} exists and is not a saved model or checkpoint; choose another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = folder.with_name(f".{folder.name}.{uuid4().hex}")
     temporary.mkdir()
     data = save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()})
     digest = hashlib.sha256(data).hexdigest()
@@ -45,11 +46,24 @@ def write_folder(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    older = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    if folder.exists():
-        folder.rename(older)
-    temporary.rename(folder)
-    shutil.rmtree(older, ignore_errors=True)
+    _replace(folder, temporary)
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Put `new` where `folder` may be; of several processes that do so at once the last one stays."""
+    while True:
+        older = folder.with_name(f"{new.name}.old")
+        with suppress(FileNotFoundError):
+            folder.rename(older)
+        try:
+            new.rename(folder)
+        except OSError:
+            shutil.rmtree(older, ignore_errors=True)
+            if not folder.exists():  # not that another process put its own there in between
+                raise
+            continue
+        shutil.rmtree(older, ignore_errors=True)
+        return
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

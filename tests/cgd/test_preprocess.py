@@ -8,10 +8,10 @@ from anndata import AnnData
 
 from cgd.config import Config, DataConfig
 from cgd.data.pair import make_pair, read_pair
-from cgd.data.preprocess import log_normalise, prepare
+from cgd.data.preprocess import MAX_COMPONENTS, log_normalise, prepare
 from cgd.data.protocol import hide
 from cgd.data.split import make_splits
-from cgd.errors import DataError
+from cgd.errors import ConfigError, DataError
 
 REAL = (
     "human_breast_her2st_wu",
@@ -163,6 +163,8 @@ def test_cell_components_are_those_of_the_standardised_genes(tiny):
     standard = (dense - dense.mean(axis=0)) / np.sqrt(np.maximum(dense.var(axis=0), 1e-6))
     left = np.linalg.svd(standard, full_matrices=False)[0]
     found, k = prepared.cell_components, prepared.cell_components.shape[1]
-    assert k == min(80, *(n - 1 for n in dense.shape))
+    with pytest.raises(ConfigError, match="less than or equal to 80"):
+        Config().with_values({"model.kernel_components": MAX_COMPONENTS + 1})
+    assert k == min(MAX_COMPONENTS, *(n - 1 for n in dense.shape))
     np.testing.assert_allclose(found.T @ found, np.eye(k), atol=1e-5)
     np.testing.assert_allclose(np.abs((found[:, :5] * left[:, :5]).sum(axis=0)), 1, atol=1e-4)

@@ -7,7 +7,7 @@ from sklearn.linear_model import Ridge
 
 from cgd.errors import ConfigError
 from cgd.model.kernel import GeneKernel
-from cgd.model.refinement import _PENALTIES, RefinedCentre, _components, _Regression, _smooth
+from cgd.model.refinement import RefinedCentre, _components, _Regression, _smooth
 
 
 def genes(n=24, n_spots=40, n_cells=15, seed=0):
@@ -104,7 +104,9 @@ def test_degenerate_genes_give_finite_predictions(case):
     elif case == "all constant":
         x_st[:] = 1.0
     elif case == "two genes":
-        features, x_st = features[:2] - features[:2].mean(0), x_st[:2]
+        kernel = GeneKernel.fit(torch.rand(2, 15, generator=torch.Generator().manual_seed(0)), 2.0)
+        features, x_st = kernel.features(kernel.profiles), x_st[:2]
+        queries = kernel.features(torch.rand(8, 15, generator=torch.Generator().manual_seed(1)))
     else:
         features, queries = torch.zeros_like(features), torch.zeros_like(queries)
     predicted = RefinedCentre.fit(features, x_st).predict(queries)
@@ -112,8 +114,19 @@ def test_degenerate_genes_give_finite_predictions(case):
     assert torch.isfinite(predicted).all()
 
 
-def test_penalties_cover_from_none_to_all():
-    assert (_PENALTIES.min(), _PENALTIES.max()) == (1e-4, 1e3)
+def test_a_component_takes_the_penalty_that_suits_its_neighbours_too():
+    """Noise alone would give neighbours penalties far apart; averaged errors give nearly the same."""
+    features, *_ = genes(n=40)
+    noise = torch.randn(40, 60, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    regression = _Regression(features)
+    components, patterns = _components(noise - noise.mean(0))
+    errors = torch.stack([regression._leave_one_out(components, p)[1] for p in regression.penalties])
+    alone = (errors / components.square().sum(0)).argmin(0)
+    (_, _), (weights, _) = regression.fit(noise)
+    projected = features.double().T @ components
+    used = (projected / (weights[:-1] @ patterns.T)).div(1).sub(regression.values[:, None])  # penalty of each component
+    spread = used.median(0).values.clamp_min(1e-12).log().diff().abs().mean()
+    assert spread < 0.7 * regression.penalties[alone].log().diff().abs().mean()
 
 
 def test_an_estimate_is_what_the_diffusion_says_about_the_refined_centre(tiny, monkeypatch):
