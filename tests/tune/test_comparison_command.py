@@ -25,12 +25,13 @@ GOOD = "class Good:\n    def fit(self, visible, seed): ...\n    def predict(self
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """Modules of a user: one that works and one that cannot be imported."""
+    """Modules of a user: one that works, one that cannot be imported and one that needs what is not there."""
     (tmp_path / "own_good.py").write_text(GOOD)
     (tmp_path / "own_broken.py").write_text("1 / 0\n")
+    (tmp_path / "own_needy.py").write_text("import no_such_package_here\n" + GOOD)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path
-    for name in ("own_good", "own_broken"):
+    for name in ("own_good", "own_broken", "own_needy"):
         sys.modules.pop(name, None)
 
 
@@ -43,7 +44,7 @@ def installed(own, monkeypatch):
     monkeypatch.setattr(cgd.baselines, "entry_points", lambda group: points)
     for name in list(METHODS):
         monkeypatch.delitem(METHODS, name)
-    monkeypatch.setitem(METHODS, "needy", Entry("own_good:Good", "Needy", package="no-such-package-here"))
+    monkeypatch.setitem(METHODS, "needy", Entry("own_needy:Good", "Needy", package="no_such_package_here"))
     return own
 
 
@@ -57,7 +58,7 @@ def test_an_installed_method_is_found_and_takes_no_name_that_is_taken(installed)
 def test_a_broken_installed_method_does_not_break_the_others(installed):
     chosen, notes = choose(["all"], [], skip_missing=True)
     assert [one.name for one in chosen] == ["good"]
-    assert "Needy is left out: Needy needs the package 'no-such-package-here'" in notes[0]
+    assert "Needy is left out: Needy needs the package 'no_such_package_here'" in notes[0]
     assert "broken is left out" in notes[1]
     assert "ZeroDivisionError" in notes[1]
 
