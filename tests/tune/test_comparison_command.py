@@ -55,6 +55,49 @@ def test_an_installed_method_is_found_and_takes_no_name_that_is_taken(installed)
         find_method("goood")
 
 
+@pytest.fixture
+def malformed_points(installed):
+    """Entry points that name no class, among those that do."""
+    points = cgd.baselines.entry_points(group=cgd.baselines.GROUP)
+    for name, value in (("spaces", "own good"), ("bare", "own_good"), ("empty", ""), ("deep", "own_good:A.B")):
+        points.append(EntryPoint(name, value, cgd.baselines.GROUP))
+
+
+def test_an_entry_point_that_names_no_class_is_passed_over_with_a_line(malformed_points, capsys):
+    assert set(discovered()) == {"good", "broken"}
+    assert main(["--list"]) == 0
+    with pytest.raises(ConfigError, match="did you mean 'good'"):
+        find_method("goood")
+    notes = choose(["all"], [], skip_missing=True)[1]
+    assert "spaces is left out: its entry point is 'own good', expected MODULE:CLASS" in notes
+    assert sum("expected MODULE:CLASS" in note for note in notes) == 4
+
+
+def test_a_package_whose_entry_points_cannot_be_read_hides_no_other(own, monkeypatch):
+    for name, text in (("bad", "[causalged_ray.methods]\nno equals sign\n"), ("fine", "")):
+        folder = own / f"{name}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text(text or f"[{cgd.baselines.GROUP}]\ngood = own_good:Good\n")
+    assert discovered()["good"].note == "Installed beside this project, of the package fine 1.0."
+    assert cgd.baselines.malformed() == ["the entry points of the package bad cannot be read (TypeError)"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("raise SystemExit(3)", "cannot be made: SystemExit: 3"),
+        ("class Odd:\n    def fit(self, visible, seed): ...", "has no predict; a method has fit"),
+        ("Odd = dict", "has no fit and no predict"),
+    ],
+)
+def test_what_is_no_method_is_refused(source, message, own):
+    (own / "own_odd.py").write_text(source)
+    sys.modules.pop("own_odd", None)
+    with pytest.raises(ConfigError, match=message):
+        choose(["own_odd:Odd"], [], skip_missing=False)
+
+
 def test_a_broken_installed_method_does_not_break_the_others(installed):
     chosen, notes = choose(["all"], [], skip_missing=True)
     assert [one.name for one in chosen] == ["good"]
