@@ -225,10 +225,8 @@ class _Store:
                 return json.loads(Path(self._client.download_artifacts(run_id, name, folder)).read_text("utf-8"))
             except (MlflowException, OSError, ValueError) as error:
                 reason = without_password(str(error))
-                message = (
-                    f"run {run_id} has no readable artifact '{name}' ({reason}); run the study again to rewrite it"
-                )
-                raise TrackingError(message) from None
+                what = f"run {run_id} has no readable artifact '{name}'"
+                raise TrackingError(f"{what} ({reason}); run the study again to rewrite it") from None
 
     def table(self, run_id: str, keys: list[str], columns: Sequence[str]) -> pd.DataFrame:
         """`per_gene.json` with its `keys` and numeric `columns`; null and infinite entries become NaN."""

@@ -36,6 +36,8 @@ def choose(asked: Sequence[str], brought: Sequence[Brought], skip_missing: bool)
         No such method, or one that cannot be made here.
     """
     names = list(dict.fromkeys(name.strip() for text in asked for name in text.split(",") if name.strip()))
+    if not names:
+        raise ConfigError(f"--methods names nothing; expected names such as spage,tangram, or '{ALL}', or '{FLOORS}'")
     chosen: list[Compared] = []
     notes = malformed() if ALL in names else []
     for name in _expanded(names):
