@@ -80,7 +80,7 @@ class Content:
     def sheets(self) -> list[Sheet]:
         """All tables, in the order of the page."""
         if self.overall is not None:
-            found = [self.overall, *self.data_sets]
+            found: list[Sheet | None] = [self.overall, *self.data_sets]
         else:
             found = [self.effects, self.levels_by_data, *self.data_sets, self.fractions, self.cost, self.paper]
         return [sheet for sheet in (*found, self.intervals, self.forecast, self.older) if sheet is not None]
