@@ -50,8 +50,9 @@ def _note(results: StudyResults) -> str:
         f"Means over the test genes, seeds averaged per gene, with {percent(CONFIDENCE)} intervals over genes; bold "
         f"where a method is best, in grey the floors and the ceiling. Differences in PCC are paired by seed, "
         f"fold and gene, bold where they differ from 0 after Holm's correction: {reference} − method over all methods "
-        "and floors, method − best floor over all methods, of all data sets. Rank: among the methods, by mean PCC. "
-        "Seconds are means of a trial, memory the largest peak of its process."
+        "and floors, method − best floor over all methods, of all data sets. Rank: among the methods, by mean PCC; "
+        "one with a trial that did not finish is last. Seconds are means of a trial, memory the largest peak of its "
+        "process."
     )
 
 
