@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ablations.results import StudyResults
-from ablations.rows import PUBLISHED_FLOORS
+from ablations.rows import PUBLISHED_FLOORS, TrialCounts
 from ablations.table_one import Counts, DatasetPlaces, Overall, Place, TableOne
 from ablations.verdict import gap
 
@@ -101,12 +101,21 @@ def _floor(one: DatasetPlaces, reference: Place) -> list[str]:
 
 def _failures(one: DatasetPlaces) -> str:
     failed = [place.row.title for place in one.methods if place.has_failed]
-    return f"Failed here: {', '.join(failed)}." if failed else ""
+    partial = [f"{place.row.title} ({_finished(place.row.trials)})" for place in one.methods if place.is_partial]
+    sentences = [f"Failed here: {', '.join(failed)}."] * bool(failed)
+    sentences += [f"Not finished, hence last in the ranks: {', '.join(partial)}."] * bool(partial)
+    return " ".join(sentences)
+
+
+def _finished(trials: TrialCounts | None) -> str:
+    if trials is None:
+        return ""
+    return f"{trials.ok} of {trials.ok + trials.failed + trials.missing} trials"
 
 
 def fills_sentence(one: DatasetPlaces) -> str:
     """What filling the hidden entries without any method scores; empty but under the published protocol."""
-    rows = {place.row.name: place.row for place in one.places}
+    rows = {place.row.name: place.row for place in one.places if place.row.kind == "floor"}
     found = [(words, rows[name].primary.mean) for name, words in PUBLISHED_FLOORS.items() if name in rows]
     scores = [f"{words}: {mean:.3f}" for words, mean in found if math.isfinite(mean)]
     return f"PCC without any method, {'; '.join(scores)}." if scores else ""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import numpy as np
 import pandas as pd
 
 from ablations.comparison import PROTOCOLS, comparison_name
+from ablations.store_uri import without_password
 from ablations.study import Study
-from cgd.errors import StudyError, TrackingError, closest
+from ablations.study_json import OLDER, read_header
+from cgd.errors import TrackingError, closest
 
 METRICS = ("pcc", "ssim", "rmse", "js", "spearman")
 HIDDEN_METRICS = tuple(f"hidden_{metric}" for metric in METRICS)
@@ -23,7 +26,6 @@ PUBLISHED_COLUMNS = (*HIDDEN_METRICS, "copied_share")
 _TRIAL_KEYS = ("fingerprint", "run_id", "dataset", "level", "seed", "fold", "status", "error")
 _COSTS = ("train_seconds", "wall_seconds", "peak_memory_mb", "n_parameters", "n_scored")
 _CLOCK = ("started", "ended", "n_threads")
-_OLDER = ("dataset", "level", "seed", "fold", "code_version", "run_id", "pcc", "when")
 # columns of the trials too: of intervals of 90 % their coverage, that of the draws alone, widths in standard deviations
 INTERVALS = (
     "coverage_90",
@@ -77,7 +79,7 @@ class StudyResults:
     floor_runs: list[dict[str, Any]]
     versions: dict[str, Any]
     code_version: str = ""
-    older: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(_OLDER)))
+    older: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(OLDER)))
     forecast: dict[str, Any] | None = None
 
     @property
@@ -99,7 +101,7 @@ def load_results(tracking_uri: str, parent_run_id: str) -> StudyResults:
     if found != "study":
         raise TrackingError(f"run {parent_run_id} is not a study (cgd.kind is {found!r}); pass the study's parent run")
     content = store.json(parent_run_id, "study.json")
-    header = _header(content, parent_run_id)
+    header = read_header(content, parent_run_id)
     columns = METRICS + (PUBLISHED_COLUMNS if header["protocol"] == "published" else ())
     trials, per_gene = _read_trials(store, content["trials"], columns)
     for key, known in (("level", header["study"].labels), ("dataset", header["datasets"])):
@@ -112,39 +114,23 @@ def load_results(tracking_uri: str, parent_run_id: str) -> StudyResults:
 
 
 def find_comparisons(tracking_uri: str) -> list[str]:
-    """Parent runs of the newest comparison of each protocol. Raises TrackingError where there is none."""
-    runs = _Store(tracking_uri).studies([comparison_name(protocol) for protocol in PROTOCOLS])
-    newest = {run.data.tags["cgd.study"]: run.info.run_id for run in sorted(runs, key=_when)}
-    if not newest:
-        raise TrackingError(f"no comparison in {tracking_uri}; run one first, or name another store")
-    return [newest[name] for name in sorted(newest)]
+    """Parent runs of the newest comparison of each protocol that is over and left its `study.json`.
+
+    Raises
+    ------
+    TrackingError
+        There is none, or the store cannot be read.
+    """
+    store = _Store(tracking_uri)
+    over = (store.newest(comparison_name(protocol)) for protocol in PROTOCOLS)
+    found = [run_id for run_id in over if run_id is not None]
+    if not found:
+        raise TrackingError(f"no comparison in {store.shown}; run one first, or name another store")
+    return found
 
 
 def _when(run: Any) -> tuple[int, str]:
     return run.info.end_time or run.info.start_time, run.info.run_id
-
-
-def _header(content: Any, run_id: str) -> dict[str, Any]:
-    needed = ("study", "protocol", "config", "datasets", "trials", "floors", "versions")
-    if not isinstance(content, dict) or any(key not in content for key in needed):
-        absent = [key for key in needed if not isinstance(content, dict) or key not in content]
-        raise TrackingError(f"run {run_id}: study.json lacks {', '.join(absent)}; it was written by another version")
-    try:
-        study = Study.from_dict(content["study"], f"study.json of run {run_id}")
-    except StudyError as error:
-        raise TrackingError(str(error)) from None
-    known = {key: content[key] for key in ("protocol", "config", "datasets", "versions")}
-    optional = {"code_version": content.get("code_version") or "", "forecast": content.get("forecast")}
-    return {"study": study, "older": _older(content.get("older") or [], run_id)} | known | optional
-
-
-def _older(entries: Any, run_id: str) -> pd.DataFrame:
-    try:
-        table = pd.DataFrame([{key: entry[key] for key in _OLDER} for entry in entries], columns=list(_OLDER))
-        return table.assign(pcc=pd.to_numeric(table["pcc"]).astype(float))
-    except (KeyError, TypeError, ValueError) as error:
-        message = f"run {run_id}: 'older' of study.json is not a list of {', '.join(_OLDER)}: {error}"
-        raise TrackingError(f"{message}; run the study again to rewrite it") from None
 
 
 def _read_trials(
@@ -189,37 +175,47 @@ def _stack(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
 
 
 class _Store:
-    """The three questions asked of MLflow, with its errors turned into ours."""
+    """The questions asked of MLflow, with its errors turned into ours, which show no password."""
 
     def __init__(self, tracking_uri: str) -> None:
         database = Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0])
         if tracking_uri.startswith("sqlite:///") and not database.is_file():  # MLflow would create an empty one
             raise TrackingError(f"no tracking store at {database}; run a study first, or pass the store it wrote to")
+        self.shown = without_password(tracking_uri)
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # two bars per trial otherwise
         from mlflow import MlflowClient
 
-        self.uri = tracking_uri
-        self._client = MlflowClient(tracking_uri)
+        with self._readable("open"):
+            self._client = MlflowClient(tracking_uri)
+
+    @contextmanager
+    def _readable(self, doing: str) -> Iterator[None]:
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
+            reason = without_password((str(error).strip() or type(error).__name__).splitlines()[0])
+            message = f"cannot {doing} the tracking store {self.shown}: {reason}; pass the store a study wrote to"
+            raise TrackingError(message) from None
 
     def run(self, run_id: str) -> Any:
-        from mlflow.exceptions import MlflowException
-
-        try:
+        with self._readable(f"read run {run_id} from"):
             return self._client.get_run(run_id)
-        except MlflowException as error:
-            raise TrackingError(f"cannot read run {run_id} from {self.uri}: {error}") from None
 
-    def studies(self, names: Sequence[str]) -> list[Any]:
-        """The parent runs of the studies of these names."""
-        from mlflow.exceptions import MlflowException
-
-        query = "tags.`cgd.kind` = 'study' and tags.`cgd.study` = '{}'"
-        try:
+    def newest(self, study: str) -> str | None:
+        """The newest parent run of a study that is not running and has its `study.json`; None without one."""
+        query = f"tags.`cgd.kind` = 'study' and tags.`cgd.study` = '{study}'"
+        with self._readable("look for studies in"):
             places = [experiment.experiment_id for experiment in self._client.search_experiments()]
-            pages = [self._client.search_runs(places, query.format(name), max_results=1000) for name in names]
-        except MlflowException as error:
-            raise TrackingError(f"cannot look for studies in {self.uri}: {error}") from None
-        return [run for page in pages for run in page]
+            runs = sorted(self._client.search_runs(places, query, max_results=1000), key=_when, reverse=True)
+            return next((run.info.run_id for run in runs if self._is_over(run)), None)
+
+    def _is_over(self, run: Any) -> bool:
+        if run.info.status == "RUNNING":
+            return False
+        return any(file.path == "study.json" for file in self._client.list_artifacts(run.info.run_id))
 
     def json(self, run_id: str, name: str) -> Any:
         from mlflow.exceptions import MlflowException
@@ -228,8 +224,9 @@ class _Store:
             try:
                 return json.loads(Path(self._client.download_artifacts(run_id, name, folder)).read_text("utf-8"))
             except (MlflowException, OSError, ValueError) as error:
-                message = f"run {run_id} has no readable artifact '{name}' ({error}); run the study again to rewrite it"
-                raise TrackingError(message) from None
+                reason = without_password(str(error))
+                what = f"run {run_id} has no readable artifact '{name}'"
+                raise TrackingError(f"{what} ({reason}); run the study again to rewrite it") from None
 
     def table(self, run_id: str, keys: list[str], columns: Sequence[str]) -> pd.DataFrame:
         """`per_gene.json` with its `keys` and numeric `columns`; null and infinite entries become NaN."""

@@ -91,6 +91,11 @@ class Row:
         return self.estimates[PRIMARY]
 
     @property
+    def is_whole(self) -> bool:
+        """Whether all of its trials finished; one that stopped half-way has a mean over other genes than the rest."""
+        return self.trials is None or not (self.trials.failed or self.trials.missing)
+
+    @property
     def n_agreeing(self) -> int:
         """Seeds whose own difference has the sign of the mean difference."""
         mean = self.differences[PRIMARY].mean

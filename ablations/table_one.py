@@ -52,6 +52,11 @@ class Place:
         """Whether it has trials and none of them finished."""
         return self.row.trials is not None and not self.row.trials.ok
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether some of its trials finished and some did not."""
+        return not self.row.is_whole and not self.has_failed
+
 
 @dataclass(frozen=True)
 class DatasetPlaces:
@@ -71,12 +76,13 @@ class DatasetPlaces:
     @property
     def best_floor(self) -> Place | None:
         floor = self.table.strongest_floor
-        return next((place for place in self.places if floor and place.row.name == floor.name), None)
+        floors = [place for place in self.places if place.row.kind == "floor"]  # a method may bear a floor's name
+        return next((place for place in floors if floor and place.row.name == floor.name), None)
 
     def best(self, metric: str) -> set[str]:
-        """Names of the methods that share the first rank."""
+        """Names of the methods that share the first rank, all of their trials finished."""
         ranked = {place.row.name: place.ranks[metric] for place in self.methods if metric in place.ranks}
-        known = {p.row.name for p in self.methods if p.row.estimates[metric].is_known}
+        known = {p.row.name for p in self.methods if p.row.is_whole and p.row.estimates[metric].is_known}
         return {name for name in known if ranked.get(name) == min(ranked[n] for n in known)}
 
 
@@ -108,8 +114,8 @@ class Overall:
         point and the best N; the mean of the points over N. 1 is best in everything.
     leads, over_floor
         Of the reference over this (None for itself), and of this over the best floor of each data set.
-    failed_on
-        Data sets on which no trial finished.
+    failed_on, partial_on
+        Data sets on which no trial finished, and on which some did not.
     """
 
     name: str
@@ -122,6 +128,7 @@ class Overall:
     leads: Counts | None
     over_floor: Counts | None
     failed_on: tuple[str, ...]
+    partial_on: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -176,12 +183,13 @@ def _over(row: Row, own: pd.DataFrame, floor: pd.DataFrame | None, bootstrap: di
 def method_ranks(methods: Sequence[Row]) -> dict[str, dict[str, float]]:
     """Method -> metric -> rank by the mean, 1 the best; equal means share the mean of their ranks.
 
-    A method without a result is behind all that have one: to leave it out would reward failing where it is hard.
+    A method without a result, or with a trial that did not finish, is behind all others: to leave it out, or to rank
+    it by the genes it finished, would reward failing where it is hard.
     """
     found: dict[str, dict[str, float]] = {row.name: {} for row in methods}
     for metric in SCORED:
         sign = 1 if metric in LOWER_IS_BETTER else -1
-        means = np.array([sign * row.estimates[metric].mean for row in methods])
+        means = np.array([sign * row.estimates[metric].mean if row.is_whole else np.nan for row in methods])
         for row, rank in zip(methods, rankdata(np.where(np.isnan(means), np.inf, means)), strict=True):
             found[row.name][metric] = float(rank)
     return found
@@ -231,6 +239,7 @@ def _overall(found: Sequence[DatasetPlaces], label: str, places: Sequence[Place 
         leads=None if is_reference else _count([place.lead for _, place in known]),
         over_floor=_count([place.over_floor for _, place in known]) if kind == "level" else None,
         failed_on=tuple(one.table.name for one, place in known if place.has_failed),
+        partial_on=tuple(one.table.name for one, place in known if place.is_partial),
     )
 
 

@@ -46,11 +46,10 @@ class KeptPrediction:
             return None
         try:
             tensors, values = read_folder(self.folder)
-        except CheckpointError:
-            return None  # damaged: it is computed again
-        if values["protocol"] == self.protocol:
-            return None
-        return tensors["prediction"].numpy(), values["summary"]
+            found = tensors["prediction"].numpy(), values["summary"]
+            return None if values["protocol"] == self.protocol else found
+        except (CheckpointError, KeyError):
+            return None  # damaged, or of another layout: it is computed again
 
     def save(self, prediction: FloatArray, summary: dict[str, float]) -> None:
         """Keep a prediction and the part of the summary that does not depend on the protocol."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ablations.store_uri import without_password
 from cgd.errors import ConfigError
 
 
@@ -44,11 +45,6 @@ def file_name(text: str) -> str:
             f"expected letters, digits, '.', '_' and '-', a letter or digit first; got {text}"
         )
     return text
-
-
-def without_password(url: str) -> str:
-    """An address as it may be shown and kept; anything else as it is."""
-    return re.sub(r"(://[^/@:]*):[^/]*@", r"\1:***@", url)
 
 
 def print_datasets() -> None:

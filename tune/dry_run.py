@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tune.arguments import without_password
+from ablations.store_uri import without_password
 from tune.cluster import connected
 from tune.forecast import EpochShares, Forecast, epoch_shares, forecast_trial, make_forecast, save_forecast
 from tune.log_files import CommandLog

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from ablations.report.index import write_index
-from tune.arguments import open_ui, own_store, recorded, without_password
+from ablations.store_uri import without_password
+from tune.arguments import open_ui, own_store, recorded
 from tune.command import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, Ending
 from tune.dry_run import DryRun
 from tune.forecast import Forecast, load_forecast

@@ -22,9 +22,9 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from ablations.store_uri import without_password
 from cgd.data.preprocess import PreparedPair
 from cgd.errors import TrackingError
-from tune.arguments import without_password
 from tune.tracked_model import write_model
 
 

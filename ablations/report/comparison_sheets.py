@@ -50,8 +50,9 @@ def _note(results: StudyResults) -> str:
         f"Means over the test genes, seeds averaged per gene, with {percent(CONFIDENCE)} intervals over genes; bold "
         f"where a method is best, in grey the floors and the ceiling. Differences in PCC are paired by seed, "
         f"fold and gene, bold where they differ from 0 after Holm's correction: {reference} − method over all methods "
-        "and floors, method − best floor over all methods, of all data sets. Rank: among the methods, by mean PCC. "
-        "Seconds are means of a trial, memory the largest peak of its process."
+        "and floors, method − best floor over all methods, of all data sets. Rank: among the methods, by mean PCC; "
+        "one with a trial that did not finish is last. Seconds are means of a trial, memory the largest peak of its "
+        "process."
     )
 
 
@@ -128,16 +129,18 @@ def overall_sheet(results: StudyResults, found: TableOne) -> Sheet:
         f"Over {n} data set{'s' * (n != 1)}, each of which counts once. Mean rank: among the methods, by mean PCC. AS: "
         "the accuracy score of SpatialBenchmarking; on each data set and in each of PCC, SSIM, RMSE and JS the worst "
         "of N methods gets 1 point and the best N, and AS is the mean of the points over N. A method without a result "
-        f"on a data set is last there. On how many data sets {reference} has "
+        "on a data set, or with a trial that did not finish, is last there. "
+        f"On how many data sets {reference} has "
         "the higher mean, and the paired interval of a difference in PCC is above 0, below 0, or holds 0."
     )
     return Sheet("overall", "All data sets", columns, tuple(lines), groups, note=note)
 
 
 def _overall_cells(row: Overall, best: float) -> list[Cell]:
-    tags = ("failed on " + ", ".join(row.failed_on),) if row.failed_on else ()
+    tags = [f"failed on {', '.join(row.failed_on)}"] * bool(row.failed_on)
+    tags += [f"not finished on {', '.join(row.partial_on)}"] * bool(row.partial_on)
     is_best = row.kind == "level" and row.accuracy_score == best
-    cells = [Cell(row.title, tags=tags, is_strong=row.is_reference), Cell(number(row.mean_pcc))]
+    cells = [Cell(row.title, tags=tuple(tags), is_strong=row.is_reference), Cell(number(row.mean_pcc))]
     if row.kind == "level":
         cells += [Cell(number(row.mean_rank, 2)), Cell(number(row.accuracy_score, 3), is_strong=is_best)]
     else:

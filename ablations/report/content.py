@@ -80,9 +80,10 @@ class Content:
     def sheets(self) -> list[Sheet]:
         """All tables, in the order of the page."""
         if self.overall is not None:
-            return [sheet for sheet in (self.overall, *self.data_sets, self.forecast, self.older) if sheet is not None]
-        found = [self.effects, self.levels_by_data, *self.data_sets, self.fractions, self.cost]
-        return [sheet for sheet in (*found, self.paper, self.intervals, self.forecast, self.older) if sheet is not None]
+            found: list[Sheet | None] = [self.overall, *self.data_sets]
+        else:
+            found = [self.effects, self.levels_by_data, *self.data_sets, self.fractions, self.cost, self.paper]
+        return [sheet for sheet in (*found, self.intervals, self.forecast, self.older) if sheet is not None]
 
 
 def gather(results: StudyResults, tables: list[DatasetTable]) -> Content:

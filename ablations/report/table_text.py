@@ -9,7 +9,7 @@ from ablations.tables import build_tables
 
 
 def table_text(results: StudyResults) -> str:
-    """What was found, the table over all data sets, a table per data set, and how they were made."""
+    """What was found, the tables over all data sets, per data set and of the intervals, and how they were made."""
     content = gather(results, build_tables(results))
     assert content.overall is not None, "a comparison"
     parts = [f"### Table I, {results.protocol.replace('_', ' ')} protocol", escape(content.opening)]
@@ -23,6 +23,9 @@ def table_text(results: StudyResults) -> str:
         parts += [f"**{escape(content.stamp)}**"] * bool(content.stamp)
         parts.append(table(sheet))
     parts += [f"*{escape(note)}*" for note in dict.fromkeys(sheet.note for sheet in content.data_sets)]
+    if content.intervals:
+        sheet = content.intervals
+        parts += [f"#### {escape(sheet.title)}", table(sheet), f"*{escape(sheet.note)}*"]
     parts += [escape(f"{design(content)} {method(results.study)}")]
     parts += [escape(f"Run {results.run_id}, code {results.code_version or 'not recorded'}.")]
     return "\n\n".join(part for part in parts if part)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import EntryPoint, PackageNotFoundError, distributions, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 GROUP = "causalged_ray.methods"
+_HOME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 BROUGHT_NOTE = "Brought, not audited: that its values did not see the truth cannot be checked."
 
 
@@ -73,12 +74,18 @@ class Entry:
             raise
         except ModuleNotFoundError as error:
             raise ConfigError(f"{self.title} needs the package '{error.name}'; {self._mend()}") from None
-        except Exception as error:  # code from elsewhere may fail in any way, and then it is the user's to mend
+        except (Exception, SystemExit) as error:  # code from elsewhere may fail in any way; it is the user's to mend
             raise ConfigError(f"{self.title} ({self.home}) cannot be made: {type(error).__name__}: {error}") from None
 
     def check(self) -> None:
-        """Raise ConfigError where the method cannot be made here, as when the package it needs is not installed."""
-        self.make()
+        """Raise ConfigError where the method cannot be made here, as when a package is missing, or is not a method."""
+        made = self.make()
+        absent = [name for name in ("fit", "predict") if not callable(getattr(made, name, None))]
+        if absent:
+            raise ConfigError(
+                f"{self.title} ({self.home}) has no {' and no '.join(absent)}; a method has fit(visible, seed) and "
+                "predict(genes)"
+            )
 
     def code_version(self) -> str:
         """Version of the code the method runs and of its libraries; of code from outside, of its own file alone."""
@@ -139,15 +146,46 @@ METHODS: dict[str, Entry] = {
 def discovered() -> dict[str, Entry]:
     """Methods that installed packages offer as entry points of the group `causalged_ray.methods`; none is imported.
 
-    A name that is taken already stays with who has it.
+    A name that is taken already stays with who has it. What is no `MODULE:CLASS` is passed over (`malformed`).
     """
     found: dict[str, Entry] = {}
-    for point in entry_points(group=GROUP):
-        if point.name != CAUSALGED and point.name not in METHODS:
-            package = f", of the package {point.dist.name} {point.dist.version}" if point.dist else ""
-            entry = Entry(f"{point.module}:{point.attr}", point.name, note=f"Installed beside this project{package}.")
-            found.setdefault(point.name, entry)
+    for point in _points()[0]:
+        if point.name != CAUSALGED and point.name not in METHODS and _HOME.fullmatch(point.value):
+            note = f"Installed beside this project{_package(point)}."
+            found.setdefault(point.name, Entry(point.value, point.name, note=note))
     return found
+
+
+def malformed() -> list[str]:
+    """What installed packages offer but cannot be used, a sentence each."""
+    points, unread = _points()
+    return unread + [
+        f"{point.name} is left out: its entry point{_package(point)} is '{point.value}', expected MODULE:CLASS"
+        for point in points
+        if not _HOME.fullmatch(point.value)
+    ]
+
+
+def _points() -> tuple[list[EntryPoint], list[str]]:
+    """The entry points of our group, and of which packages none can be read."""
+    try:
+        return list(entry_points(group=GROUP)), []
+    except Exception:  # one package whose list cannot be parsed hides all others: they are asked one by one
+        return _points_one_by_one()
+
+
+def _points_one_by_one() -> tuple[list[EntryPoint], list[str]]:
+    points, unread = [], []
+    for package in distributions():
+        try:
+            points += list(package.entry_points.select(group=GROUP))
+        except Exception as error:  # of any package, whatever it wrote there
+            unread.append(f"the entry points of the package {package.name} cannot be read ({type(error).__name__})")
+    return points, unread
+
+
+def _package(point: EntryPoint) -> str:
+    return f", of the package {point.dist.name} {point.dist.version}" if point.dist else ""
 
 
 def find_method(name: str) -> Entry:
@@ -156,7 +194,7 @@ def find_method(name: str) -> Entry:
         return METHODS[name]
     if name.startswith(BROUGHT):
         return Entry("cgd.baselines.predictions:Predictions", name.removeprefix(BROUGHT), note=BROUGHT_NOTE)
-    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
+    if _HOME.fullmatch(name):
         return Entry(home=name, title=name.partition(":")[2])
     found = discovered()
     if name in found:

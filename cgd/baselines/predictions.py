@@ -116,7 +116,7 @@ def _hash(path: Path, modified: int, size: int) -> str:
 @lru_cache(maxsize=1)
 def _table(path: Path, sha256: str) -> pd.DataFrame:
     """Spots x genes; kept for the next fold of the same file."""
-    return _read_h5ad(path) if path.suffix == ".h5ad" else _read_csv(path)
+    return _read_h5ad(path) if path.suffix.lower() == ".h5ad" else _read_csv(path)
 
 
 def _read_h5ad(path: Path) -> pd.DataFrame:

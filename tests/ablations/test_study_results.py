@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from ablations.results import METRICS, PUBLISHED_COLUMNS, load_results
+from ablations.comparison import comparison_name
+from ablations.results import METRICS, PUBLISHED_COLUMNS, find_comparisons, load_results
 from cgd.errors import TrackingError
 
 
@@ -157,3 +158,39 @@ def test_code_version_older_results_and_forecast_are_read(rewrite):
 def test_older_results_that_do_not_fit_are_refused(rewrite):
     with pytest.raises(TrackingError, match=r"'older' of study\.json is not a list of dataset"):
         rewrite(lambda c: c.update(older=[{"dataset": "tissue_a"}]))()
+
+
+def test_the_newest_comparison_is_one_that_is_over_and_has_its_study(store, tmp_path):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.create_experiment("causalged", artifact_location=f"file://{tmp_path}/artifacts")
+    tags = {"cgd.kind": "study", "cgd.study": comparison_name("published")}
+
+    def run(end_time, has_study=True):
+        run_id = client.create_run(experiment, tags=tags, start_time=1).info.run_id
+        if has_study:
+            client.log_dict(run_id, {}, "study.json")
+        if end_time:
+            client.set_terminated(run_id, end_time=end_time)
+        return run_id
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    run(end_time=None)
+    run(end_time=40, has_study=False)
+    with pytest.raises(TrackingError, match="no comparison in"):
+        find_comparisons(uri)
+    run(end_time=10)
+    newest = run(end_time=30)
+    run(end_time=20)
+    assert find_comparisons(uri) == [newest]
+
+
+@pytest.mark.parametrize("read", [find_comparisons, lambda uri: load_results(uri, "abc")])
+def test_a_store_that_is_none_is_named_without_its_password(read, tmp_path):
+    (tmp_path / "notes.db").write_text("no database, but a text of more than a hundred characters " * 9)
+    with pytest.raises(TrackingError, match=r"notes\.db: .*; pass the store a study wrote to"):
+        read(f"sqlite:///{tmp_path}/notes.db")
+    with pytest.raises(TrackingError, match=r"nonsense://me:\*\*\*@host/x") as refused:
+        read("nonsense://me:secret@host/x")
+    assert "secret" not in str(refused.value)

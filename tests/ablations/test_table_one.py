@@ -34,6 +34,16 @@ def without(results, dataset, label):
     return replace(results, per_gene=kept, trials=trials)
 
 
+def half_failed(results, dataset, label, seed=0):
+    """The results as if one trial of a method had failed, and the others had done far better than all methods."""
+    genes, trials = results.per_gene.copy(), results.trials.copy()
+    here = (trials["dataset"] == dataset) & (trials["level"] == label) & (trials["seed"] == seed)
+    trials.loc[here, ["status", "error"]] = ["FAILED", "DataError: nonsense"]
+    own = (genes["dataset"] == dataset) & (genes["level"] == label)
+    genes.loc[own, "pcc"] = 0.99
+    return replace(results, per_gene=genes[~(own & (genes["seed"] == seed))], trials=trials)
+
+
 def found_in(results):
     return build_table_one(results, build_tables(results, n_resamples=50), n_resamples=50)
 
@@ -116,6 +126,32 @@ def test_a_method_that_failed_is_last_named_and_leaves_the_others_alone():
     assert overall["Gamma"].mean_rank == 2.5
     assert overall["Gamma"].leads.unknown == 1
     assert "Failed here: Gamma." in comparison_verdict(broken.data_sets[0])
+
+
+def test_a_method_that_finished_in_part_is_not_ranked_by_the_genes_it_finished():
+    results = half_failed(results_of(), "tissue", "Alpha")
+    found = found_in(results)
+    place, one = places(found, "tissue")["Alpha"], found.data_sets[0]
+    assert place.is_partial
+    assert not place.has_failed
+    assert place.row.primary.mean == pytest.approx(0.99)
+    assert set(place.ranks.values()) == {4}
+    assert one.best("pcc") == {"Gamma"}
+    overall = {row.name: row for row in found.overall}
+    assert overall["Alpha"].mean_rank == 3.5
+    assert overall["Alpha"].accuracy_score == pytest.approx((1 / 4 + 2 / 4) / 2)
+    assert overall["Alpha"].partial_on == ("tissue",)
+    assert "Not finished, hence last in the ranks: Alpha (2 of 3 trials)." in comparison_verdict(one)
+    reference = found_in(half_failed(results_of(), "tissue", "CausalGeD"))
+    opening = comparison_opening(results, reference)
+    assert opening.startswith("CausalGeD has the highest mean PCC of the methods on 0 of 2 data sets.")
+
+
+def test_a_method_that_bears_the_name_of_a_floor_is_no_floor():
+    results = results_of(methods=(*METHODS, Compared("kernel_ridge", "kernel_ridge")))
+    one = found_in(results).data_sets[0]
+    assert one.best_floor.row.kind == "floor"
+    assert one.best_floor.over_floor is None
 
 
 def test_without_the_reference_nothing_is_said_to_be_compared():

@@ -36,6 +36,13 @@ def test_the_page_holds_table_one_and_fetches_nothing(page):
     assert "Smallest detectable" not in page.text
 
 
+def test_the_intervals_stand_in_every_form(page, written):
+    assert "Intervals of 90 %" in page.text
+    assert "## Intervals of 90 %" in written.markdown.read_text()
+    assert r"\caption{Intervals of 90 \%" in written.tex.read_text()
+    assert "#### Intervals of 90 %" in table_text(results_of())
+
+
 def test_a_failed_method_is_named_with_its_reason(page):
     row = next(row for row in page.rows if row and row[0] == "Gamma" and row[1] == "failed")
     assert row[-1].startswith("0 ok")

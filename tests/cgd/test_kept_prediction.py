@@ -9,7 +9,7 @@ import pytest
 
 from cgd.data.split import GeneSplit
 from cgd.evaluation import evaluate
-from cgd.training.checkpoint import read_folder
+from cgd.training.checkpoint import read_folder, write_folder
 
 PUBLISHED = {"evaluation.protocol": "published"}
 
@@ -64,6 +64,18 @@ def test_a_damaged_prediction_is_computed_again(tiny, tmp_path, monkeypatch):
     evaluate(config, tiny.prepared, tiny.split, checkpoint_root=tmp_path)
     (folder,) = (tmp_path / "predictions").iterdir()
     (folder / "tensors.safetensors").write_bytes(b"damaged")
+    evaluate(config.with_values(PUBLISHED), tiny.prepared, tiny.split, checkpoint_root=tmp_path)
+    assert len(fits) == 2
+
+
+@pytest.mark.parametrize("missing", ["prediction", "protocol", "summary"])
+def test_a_whole_folder_that_says_something_else_is_computed_again(tiny, tmp_path, monkeypatch, missing):
+    fits, config = counted(monkeypatch), tiny.config({"method": "spage"})
+    evaluate(config, tiny.prepared, tiny.split, checkpoint_root=tmp_path)
+    (folder,) = (tmp_path / "predictions").iterdir()
+    tensors, state = read_folder(folder)
+    renamed = [{f"{key}_of_old" if key == missing else key: part[key] for key in part} for part in (tensors, state)]
+    write_folder(folder, *renamed)
     evaluate(config.with_values(PUBLISHED), tiny.prepared, tiny.split, checkpoint_root=tmp_path)
     assert len(fits) == 2
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from ablations.store_uri import without_password
 from cgd.errors import TrackingError
-from tune.arguments import file_name, open_ui, recorded, without_password
+from tune.arguments import file_name, open_ui, recorded
 from tune.tracking import Tracking
 
 

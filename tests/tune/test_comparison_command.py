@@ -3,6 +3,7 @@
 import io
 import sys
 from importlib.metadata import EntryPoint
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
@@ -15,8 +16,10 @@ from cgd.baselines import METHODS, Entry, discovered, find_method
 from cgd.data.catalog import load_dataset
 from cgd.errors import ConfigError, DataError
 from tune.comparison.cli import main
+from tune.comparison.export import export_splits
 from tune.comparison.methods import choose, parse_brought
-from tune.comparison.results_file import between
+from tune.comparison.results_file import between, write_results
+from tune.plan import Planner
 from tune.progress_board import Board
 from tune.progress_table import draw
 
@@ -25,12 +28,13 @@ GOOD = "class Good:\n    def fit(self, visible, seed): ...\n    def predict(self
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """Modules of a user: one that works and one that cannot be imported."""
+    """Modules of a user: one that works, one that cannot be imported and one that needs what is not there."""
     (tmp_path / "own_good.py").write_text(GOOD)
     (tmp_path / "own_broken.py").write_text("1 / 0\n")
+    (tmp_path / "own_needy.py").write_text("import no_such_package_here\n" + GOOD)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path
-    for name in ("own_good", "own_broken"):
+    for name in ("own_good", "own_broken", "own_needy"):
         sys.modules.pop(name, None)
 
 
@@ -43,7 +47,7 @@ def installed(own, monkeypatch):
     monkeypatch.setattr(cgd.baselines, "entry_points", lambda group: points)
     for name in list(METHODS):
         monkeypatch.delitem(METHODS, name)
-    monkeypatch.setitem(METHODS, "needy", Entry("own_good:Good", "Needy", package="no-such-package-here"))
+    monkeypatch.setitem(METHODS, "needy", Entry("own_needy:Good", "Needy", package="no_such_package_here"))
     return own
 
 
@@ -54,10 +58,53 @@ def test_an_installed_method_is_found_and_takes_no_name_that_is_taken(installed)
         find_method("goood")
 
 
+@pytest.fixture
+def malformed_points(installed):
+    """Entry points that name no class, among those that do."""
+    points = cgd.baselines.entry_points(group=cgd.baselines.GROUP)
+    for name, value in (("spaces", "own good"), ("bare", "own_good"), ("empty", ""), ("deep", "own_good:A.B")):
+        points.append(EntryPoint(name, value, cgd.baselines.GROUP))
+
+
+def test_an_entry_point_that_names_no_class_is_passed_over_with_a_line(malformed_points, capsys):
+    assert set(discovered()) == {"good", "broken"}
+    assert main(["--list"]) == 0
+    with pytest.raises(ConfigError, match="did you mean 'good'"):
+        find_method("goood")
+    notes = choose(["all"], [], skip_missing=True)[1]
+    assert "spaces is left out: its entry point is 'own good', expected MODULE:CLASS" in notes
+    assert sum("expected MODULE:CLASS" in note for note in notes) == 4
+
+
+def test_a_package_whose_entry_points_cannot_be_read_hides_no_other(own, monkeypatch):
+    for name, text in (("bad", "[causalged_ray.methods]\nno equals sign\n"), ("fine", "")):
+        folder = own / f"{name}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text(text or f"[{cgd.baselines.GROUP}]\ngood = own_good:Good\n")
+    assert discovered()["good"].note == "Installed beside this project, of the package fine 1.0."
+    assert cgd.baselines.malformed() == ["the entry points of the package bad cannot be read (TypeError)"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("raise SystemExit(3)", "cannot be made: SystemExit: 3"),
+        ("class Odd:\n    def fit(self, visible, seed): ...", "has no predict; a method has fit"),
+        ("Odd = dict", "has no fit and no predict"),
+    ],
+)
+def test_what_is_no_method_is_refused(source, message, own):
+    (own / "own_odd.py").write_text(source)
+    sys.modules.pop("own_odd", None)
+    with pytest.raises(ConfigError, match=message):
+        choose(["own_odd:Odd"], [], skip_missing=False)
+
+
 def test_a_broken_installed_method_does_not_break_the_others(installed):
     chosen, notes = choose(["all"], [], skip_missing=True)
     assert [one.name for one in chosen] == ["good"]
-    assert "Needy is left out: Needy needs the package 'no-such-package-here'" in notes[0]
+    assert "Needy is left out: Needy needs the package 'no_such_package_here'" in notes[0]
     assert "broken is left out" in notes[1]
     assert "ZeroDivisionError" in notes[1]
 
@@ -103,6 +150,15 @@ def test_a_changed_file_of_ones_own_is_another_method(own):
         (["--methods", "floors", "--set", "train.epoch=3"], "did you mean 'train.epochs'?"),
         (["--methods", "floors", "--export-splits", "/dev/null/x"], "cannot write to /dev/null/x"),
         (["--write-results", "results.md"], "no tracking store at"),
+        (["--write-results", "results.md", "--audit"], "--audit cannot stand beside --write-results"),
+        (
+            ["--write-results", "results.md", "--export-splits", "x"],
+            "--export-splits cannot stand beside --write-results",
+        ),
+        (["--comparison", "abc"], "--comparison needs --write-results"),
+        (["--methods", ","], "--methods names nothing"),
+        (["--methods", "floors", "--set", "method=spage"], "name methods with --methods"),
+        (["--methods", "floors", "--set", "evaluation.protocol=published"], "name it with --protocol"),
     ],
 )
 def test_mistakes_in_the_command(arguments, message, tmp_path, capsys, monkeypatch):
@@ -154,6 +210,12 @@ def test_predictions_that_cannot_be_scored(change, message, ending, whole, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_the_ending_of_a_file_may_be_in_capitals(whole, tmp_path):
+    path = write(whole, tmp_path / "mine.h5ad").rename(tmp_path / "MINE.H5AD")
+    genes, spots = list(whole.columns[:3]), list(whole.index)
+    assert parse_brought([f"Mine={path}"])[0].file("simulated", 0, 0).read(genes, spots).shape == (3, len(spots))
+
+
 @pytest.mark.parametrize(("name", "message"), [("x.h5ad", "not a readable h5ad file"), ("x.csv", "not a table of num")])
 def test_files_that_are_something_else(name, message, tmp_path, capsys):
     (tmp_path / name).write_bytes(b"\x80\x04cos\nsystem\n")
@@ -171,6 +233,19 @@ def test_a_file_that_changes_under_way_is_refused(whole, tmp_path):
         file.read(genes, spots)
 
 
+def test_the_exported_scrna_seq_has_all_genes_as_they_were_counted(tiny, tmp_path):
+    planner = Planner(tiny.config({"data.min_panel": 20, "data.hvg_fraction": 0.1}), ["simulated"], [0], 1)
+    assert len(list(export_splits(planner, tmp_path))) == 1
+    (prepared,) = planner.plan.datasets.values()
+    found, raw = ad.read_h5ad(tmp_path / "simulated" / "sc.h5ad"), load_dataset("simulated").adata_sc
+    assert list(found.var_names) == list(prepared.sc_genes)
+    assert set(found.var_names) > set(prepared.panel)
+    assert found.n_obs == raw.n_obs
+    expected = raw[:, list(found.var_names)].X
+    assert abs(found.X - expected).max() == 0
+    np.testing.assert_array_equal(np.asarray(found.X.sum(axis=1)).ravel(), found.obs["total_counts"])
+
+
 def test_the_audit_covers_the_methods(own, capsys, tmp_path, monkeypatch):
     source = (
         "import numpy as np\n"
@@ -179,13 +254,18 @@ def test_the_audit_covers_the_methods(own, capsys, tmp_path, monkeypatch):
         "    def predict(self, genes): return np.tile(self.x.mean(0), (len(genes), 1))\n"
         "class Restless(Honest):\n"
         "    def predict(self, genes): return np.random.default_rng().random((len(genes), self.x.shape[1]))\n"
+        "class Raising(Honest):\n"
+        "    def fit(self, visible, seed): raise ValueError('does not\\nconverge')\n"
     )
     (own / "own_audited.py").write_text(source)
     tiny = ["--set", "train.epochs=1", "--set", "train.steps_per_epoch=1", "--set", "train.pretrain_epochs=1"]
     tiny += ["--set", "sampling.n_samples=0", "--set", "sampling.n_ensemble=1", "--folds", "1"]
-    assert main(["--audit", "--methods", "own_audited:Honest,own_audited:Restless", *tiny]) == 1
+    assert main(["--audit", "--methods", "own_audited:Raising,own_audited:Honest,own_audited:Restless", *tiny]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert "bit-identical" in next(line for line in lines if line.startswith("own_audited:Honest on simulated"))
+    failed = next(line for line in lines if line.startswith("own_audited:Raising on simulated"))
+    assert "NOT AUDITED" in failed
+    assert "does not converge" in failed
     assert "DIFFERS" in next(line for line in lines if line.startswith("own_audited:Restless on simulated"))
 
 
@@ -195,6 +275,16 @@ def test_the_list_names_methods_and_imports_none(installed, capsys):
     for name in ("causalged", "needy", "good", "broken", "simulated"):
         assert name in listed
     assert "own_broken" not in sys.modules
+
+
+def test_what_is_written_is_named(tmp_path, monkeypatch):
+    study = SimpleNamespace(is_comparison=True, labels=["CausalGeD", "SpaGE"])
+    found = SimpleNamespace(protocol="published", run_id="r1", study=study, datasets={"mouse": {}, "human": {}})
+    monkeypatch.setattr("tune.comparison.results_file.find_comparisons", lambda uri: ["r1"])
+    monkeypatch.setattr("tune.comparison.results_file.load_results", lambda uri, run_id: found)
+    monkeypatch.setattr("tune.comparison.results_file.table_text", lambda results: "text")
+    lines = list(write_results("sqlite:///x.db", tmp_path / "results.md"))
+    assert lines[1:] == ["  data sets: mouse, human", "  methods: CausalGeD, SpaGE"]
 
 
 def test_a_section_goes_between_its_markers_and_nothing_else_changes():

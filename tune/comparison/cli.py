@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ablations.comparison import PROTOCOLS, Compared, Protocol, comparison
+from ablations.study import METHOD
 from cgd.config import Config
+from cgd.errors import ConfigError
 from tune.arguments import parse_assignment, print_datasets
 from tune.command import EXIT_CODES, EXIT_FAILED, EXIT_OK, Ending, run_command
 from tune.study_options import add_run_options, add_study_options, base_config
@@ -19,6 +21,7 @@ if TYPE_CHECKING:  # these import torch and ray, which --help does without
 
 SEEDS, FOLDS = 3, 5
 BOTH = "both"
+_OTHERWISE = {METHOD: "name methods with --methods", "evaluation.protocol": "name it with --protocol"}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -89,13 +92,13 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
         print_methods()
         print_datasets()
         return Ending()
+    assigned = _checked(arguments)
     if arguments.write_results:
         return _write_results(arguments)
     from tune.cluster import check_reachable
     from tune.comparison.methods import ALL, choose, parse_brought
     from tune.study_command import execute, print_notes
 
-    assigned = dict(parse_assignment(text) for text in arguments.values)
     if arguments.folds is None and "split.n_folds" not in assigned:
         arguments.folds = FOLDS
     base = base_config(arguments, assigned, None)
@@ -113,6 +116,21 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
         planner.add(comparison(methods, protocol))
     print_notes(planner.plan)
     return execute(arguments, planner.plan, log)
+
+
+def _checked(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The values of --set. Raises ConfigError for options that do not go together, or would have no effect."""
+    if arguments.comparison and not arguments.write_results:
+        raise ConfigError("--comparison needs --write-results FILE, into which these comparisons are written")
+    if arguments.write_results:
+        for option, given in (("--export-splits", arguments.export_splits), ("--audit", arguments.audit)):
+            if given:
+                raise ConfigError(f"{option} cannot stand beside --write-results; give one command for each")
+    assigned = dict(parse_assignment(text) for text in arguments.values)
+    for path, instead in _OTHERWISE.items():
+        if path in assigned:
+            raise ConfigError(f"--set {path}: a comparison sets it itself; {instead}")
+    return assigned
 
 
 def _protocols(asked: str) -> list[Protocol]:

@@ -20,10 +20,14 @@ from tune.plan import Planner
 _README = """\
 # What a method may see
 
-A folder per data set, and in it one per fold of the genes:
+A folder per data set, which holds
+
+- `sc.h5ad`: cells x genes of the scRNA-seq, raw counts of all genes detected, also of those the spatial data lack; a
+  shared gene bears the name it has there; `obs["total_counts"]` counts all genes of a cell;
+
+and a folder per fold of the genes:
 
 - `st_train.h5ad`: spots x training genes, raw counts, coordinates in `obsm["spatial"]`;
-- `sc.h5ad`: cells x genes of the scRNA-seq, raw counts; `obs["total_counts"]` counts all genes of a cell;
 - `genes_to_predict.txt`: the test genes of the fold, one a line.
 
 No spatial value of a test gene, nor of a validation gene, is in these files.
@@ -55,19 +59,20 @@ def export_splits(planner: Planner, folder: Path) -> Iterator[str]:
         (folder / "README.md").write_text(_README % said, encoding="utf-8")
         for name, key in planner.under_base().items():
             prepared = planner.plan.datasets[key]
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            _sc(prepared).write_h5ad(folder / name / "sc.h5ad")
             for split in make_splits(prepared.panel, config.split):
                 where = folder / name / f"fold{split.fold}"
-                where.mkdir(parents=True, exist_ok=True)
+                where.mkdir(exist_ok=True)
                 yield f"{where}: {_write(where, prepared, split, config)}"
     except OSError as error:
         raise DataError(f"cannot write to {folder}: {error.strerror}; give another folder") from None
 
 
 def _write(where: Path, prepared: PreparedPair, split: GeneSplit, config: Config) -> str:
-    """The three files of a fold, made of what a method would get and of nothing else; what they hold."""
+    """The two files of a fold, made of what a method would get and of nothing else; what they hold."""
     visible = hide(prepared, split, config).visible
     _st(visible).write_h5ad(where / "st_train.h5ad")
-    _sc(visible).write_h5ad(where / "sc.h5ad")
     (where / "genes_to_predict.txt").write_text("\n".join(split.test) + "\n", encoding="utf-8")
     shape = f"{len(visible.spot_names)} spots x {len(visible.train_genes)} training genes"
     return f"{shape}, {len(split.test)} genes to predict"
@@ -75,18 +80,16 @@ def _write(where: Path, prepared: PreparedPair, split: GeneSplit, config: Config
 
 def _st(visible: VisiblePair) -> ad.AnnData:
     spots = pd.DataFrame(index=pd.Index(visible.spot_names))
-    adata = ad.AnnData(_counts(visible.st_counts()), spots, pd.DataFrame(index=pd.Index(visible.train_genes)))
+    counts = sp.csr_matrix(np.rint(visible.st_counts().T).astype(np.float32))  # exact: float32 is finer than a count
+    adata = ad.AnnData(counts, spots, pd.DataFrame(index=pd.Index(visible.train_genes)))
     adata.obsm["spatial"] = visible.coordinates
     return adata
 
 
-def _sc(visible: VisiblePair) -> ad.AnnData:
-    totals = visible.sc_totals
+def _sc(prepared: PreparedPair) -> ad.AnnData:
+    """All of the scRNA-seq that is left after the filter of cells: nothing of it is hidden from a method."""
+    totals = prepared.sc_totals
     cells = pd.DataFrame({"total_counts": totals}, index=pd.Index([f"cell{i}" for i in range(len(totals))]))
-    counts = _counts(visible.sc_counts(visible.genes))
-    return ad.AnnData(counts, cells, pd.DataFrame(index=pd.Index(visible.genes)))
-
-
-def _counts(rows: np.ndarray) -> sp.csr_matrix:
-    """Whole counts, spots or cells in rows; they come back from logarithms to the precision of float32."""
-    return sp.csr_matrix(np.rint(rows.T).astype(np.float32))
+    counts = sp.coo_matrix(prepared.sc_expression, dtype=np.float64)
+    counts.data = np.rint(np.expm1(counts.data) * (totals / np.median(totals))[counts.row])
+    return ad.AnnData(counts.tocsr().astype(np.float32), cells, pd.DataFrame(index=pd.Index(prepared.sc_genes)))

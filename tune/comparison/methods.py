@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ablations.comparison import TITLE, Compared
-from cgd.baselines import METHODS, Entry, discovered, find_method
+from cgd.baselines import METHODS, Entry, discovered, find_method, malformed
 from cgd.baselines.predictions import Brought
 from cgd.config import BROUGHT, CAUSALGED
 from cgd.errors import ConfigError
@@ -36,7 +36,10 @@ def choose(asked: Sequence[str], brought: Sequence[Brought], skip_missing: bool)
         No such method, or one that cannot be made here.
     """
     names = list(dict.fromkeys(name.strip() for text in asked for name in text.split(",") if name.strip()))
-    chosen, notes = [], []
+    if not names:
+        raise ConfigError(f"--methods names nothing; expected names such as spage,tangram, or '{ALL}', or '{FLOORS}'")
+    chosen: list[Compared] = []
+    notes = malformed() if ALL in names else []
     for name in _expanded(names):
         entry = _find(name)
         try:

@@ -45,6 +45,8 @@ def write_results(uri: str, path: Path, run_ids: Sequence[str] | None = None) ->
         raise TrackingError(f"cannot write {path}: {error}; give another file") from None
     for results in found:
         yield f"{path}: Table I, {results.protocol} protocol, from run {results.run_id}"
+        yield f"  data sets: {', '.join(results.datasets)}"
+        yield f"  methods: {', '.join(results.study.labels)}"
 
 
 def between(text: str, protocol: str, section: str) -> str:

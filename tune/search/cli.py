@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablations.search.space import Space, list_spaces, load_space
+from ablations.store_uri import without_password
 from cgd.config import Config
 from tune.arguments import (
     file_name,
@@ -16,7 +17,6 @@ from tune.arguments import (
     positive,
     print_datasets,
     recorded,
-    without_password,
 )
 from tune.command import EXIT_CODES, EXIT_FAILED, EXIT_STOPPED, Ending, run_command
 from tune.log_files import CommandLog

@@ -14,9 +14,9 @@ from ablations.report.index import write_index
 from ablations.search.report import summary_text, write_search_report
 from ablations.search.results import SearchResults
 from ablations.search.wording import opening
+from ablations.store_uri import without_password
 from cgd.errors import TrackingError
 from cgd.files import write_atomically
-from tune.arguments import without_password
 from tune.cluster import connected
 from tune.search.book import SearchBook
 from tune.search.callback import SearchRuns
