@@ -18,6 +18,8 @@ from cgd.data.split import GeneSplit
 from cgd.errors import CheckpointError
 from cgd.training.checkpoint import read_folder, write_folder
 
+PREDICTIONS = "predictions"  # their folder among those of checkpoints
+
 
 class KeptPrediction:
     """The prediction of a trial and of its twin under the other protocol.
@@ -36,7 +38,7 @@ class KeptPrediction:
             plain = EvaluationConfig()
             same = {f"evaluation.{key}": getattr(plain, key) for key in ("protocol", "hidden_fraction")}
             key = config.with_values(same).fingerprint(prepared.sha256, split.sha256, code)
-            self.folder: Path | None = root / "predictions" / key
+            self.folder: Path | None = root / PREDICTIONS / key
         else:
             self.folder = None
 

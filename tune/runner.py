@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ from ablations.study import Study
 from ablations.tables import build_tables
 from cgd.errors import TrackingError
 from cgd.evaluation import evaluate_floors
+from cgd.kept_prediction import PREDICTIONS
 from cgd.metrics.summary import summarise_table
 from cgd.version import code_version
 from tune.callback import TrackingCallback
@@ -198,7 +200,10 @@ class Runner:
             space = {"trial": ray_tune.grid_search(list(missing))}
             run_tune(trainable, callback, self.plan.base, self.output, space, max_concurrent_trials=max_concurrent)
         self.known |= callback.outcomes
-        return set(callback.outcomes) == set(missing)
+        complete = set(callback.outcomes) == set(missing)
+        if complete:  # every protocol that was asked for has scored them
+            shutil.rmtree(checkpoints / PREDICTIONS, ignore_errors=True)
+        return complete
 
     def _parents_of(self, parents: dict[str, str]) -> dict[str, str]:
         owner: dict[str, str] = {}

@@ -48,7 +48,7 @@ def test_a_study_file_says_all_that_is_needed(run, study_file, tmp_path):
     levels = {"simulated": [*everywhere, "dpm_solver × 2"], "simulated_seqfish": everywhere}
     assert cells == {(d, 0, fold, level) for d in levels for fold in (0, 1) for level in levels[d]}
     assert len(trials) == len(cells) == 10
-    assert {run.data.tags["cgd.code_version"] for run in trials} == {code_version()}
+    assert {run.data.tags["cgd.code_version"] for run in trials} == {code_version("cgd.evaluation")}
     assert len({run.data.tags["cgd.trial_key"] for run in trials}) == 10
     assert {(run.data.params["sampling.estimate"], run.data.params["model.depth"]) for run in trials} == {
         ("draws", "2")

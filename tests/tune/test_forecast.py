@@ -37,7 +37,7 @@ def spec(values=None, dataset="mouse", seed=0, fold=0, split=None):
     key = f"{dataset}:{config.fingerprint_of('data')}"
     fingerprint = config.fingerprint(dataset, str(fold))
     return TrialSpec(
-        fingerprint, f"{dataset} {values} {seed} {fold}", dataset, seed, fold, config, split, key, "trial key"
+        fingerprint, f"{dataset} {values} {seed} {fold}", dataset, seed, fold, config, split, key, "trial key", "code"
     )
 
 
