@@ -47,6 +47,15 @@ class Saved:
     history: list[dict[str, float]]
 
 
+@dataclass(frozen=True)
+class Strike:
+    """The newest checkpoint at a fault, the first one after it, and the seconds between the two."""
+
+    before: Saved
+    after: Saved
+    seconds: float
+
+
 class FaultyStudy:
     """A study of two trials, one at a time.
 
@@ -121,13 +130,13 @@ class FaultyStudy:
     # ---- its trials -------------------------------------------------------------------------------------------------
 
     def newest(self) -> Saved | None:
-        """The newest checkpoint of the trial that runs; those of finished trials are gone."""
-        folders = sorted(self.output.glob("checkpoints/*/epoch-*"), key=lambda path: path.name)
-        for folder in reversed(folders):
+        """What the running trial wrote last; the checkpoints of finished trials are gone."""
+        found = []
+        for file in self.output.glob("checkpoints/*/epoch-*/state.json"):
             with suppress(OSError, ValueError):  # removed meanwhile by the retention rule, or damaged by a test
-                state = json.loads((folder / "state.json").read_text())
-                return Saved(folder, state["epoch"], state["history"])
-        return None
+                state = json.loads(file.read_text())
+                found.append((file.stat().st_mtime_ns, Saved(file.parent, state["epoch"], state["history"])))
+        return max(found, key=lambda pair: pair[0])[1] if found else None
 
     def wait_for_epoch(self, epoch: int) -> Saved:
         """The newest checkpoint once it is of that epoch or a later one."""
@@ -138,10 +147,37 @@ class FaultyStudy:
 
         return self.wait_for(reached)
 
-    def worker(self, roots: list[int] | None = None) -> psutil.Process:
-        """The process that trains: below the command, or below the processes given."""
+    def strike(self, epoch: int, hit: Callable[[psutil.Process, Saved], object], *roots: int) -> Strike:
+        """Strike the trial that runs, within the epoch after `epoch` or a later one, and wait for its next checkpoint.
+
+        Parameters
+        ----------
+        epoch
+            Epoch that must have been saved.
+        hit
+            Called with the worker, stopped where it is so that nothing is saved any more, and its newest checkpoint.
+            It must end the worker.
+        roots
+            Processes below which the worker is looked for; the command itself when omitted.
+        """
+        self.wait_for_epoch(epoch)
+        worker = self.worker(*roots)
+        os.kill(worker.pid, signal.SIGSTOP)
+        before = self.newest()
+        assert before is not None
+        began = time.monotonic()
+        hit(worker, before)
+        after = self.wait_for(lambda: self._newer_than(before))
+        return Strike(before, after, time.monotonic() - began)
+
+    def _newer_than(self, before: Saved) -> Saved | None:
+        saved = self.newest()
+        return saved if saved and saved.history != before.history else None
+
+    def worker(self, *roots: int) -> psutil.Process:
+        """The process that trains, below the command or below the processes given."""
         assert self.process is not None
-        starts = roots or [self.process.pid]
+        starts = roots or (self.process.pid,)
         return self.wait_for(lambda: next((p for pid in starts for p in trial_workers(pid)), None))
 
     def wait_for(self, look: Callable[[], T | None]) -> T:
@@ -163,8 +199,3 @@ def trial_workers(root: int, title: str = "ray::ImplicitFunc") -> list[psutil.Pr
             if " ".join(process.cmdline()).startswith(title):
                 found.append(process)
     return found
-
-
-def freeze(process: psutil.Process) -> None:
-    """Stop a process where it is, so that what it has saved cannot change before it is killed."""
-    os.kill(process.pid, signal.SIGSTOP)
