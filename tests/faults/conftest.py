@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 import pytest
-
 from faulty_study import FaultyStudy
 from intact import Outcome
 from ray_nodes import Nodes

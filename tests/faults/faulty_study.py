@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,12 +11,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tune" / "run_ablation.py"
 EPOCHS = 16
+T = TypeVar("T")
 PATIENCE_SECONDS = 240.0  # for anything to happen on a busy machine
 
 # two trials of a few seconds, whose epochs are long enough to strike within
@@ -147,7 +148,7 @@ class FaultyStudy:
 
         return self.wait_for(reached)
 
-    def strike(self, epoch: int, hit: Callable[[psutil.Process, Saved], object], *roots: int) -> Strike:
+    def strike(self, epoch: int, hit: Callable[[psutil.Process], Saved], *roots: int) -> Strike:
         """Strike the trial that runs, within the epoch after `epoch` or a later one, and wait for its next checkpoint.
 
         Parameters
@@ -155,20 +156,22 @@ class FaultyStudy:
         epoch
             Epoch that must have been saved.
         hit
-            Called with the worker, stopped where it is so that nothing is saved any more, and its newest checkpoint.
-            It must end the worker.
+            Called with the worker; ends it and returns its newest checkpoint.
         roots
             Processes below which the worker is looked for; the command itself when omitted.
         """
         self.wait_for_epoch(epoch)
         worker = self.worker(*roots)
-        os.kill(worker.pid, signal.SIGSTOP)
-        before = self.newest()
-        assert before is not None
         began = time.monotonic()
-        hit(worker, before)
+        before = hit(worker)
         after = self.wait_for(lambda: self._newer_than(before))
         return Strike(before, after, time.monotonic() - began)
+
+    def kill(self, worker: psutil.Process) -> Saved:
+        """SIGKILL a worker; its newest checkpoint."""
+        worker.kill()
+        psutil.wait_procs([worker], timeout=60)
+        return self.wait_for(self.newest)
 
     def _newer_than(self, before: Saved) -> Saved | None:
         saved = self.newest()

@@ -35,10 +35,13 @@ def test_damaged_checkpoints_are_passed_over(study, reference, outcome):
         row = outcome("damaged checkpoint", f"{what}, then the worker killed", "restarted by Tune, same run")
         older = []
 
-        def damage_and_kill(worker, newest, damage=damage, older=older):
+        def damage_and_kill(worker, damage=damage, older=older):
+            worker.suspend()  # it saves nothing between the damage and its end
+            newest = running.newest()
             older += [_epoch(p) for p in newest.folder.parent.glob("epoch-*") if p != newest.folder]
             damage(newest.folder)
             worker.kill()
+            return newest
 
         strikes.append((row, running.strike(epoch, damage_and_kill), older))
     code = running.finish()
@@ -55,13 +58,16 @@ def test_all_checkpoints_damaged_is_training_from_zero_and_no_epoch_twice(study,
     )
     running = study().start()
 
-    def damage_and_kill(worker, newest):
+    def damage_and_kill(worker):
+        worker.suspend()
+        newest = running.newest()
         for folder in newest.folder.parent.glob("epoch-*"):
             flip(folder)
         worker.kill()
+        return newest
 
     first = running.strike(6, damage_and_kill)
-    second = running.strike(3, lambda worker, newest: worker.kill())  # what is saved since must count
+    second = running.strike(3, running.kill)  # what is saved since must count
     code = running.finish()
     row.ending = f"exit {code}"
     assert code == 0, running.said

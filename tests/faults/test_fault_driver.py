@@ -11,9 +11,11 @@ def test_killed_driver_and_the_command_again(study, reference, outcome):
         how = f"the command again{' with --resume' if again else ''}"
         rows.append(outcome("driver killed", "SIGKILL to the command, in mid-epoch", f"gone with it; {how}: same run"))
 
-        def kill_and_start_again(worker, newest, again=again):
+        def kill_and_start_again(worker, again=again):
             running.kill_driver()
+            before = running.newest()
             running.start(*again)
+            return before
 
         strikes.append(running.strike(epoch, kill_and_start_again))
     code = running.finish()

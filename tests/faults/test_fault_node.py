@@ -17,9 +17,11 @@ def test_lost_nodes_do_not_use_up_the_retries_of_a_trial(study, reference, outco
     cluster = nodes(1, 1)
     running = study("--address", cluster.address).start()
 
-    def lose_its_node(worker, newest):
+    def lose_its_node(worker):
         cluster.lose(cluster.node_of(worker))
+        before = running.newest()
         cluster.add(1)
+        return before
 
     strikes = [running.strike(3 * (i + 1), lose_its_node, *cluster.raylets.values()) for i in range(losses)]
     code = running.finish()
