@@ -142,6 +142,7 @@ def test_again_runs_nothing_and_more_seeds_run_only_what_is_missing(finished, ru
     assert "2 distinct trials: 1 finished" in other.stdout
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(finished, command, run, tmp_path):
     output = tmp_path / "out"
     log = tmp_path / "log.txt"
