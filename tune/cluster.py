@@ -12,7 +12,7 @@ import ray
 
 from tune.environment import ROOT
 from tune.log_files import is_verbose
-from tune.private_ray import ClusterError, loopback_only, session_folder
+from tune.private_ray import ClusterError, loopback_only, protect_token, session_folder
 
 _MEND = "Give the address of a running cluster's head, or omit --address to run on this machine"
 
@@ -36,6 +36,7 @@ def connected(address: str, n_cpus: int | None = None) -> Iterator[int]:
     """
     verbose = is_verbose()
     logs = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.WARNING}
+    protect_token(make=address == "local")
     try:
         if address == "local":
             # trials of one worker need no dashboard; it would listen on a port for nothing

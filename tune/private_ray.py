@@ -1,7 +1,7 @@
-"""A Ray for one command alone: it listens on loopback, and its files are the user's own.
+"""A Ray for one command alone: it listens on loopback, and its files and its token are the user's own.
 
-Left to itself Ray listens on every interface of the machine, and keeps logs, sockets and shipped code in `/tmp/ray`,
-where every user of the machine may write.
+Left to itself Ray listens on every interface of the machine, keeps logs, sockets and shipped code in `/tmp/ray`, where
+every user of the machine may write, and writes the token that guards it so that they may read it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 import ray
 from ray._private import ray_constants
+from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
 
 from cgd.errors import CGDError
 
@@ -73,3 +75,39 @@ def session_folder() -> str:
             "it, or name another place with RAY_TMPDIR"
         )
     return str(folder / "ray")
+
+
+def protect_token(make: bool) -> None:
+    """See to it that nobody else can read `~/.ray/auth_token`; `make` it where there is none.
+
+    Whoever names another place (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH) or mode (RAY_AUTH_MODE) looks after it.
+
+    Raises
+    ------
+    ClusterError
+        It can be read by others, and that cannot be changed, or it cannot be made.
+    """
+    if os.environ.get("RAY_AUTH_MODE") != "token" or {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    try:
+        if make and not path.exists():
+            _write_token(path)
+        if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077:
+            path.chmod(0o600)
+    except OSError as error:
+        raise ClusterError(
+            f"the token of Ray in {path} must be yours alone: {error.strerror}; chmod 600 it, or name another with "
+            "RAY_AUTH_TOKEN_PATH"
+        ) from None
+
+
+def _write_token(path: Path) -> None:
+    """Whole or not at all, and not over that of a command which was started at the same time."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{uuid4().hex}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(generate_new_authentication_token())
+    with suppress(FileExistsError):
+        os.link(draft, path)
+    draft.unlink()
