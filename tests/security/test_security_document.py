@@ -2,7 +2,7 @@
 
 import ast
 import re
-from importlib import metadata
+import tomllib
 
 from packaging.requirements import Requirement
 from watched import ROOT
@@ -10,7 +10,7 @@ from watched import ROOT
 TEXT = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
 
 
-def tests_there():
+def functions_of_this_folder():
     """Test functions of this folder, and which of them are slow."""
     found = {}
     for path in (ROOT / "tests" / "security").glob("test_*.py"):
@@ -23,7 +23,7 @@ def tests_there():
 def test_every_test_it_names_is_there_and_marked_as_it_says():
     named = dict(re.findall(r"`(test_\w+)`(\*?)", TEXT))
     assert len(named) > 30
-    there = tests_there()
+    there = functions_of_this_folder()
     assert named.keys() - there.keys() == set()
     assert {name for name, star in named.items() if (star == "*") != there[name]} == set()
 
@@ -33,8 +33,12 @@ def test_every_package_is_pinned_to_one_version():
     pinned = [line for line in lines if line.strip() and not line.startswith("#")]
     assert [line for line in pinned if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line)] == []
     names = {_plain(line.partition("==")[0]) for line in pinned}
-    needed = [Requirement(text) for text in metadata.requires("causalged-ray")]
-    assert {_plain(one.name) for one in needed} - names == {"causalged-ray"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = [
+        *project["dependencies"],
+        *(text for extra in project["optional-dependencies"].values() for text in extra),
+    ]
+    assert {_plain(Requirement(text).name) for text in needed} - names == {project["name"]}  # its own extras
     assert "-c constraints.txt" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
