@@ -29,14 +29,16 @@ lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# loopback only, one worker, no job runner: 2 processes in place of 15
+# Loopback only, one worker, no job runner: 3 processes in place of 15. Under gunicorn MLflow serves neither its
+# Assistant, through which any process of this machine could run commands as you, nor its gateway (SECURITY.md).
 ui: $(VENV)/.installed
 	@test -f $(OUTPUT)/mlflow.db || { echo "no MLflow store at $(OUTPUT)/mlflow.db: run 'make ablation' first, or give OUTPUT=DIR"; exit 2; }
 	@echo "MLflow UI: http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning  (Ctrl-C stops it)"
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true \
+	MLFLOW_SERVER_ALLOWED_HOSTS="localhost,localhost:*,127.0.0.1,127.0.0.1:*" PYTHONWARNINGS=ignore::FutureWarning \
 	$(VENV)/bin/mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
 	  --backend-store-uri sqlite:///$(abspath $(OUTPUT))/mlflow.db \
-	  --allowed-hosts "localhost,localhost:*,127.0.0.1,127.0.0.1:*"
+	  --gunicorn-opts "--threads 4"
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; '$(PYTHON)' is older. Give another with PYTHON=..."; exit 2; }

@@ -71,7 +71,7 @@ class Study(Part):
         Smallest difference in mean PCC worth knowing.
     """
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    name: Annotated[str, Field(max_length=80, pattern=r"^[a-z][a-z0-9_]*$")]
     question: Text
     hypothesis: Text
     factor: Factor | None = None

@@ -66,8 +66,7 @@ def open_ui(uri: str, output: Path | None) -> str:
     """The command that opens the UI, without a password; `output` is the folder of our own store."""
     if output is None:
         uri = without_password(uri)
-        return (
-            uri if uri.startswith("http") else f"mlflow server --host 127.0.0.1 --backend-store-uri {shlex.quote(uri)}"
-        )
+        server = f"mlflow server --host 127.0.0.1 --gunicorn-opts '--threads 4' --backend-store-uri {shlex.quote(uri)}"
+        return uri if uri.startswith("http") else server
     folder = "" if output == Path("outputs").resolve() else f" OUTPUT={shlex.quote(str(output))}"
     return f"make ui{folder}  (http://127.0.0.1:5000)"

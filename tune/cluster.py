@@ -10,15 +10,11 @@ from contextlib import contextmanager
 
 import ray
 
-from cgd.errors import CGDError
 from tune.environment import ROOT
 from tune.log_files import is_verbose
+from tune.private_ray import ClusterError, loopback_only, protect_token, session_folder
 
 _MEND = "Give the address of a running cluster's head, or omit --address to run on this machine"
-
-
-class ClusterError(CGDError):
-    """The Ray cluster cannot be reached."""
 
 
 @contextmanager
@@ -40,13 +36,18 @@ def connected(address: str, n_cpus: int | None = None) -> Iterator[int]:
     """
     verbose = is_verbose()
     logs = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.WARNING}
+    protect_token(make=address == "local")
     try:
         if address == "local":
             # trials of one worker need no dashboard; it would listen on a port for nothing
-            ray.init(address="local", num_cpus=n_cpus or os.cpu_count(), include_dashboard=False, **logs)
+            own = {"include_dashboard": False, "_temp_dir": session_folder()}
+            with loopback_only():
+                ray.init(address="local", num_cpus=n_cpus or os.cpu_count(), **own, **logs)
         else:
             runtime_env = {"working_dir": str(ROOT), "excludes": [".git", ".venv", "outputs", "tests"]}
             ray.init(address=address, runtime_env=runtime_env, **logs)
+    except ClusterError:
+        raise
     except Exception as error:  # Ray raises a bare one where a busy machine does not start it in time
         if address == "local":
             raise ClusterError(

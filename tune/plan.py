@@ -22,6 +22,7 @@ from cgd.version import code_version
 from tune.trial import TrialSpec
 
 DEFAULT_DATASET = "simulated"
+_LONGEST_NAME = 200  # bytes: file systems take 255
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,7 @@ class Planner:
         """Name of the pair that `given` (a name, a folder or two files) stands for; reads it the first time."""
         if given not in self._names:
             pair = load_dataset(given)
+            _check_name(pair.name, given)
             other = self._pairs.setdefault(pair.name, pair)
             if other is not pair and other.sha256 != pair.sha256:
                 raise DataError(f"two data sets are called '{pair.name}'; give each folder its own name")
@@ -246,6 +248,15 @@ class Planner:
         parts += [prepared.sha256, split.sha256, code_version(), str(base.model.latent_dim)]
         fingerprint = "floors-" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
         return FloorSpec(fingerprint, dataset, fold, base, split, key)
+
+
+def _check_name(name: str, given: str) -> None:
+    """Refuse a data set whose name, which is that of a folder, cannot be the name of one below another."""
+    if name in ("", ".", "..") or set(name) & set("/\0\n\r") or len(name.encode()) > _LONGEST_NAME:
+        raise DataError(
+            f"the data set {given} would be called {name[:_LONGEST_NAME]!r}, which is no name of a folder; rename its "
+            "folder or its ST file"
+        )
 
 
 def _trial_name(study: Study, trial: Trial, n_folds: int) -> str:

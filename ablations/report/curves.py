@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ablations.report.csv_text import to_csv
 from ablations.report.files import replace
 from cgd.errors import CGDError
 
@@ -109,7 +110,7 @@ def write_curves(curves: pd.DataFrame, levels: list[str], folder: str | Path) ->
     folder = Path(folder)
     figure = draw_curves(curves, levels)
     contents: dict[str, str | bytes] = {kind: _saved(figure, kind) for kind in ("svg", "png")}
-    contents["csv"] = curves.to_csv(index=False)
+    contents["csv"] = to_csv(curves)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for kind, content in contents.items():

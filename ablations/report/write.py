@@ -10,6 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ablations.report.content import Content, gather
+from ablations.report.csv_text import to_csv
 from ablations.report.drawing import to_pdf, to_png, to_svg
 from ablations.report.figure import draw
 from ablations.report.figure_effects import draw_effects
@@ -118,8 +119,8 @@ def _contents(content: Content, files: ReportFiles) -> dict[str, str | bytes]:
     found: dict[str, str | bytes] = {
         "html": render(content, to_svg(figure, inline=True), to_svg(effects, inline=True)),
         "markdown": to_markdown(content, files.figure_png.name, files.effects_png.name),
-        "csv": tidy(results, tables, content.table_one).to_csv(index=False),
-        "per_gene": per_gene(results).to_csv(index=False),
+        "csv": to_csv(tidy(results, tables, content.table_one)),
+        "per_gene": to_csv(per_gene(results)),
         "tex": to_latex(content),
         "card": _card(content, files),
     }

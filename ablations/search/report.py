@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from ablations.report.csv_text import to_csv
 from ablations.report.drawing import to_pdf, to_png, to_svg
 from ablations.report.files import replace
 from ablations.report.page import render_template
@@ -51,7 +52,7 @@ def write_search_report(results: SearchResults, directory: Path) -> Path:
             replace(directory / f"{name}.svg", to_svg(figure))
             replace(directory / f"{name}.pdf", to_pdf(figure))
             replace(directory / f"{name}.png", to_png(figure))
-        replace(directory / "samples.csv", tidy_samples(results).to_csv(index=False))
+        replace(directory / "samples.csv", to_csv(tidy_samples(results)))
         replace(page, render_search(results, {name: to_svg(figure, inline=True) for name, figure in figures.items()}))
     except OSError as error:
         raise CGDError(f"cannot write the report to {directory}: {error}; pass a directory you may write") from None

@@ -48,7 +48,7 @@ _PARTS: dict[str, type[BaseModel]] = {"parameters": Parameter, "sampler": Sample
 class Space(Part):
     """What is searched, and how."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    name: Annotated[str, Field(max_length=80, pattern=r"^[a-z][a-z0-9_]*$")]
     description: Text
     parameters: Annotated[tuple[Parameter, ...], Field(min_length=1)]
     sampler: SamplerSettings = SamplerSettings()

@@ -65,8 +65,9 @@ def address(store):
         port = probe.getsockname()[1]
     options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     options += ["--backend-store-uri", f"sqlite:///{store.output / 'mlflow.db'}"]
-    options += ["--allowed-hosts", "localhost,localhost:*,127.0.0.1,127.0.0.1:*"]
-    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    options += ["--gunicorn-opts", "--threads 4"]
+    settings = {"MLFLOW_SERVER_ALLOWED_HOSTS": "localhost,localhost:*,127.0.0.1,127.0.0.1:*"}
+    settings |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     log = store.output / "server.log"
     with log.open("w") as file:
         server = subprocess.Popen(

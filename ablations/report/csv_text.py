@@ -1,0 +1,36 @@
+"""Tables as CSV that a spreadsheet shows as they are."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+
+_FORMULA = re.compile(r"\s*[=+\-@]")
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """A table without its index; a text that a spreadsheet would run as a formula begins with an apostrophe instead.
+
+    Names of genes, levels and data sets come from files of others. Numbers are left alone, negative ones too.
+    """
+    safe = table.rename(columns=_as_text)
+    for column in range(safe.shape[1]):
+        if safe.dtypes.iloc[column].kind not in "biuf":
+            safe.isetitem(column, safe.iloc[:, column].map(_as_text))
+    return safe.to_csv(index=False)
+
+
+def _as_text(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r", " ")  # pandas does not quote it, and a spreadsheet begins a line there
+    return f"'{text}" if _FORMULA.match(text) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
