@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from cgd.data.preprocess import PreparedPair
-from cgd.errors import TrackingError
 from cgd.training.checkpoint import CheckpointFolder
+from tune.delivery import RUN_ID, opening
+from tune.outbox import Outbox
 from tune.progress import Progress
+from tune.run_record import FAILED, FINISHED, KILLED, NOTE, STUDY_TAG, describe_dataset, table_text
 from tune.study_summary import trial_note
-from tune.tracking import FAILED, FINISHED, KILLED, STUDY_TAG, RunRecord, Tracking
 from tune.trial import EPOCH, ERROR, HAS_MODEL, MODEL, RESULT, TrialSpec
 from tune.tuning import OpenRun, RunCallback, message_of_death, remember_error
 
 
 class TrackingCallback(RunCallback):
-    """Writes what trials report; keeps the outcome of each fingerprint.
+    """Hands on what trials report; keeps how each fingerprint ended.
 
     Parameters
     ----------
-    tracking
-        The store.
+    outbox
+        On the way to the store.
     progress
         The terminal.
     specs
         Trials by fingerprint.
-    known
-        Runs the store already has, by fingerprint.
     parents
         Parent run of each fingerprint.
     tags
@@ -46,20 +44,19 @@ class TrackingCallback(RunCallback):
 
     def __init__(
         self,
-        tracking: Tracking,
+        outbox: Outbox,
         progress: Progress,
         specs: dict[str, TrialSpec],
-        known: dict[str, RunRecord],
         parents: dict[str, str],
         tags: dict[str, dict[str, str]],
         datasets: dict[str, PreparedPair],
         checkpoints: Path,
         log_models: bool = True,
     ) -> None:
-        self.tracking, self.progress, self.specs = tracking, progress, specs
-        self.known, self.parents, self.tags, self.datasets = known, parents, tags, datasets
+        self.outbox, self.progress, self.specs = outbox, progress, specs
+        self.parents, self.tags, self.datasets = parents, tags, datasets
         self.checkpoints, self.log_models = checkpoints, log_models
-        self.outcomes: dict[str, RunRecord] = {}
+        self.outcomes: dict[str, str] = {}
         self._open: dict[str, OpenRun] = {}
 
     @remember_error
@@ -67,7 +64,6 @@ class TrackingCallback(RunCallback):
         spec = self.specs[trial.config["trial"]]
         if spec.fingerprint in self._open:
             return  # a restart after its worker died
-        record = self.known.get(spec.fingerprint)
         tags = {
             "mlflow.parentRunId": self.parents[spec.fingerprint],
             "cgd.dataset": spec.dataset,
@@ -82,16 +78,14 @@ class TrackingCallback(RunCallback):
         }
         if spec.brought:
             tags["cgd.prediction_sha256"] = spec.brought.sha256
-        run_id = self.tracking.open_run("trial", spec.fingerprint, spec.name, tags, record.run_id if record else None)
-        self.tracking.describe(
-            run_id, trial_note(spec.name, _levels(tags), spec.config, run_id, self._keeps_model(spec))
-        )
-        last = self.tracking.last_epoch(run_id)
-        if not last:
-            self.tracking.log_params(run_id, _without_runtime(spec))
-            self.tracking.log_texts(run_id, {"config.yaml": spec.config.to_yaml(), "split.json": spec.split.to_json()})
-            self.tracking.log_dataset(run_id, self.datasets[spec.prepared])
-        self._open[spec.fingerprint] = OpenRun(run_id, last)
+        about = {
+            "note": trial_note(spec.name, _levels(tags), spec.config, RUN_ID, self._keeps_model(spec)),
+            "params": _without_runtime(spec),
+            "texts": {"config.yaml": spec.config.to_yaml(), "split.json": spec.split.to_json()},
+            "datasets": [describe_dataset(self.datasets[spec.prepared])],
+        }
+        self.outbox.put(spec.fingerprint, opening("trial", spec.name, tags, **about))
+        self._open[spec.fingerprint] = OpenRun(spec.fingerprint)
         self.progress.start(spec.name, spec.n_epochs, spec.dataset, spec.has_epochs)
 
     @remember_error
@@ -102,7 +96,7 @@ class TrackingCallback(RunCallback):
         run = self._open[spec.fingerprint]
         if EPOCH in result:
             metrics = result[EPOCH]
-            run.add(metrics, self.tracking)
+            run.add(metrics, self.outbox)
             self.progress.epoch(spec.name, int(metrics["epoch"]), metrics)
         elif RESULT in result:
             self._finish(spec, run, result[RESULT])
@@ -122,46 +116,47 @@ class TrackingCallback(RunCallback):
         """After a stop: keep what unfinished trials reported, and end their runs as KILLED."""
         for fingerprint, run in self._open.items():
             if fingerprint not in self.outcomes:
-                with suppress(TrackingError):  # the store may take the end though it did not take the metrics
-                    run.flush(self.tracking)
-                self.tracking.end(run.run_id, KILLED)
+                run.flush(self.outbox)
+                self.outbox.end(run.key, KILLED)
 
     def _finish(self, spec: TrialSpec, run: OpenRun, result: dict[str, Any]) -> None:
-        run.flush(self.tracking)
-        summary, per_gene = dict(result["summary"]), pd.DataFrame(result["per_gene"])
+        run.flush(self.outbox)
+        summary, per_gene = dict(result["summary"]), table_text(pd.DataFrame(result["per_gene"]))
         if "val_pcc" in summary:  # the curve of the epochs bears that name
             summary["kept_val_pcc"] = summary.pop("val_pcc")
         has_model = result.get(HAS_MODEL, True)
-        model_id = self._attach_model(spec, run, has_model) if self._keeps_model(spec) else None
-        self.tracking.finish(run.run_id, summary, per_gene, model_id, self.datasets[spec.prepared])
-        self.outcomes[spec.fingerprint] = RunRecord(run.run_id, FINISHED)
-        CheckpointFolder(self.checkpoints / spec.fingerprint, spec.fingerprint).clear()  # the store has it all now
+        model = self._model(spec, has_model) if self._keeps_model(spec) else None
+        self.outbox.finish(run.key, summary, per_gene, model)
+        self.outcomes[spec.fingerprint] = FINISHED
+        if self.outbox.is_safe(run.key):
+            CheckpointFolder(self.checkpoints / spec.fingerprint, spec.fingerprint).clear()
         text = f"PCC {summary.get('test_pcc', float('nan')):.3f} in {summary['wall_seconds']:.0f} s"
         self.progress.finish(spec.name, text)
 
     def _keeps_model(self, spec: TrialSpec) -> bool:
         return self.log_models and spec.has_epochs
 
-    def _attach_model(self, spec: TrialSpec, run: OpenRun, has_model: bool) -> str | None:
+    def _model(self, spec: TrialSpec, has_model: bool) -> tuple[Path, dict[str, str], dict[str, str]] | None:
+        """Folder, tags and data set of the model of a trial; a tag of its run says why there is none."""
         if not has_model:
             reason = "the prediction of this trial under the other protocol was scored; the model is with that run"
-            self.tracking.set_tag(run.run_id, "cgd.no_model", reason)
+            self.outbox.tag(spec.fingerprint, "cgd.no_model", reason)
             return None
         folder = self.checkpoints / spec.fingerprint / MODEL
         if folder.is_dir():
             tags = {"cgd.dataset": spec.dataset, "cgd.seed": str(spec.seed), "cgd.fold": str(spec.fold)}
             tags |= self.tags[spec.fingerprint]
-            note = trial_note(spec.name, _levels(tags), spec.config, run.run_id, has_model=True)
-            return self.tracking.log_model(run.run_id, folder, {**tags, "mlflow.note.content": note})
+            note = trial_note(spec.name, _levels(tags), spec.config, RUN_ID, has_model=True)
+            return folder, {**tags, NOTE: note}, describe_dataset(self.datasets[spec.prepared])
         # the trial saved it or would have failed: it ran on a machine that does not share the output folder
         reason = f"the driver sees no {folder}; give all machines of the cluster the same --output folder"
-        self.tracking.set_tag(run.run_id, "cgd.no_model", reason)
+        self.outbox.tag(spec.fingerprint, "cgd.no_model", reason)
         return None
 
     def _fail(self, spec: TrialSpec, run: OpenRun, message: str, detail: str, kind: str) -> None:
-        run.flush(self.tracking)
-        self.tracking.fail(run.run_id, f"{kind}: {message}", detail)
-        self.outcomes[spec.fingerprint] = RunRecord(run.run_id, FAILED, f"{kind}: {message}")
+        run.flush(self.outbox)
+        self.outbox.fail(run.key, f"{kind}: {message}", detail)
+        self.outcomes[spec.fingerprint] = FAILED
         self.progress.finish(spec.name, f"FAILED: {message}", failed=True)
 
 

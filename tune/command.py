@@ -8,18 +8,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cgd.errors import CGDError
+from cgd.errors import CGDError, TrackingError
 from tune.log_files import CommandLog
 from tune.terminal import make_streams_safe, one_line
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 130
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNDELIVERED, EXIT_STOPPED = 0, 1, 2, 3, 130
 
 EXIT_CODES = """\
 exit codes:
   0    every trial finished, or was finished already
   1    some trials failed (the others went on), or the command crashed: the log has the traceback
   2    wrong arguments, configuration, study, data or tracking store: one message says what to mend
+  3    the tracking store went away: what it could not be told is kept in OUTPUT/outbox; the same command delivers it
   130  stopped with Ctrl-C; the same command with --resume continues"""
+
+
+class UndeliveredError(TrackingError):
+    """The tracking store is away, and what trials reported waits in the output folder."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ def run_command(name: str, body: Callable[[CommandLog], Ending], output: Path, v
     try:
         with log:
             ending = _run_body(body, log, output)
+    except UndeliveredError as error:
+        ending = Ending(EXIT_UNDELIVERED, (f"error: {error}",))
     except CGDError as error:
         ending = Ending(EXIT_USAGE, (f"error: {error}",))
     except KeyboardInterrupt:

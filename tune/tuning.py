@@ -16,7 +16,7 @@ from ray import tune as ray_tune
 
 from cgd.config import Config
 from cgd.errors import TrackingError
-from tune.tracking import Tracking
+from tune.outbox import Outbox
 
 _FLUSH_SECONDS = 5.0
 _Method = TypeVar("_Method", bound=Callable[..., None])
@@ -24,24 +24,24 @@ _Method = TypeVar("_Method", bound=Callable[..., None])
 
 @dataclass
 class OpenRun:
-    """A run in progress and the epochs it has that the store does not."""
+    """A run in progress and the epochs that are not yet on their way to the store; `key` is its fingerprint."""
 
-    run_id: str
-    last_epoch: int
+    key: str
+    last_epoch: int = 0
     pending: list[Mapping[str, float]] = field(default_factory=list)
     flushed: float = field(default_factory=time.monotonic)
 
-    def add(self, metrics: Mapping[str, float], tracking: Tracking) -> None:
-        """The metrics of an epoch, unless the store has it: a resumed trial reports its earlier epochs again."""
+    def add(self, metrics: Mapping[str, float], outbox: Outbox) -> None:
+        """The metrics of an epoch, once: after its worker died a trial reports its earlier epochs again."""
         if metrics["epoch"] > self.last_epoch:
             self.pending.append(metrics)
             self.last_epoch = int(metrics["epoch"])
         if time.monotonic() - self.flushed > _FLUSH_SECONDS:
-            self.flush(tracking)
+            self.flush(outbox)
 
-    def flush(self, tracking: Tracking) -> None:
-        """Write what is pending."""
-        tracking.log_epochs(self.run_id, self.pending)
+    def flush(self, outbox: Outbox) -> None:
+        """Hand over what is pending."""
+        outbox.epochs(self.key, self.pending)
         self.pending, self.flushed = [], time.monotonic()
 
 

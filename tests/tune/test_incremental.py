@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from ablations.results import METRICS
 from ablations.study import Study
 from tune.plan import Planner
+from tune.run_record import table_text
 from tune.runner import Runner
 from tune.study_record import study_record
 from tune.tracking import Tracking
@@ -69,7 +70,7 @@ def finish(tracking, plan, output, pcc=0.5):
         for key, spec in specs.items():
             own = tags.get(key, {}) | {"cgd.dataset": spec.dataset}
             run_id = tracking.open_run(kind, key, key, own)
-            tracking.finish(run_id, {"test_pcc": pcc} if kind == "trial" else {}, table)
+            tracking.finish(run_id, {"test_pcc": pcc} if kind == "trial" else {}, table_text(table))
 
 
 def remaining(tracking, plan):
