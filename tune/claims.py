@@ -41,7 +41,6 @@ class Claims:
     driver: str
     find: Callable[[str], str | None]
     label: Callable[[str, Mapping[str, str]], None]
-    stale_seconds: float = _STALE_SECONDS
 
     def run_of(self, key: str, name: str, tags: Mapping[str, str], start_time: int | None) -> str:
         """The run of a key: another's, or one made now with these tags."""
@@ -77,7 +76,7 @@ class Claims:
 
     def _is_stale(self, run_id: str, first_seen: dict[str, float]) -> bool:
         now = time.monotonic()
-        return now - first_seen.setdefault(run_id, now) > self.stale_seconds
+        return now - first_seen.setdefault(run_id, now) > _STALE_SECONDS
 
     def _remove(self, run_ids: list[str]) -> None:
         for run_id in run_ids:

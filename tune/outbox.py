@@ -6,6 +6,7 @@ thread of its own delivers it, run by run in order, again and again while the st
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections import OrderedDict, deque
@@ -29,7 +30,7 @@ _WAIT_VARIABLE, _WAIT_SECONDS = "CGD_STORE_WAIT", 60.0
 
 
 class Outbox:
-    """Writes to the store in the background; a context manager.
+    """Writes to the store in the background; a context manager, to be left before Ray is.
 
     Parameters
     ----------
@@ -68,9 +69,10 @@ class Outbox:
             ended = self._changed.wait_for(lambda: self._is_idle() or bool(self._away), _STOP_SECONDS)
             self._stopping = True
             self._changed.notify_all()
-        if not ended:
-            return  # a server that does not answer; the thread ends with the process
-        self._thread.join(_STOP_SECONDS)
+        if ended:
+            self._thread.join(_STOP_SECONDS)
+        if self._thread.is_alive():  # a server that does not answer; the thread ends with the process
+            gc.disable()  # in that thread it might come upon something of Ray after Ray is gone, which ends the process
 
     # ---- what is reported -------------------------------------------------------------------------------------------
 

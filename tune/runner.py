@@ -142,12 +142,11 @@ class Runner:
             return self._open_parents(resume), True
         parents: dict[str, str] = {}
         try:
-            with Outbox(self.tracking, self.output) as outbox:
-                with connected(address) as n_cpus:
-                    parents = self._open_parents(resume)
-                    # a cluster may grow, so there only the user limits what runs at once
-                    limit = min(max_concurrent or n_cpus, n_cpus) if address == "local" else max_concurrent
-                    complete = self._run_missing(floors, trials, parents, limit, outbox)
+            with connected(address) as n_cpus, Outbox(self.tracking, self.output) as outbox:
+                parents = self._open_parents(resume)
+                # a cluster may grow, so there only the user limits what runs at once
+                limit = min(max_concurrent or n_cpus, n_cpus) if address == "local" else max_concurrent
+                complete = self._run_missing(floors, trials, parents, limit, outbox)
                 outbox.settle()
         except BaseException:  # whatever ends the command, its runs must not stay RUNNING
             with suppress(TrackingError):  # it may be the store itself that failed

@@ -112,15 +112,14 @@ class SearchCommand:
     def _stages(self, parent: str, address: str, max_concurrent: int | None) -> SearchOutcome:
         datasets = self.plan.planner.plan.datasets
         confirmed: list[Confirmed] = []
-        with Outbox(self.tracking, self.output) as outbox:
+        with connected(address) as n_cpus, Outbox(self.tracking, self.output) as outbox:
             runs = SearchRuns(outbox, parent, datasets)
-            with connected(address) as n_cpus:
-                # a cluster may grow, so there only the user limits what runs at once
-                limit = min(max_concurrent or n_cpus, n_cpus) if address == "local" else max_concurrent
-                place = Workplace(put_datasets(datasets), self.output, self.folder, limit)
-                complete = run_search(self.book, runs, place)
-                if complete:
-                    confirmed, complete = confirm(self.book, choose_finalists(self.book), runs, place)
+            # a cluster may grow, so there only the user limits what runs at once
+            limit = min(max_concurrent or n_cpus, n_cpus) if address == "local" else max_concurrent
+            place = Workplace(put_datasets(datasets), self.output, self.folder, limit)
+            complete = run_search(self.book, runs, place)
+            if complete:
+                confirmed, complete = confirm(self.book, choose_finalists(self.book), runs, place)
             runs.settle()
         winner, test = choose_winner(confirmed) if complete else None, None
         if winner is not None:
