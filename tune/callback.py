@@ -8,12 +8,13 @@ from typing import Any
 
 import pandas as pd
 
+from cgd.config import says_where
 from cgd.data.preprocess import PreparedPair
 from cgd.training.checkpoint import CheckpointFolder
 from tune.delivery import RUN_ID, opening
 from tune.outbox import Outbox
 from tune.progress import Progress
-from tune.run_record import FAILED, FINISHED, KILLED, NOTE, STUDY_TAG, describe_dataset, table_text
+from tune.run_record import FAILED, FINISHED, KILLED, NOTE, STUDY_TAG, RunRecord, describe_dataset, table_text
 from tune.study_summary import trial_note
 from tune.trial import EPOCH, ERROR, HAS_MODEL, MODEL, RESULT, TrialSpec
 from tune.tuning import OpenRun, RunCallback, message_of_death, remember_error
@@ -56,7 +57,7 @@ class TrackingCallback(RunCallback):
         self.outbox, self.progress, self.specs = outbox, progress, specs
         self.parents, self.tags, self.datasets = parents, tags, datasets
         self.checkpoints, self.log_models = checkpoints, log_models
-        self.outcomes: dict[str, str] = {}
+        self.outcomes: dict[str, RunRecord] = {}  # without the run's id, which the store alone knows
         self._open: dict[str, OpenRun] = {}
 
     @remember_error
@@ -127,7 +128,7 @@ class TrackingCallback(RunCallback):
         has_model = result.get(HAS_MODEL, True)
         model = self._model(spec, has_model) if self._keeps_model(spec) else None
         self.outbox.finish(run.key, summary, per_gene, model)
-        self.outcomes[spec.fingerprint] = FINISHED
+        self.outcomes[spec.fingerprint] = RunRecord("", FINISHED)
         if self.outbox.is_safe(run.key):
             CheckpointFolder(self.checkpoints / spec.fingerprint, spec.fingerprint).clear()
         text = f"PCC {summary.get('test_pcc', float('nan')):.3f} in {summary['wall_seconds']:.0f} s"
@@ -156,7 +157,7 @@ class TrackingCallback(RunCallback):
     def _fail(self, spec: TrialSpec, run: OpenRun, message: str, detail: str, kind: str) -> None:
         run.flush(self.outbox)
         self.outbox.fail(run.key, f"{kind}: {message}", detail)
-        self.outcomes[spec.fingerprint] = FAILED
+        self.outcomes[spec.fingerprint] = RunRecord("", FAILED, f"{kind}: {message}")
         self.progress.finish(spec.name, f"FAILED: {message}", failed=True)
 
 
@@ -166,8 +167,8 @@ def _levels(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def _runtime(spec: TrialSpec) -> dict[str, Any]:
-    return {path: value for path, value in spec.config.flatten().items() if path.startswith("runtime.")}
+    return {path: value for path, value in spec.config.flatten().items() if says_where(path)}
 
 
 def _without_runtime(spec: TrialSpec) -> dict[str, Any]:
-    return {path: value for path, value in spec.config.flatten_used().items() if not path.startswith("runtime.")}
+    return {path: value for path, value in spec.config.flatten_used().items() if not says_where(path)}

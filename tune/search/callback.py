@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cgd.config import Config
+from cgd.config import Config, says_where
 from cgd.data.preprocess import PreparedPair
 from tune.delivery import opening
 from tune.outbox import Outbox
@@ -74,7 +74,7 @@ class SearchRuns:
     def open(self, candidate: Candidate) -> None:
         """Create or re-open the run of a candidate."""
         tags = {"mlflow.parentRunId": self.parent, **candidate.tags}
-        params = {k: v for k, v in candidate.config.flatten().items() if not k.startswith("runtime.")}
+        params = {k: v for k, v in candidate.config.flatten().items() if not says_where(k)}
         texts = {"config.yaml": candidate.config.to_yaml()}
         datasets = [describe_dataset(prepared) for prepared in self.datasets.values()]
         about = {"params": params, "texts": texts, "datasets": datasets}
