@@ -264,6 +264,7 @@ class Outbox:
             self._failures += 1
             self._waiting.move_to_end(key)  # it may be this one request that the store cannot take
             counts = self._counts()
+            self._changed.notify_all()
         if is_news:
             where = f"the study goes on; {counts} wait(s) in {self.files.folder}"
             self.say(f"the tracking store is away: {self._away}; {where}")

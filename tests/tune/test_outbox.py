@@ -275,7 +275,7 @@ def test_a_full_disk_holds_nobody_up_and_is_said(store, tmp_path, monkeypatch):
         tracking.client.error = away()
         report(outbox)
         assert not outbox.is_safe("one")  # its checkpoints must stay
-        with pytest.raises(UndeliveredError, match="could not be kept there .No space left"):
+        with pytest.raises(UndeliveredError, match=r"could not be kept there \(No space left"):
             outbox.settle()
         tracking.client.error = None
         outbox.settle()
