@@ -10,7 +10,7 @@ from intact import Outcome
 from mlflow_server import MlflowServer
 from ray_nodes import Nodes
 
-OUTCOMES = "CGD_FAULT_OUTCOMES"  # file that gets a line of JSON per fault, for tests/faults/table.py
+OUTCOMES = "CGD_FAULT_OUTCOMES"  # file that gets a line of JSON per fault, for reliability_table.py
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tune" / "run_ablation.py"
-EPOCHS = 16
+EPOCHS = 20
 T = TypeVar("T")
 PATIENCE_SECONDS = 240.0  # for anything to happen on a busy machine
 
