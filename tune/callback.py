@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from cgd.config import says_where
 from cgd.data.preprocess import PreparedPair
 from cgd.errors import TrackingError
 from cgd.training.checkpoint import CheckpointFolder
@@ -171,8 +172,8 @@ def _levels(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def _runtime(spec: TrialSpec) -> dict[str, Any]:
-    return {path: value for path, value in spec.config.flatten().items() if path.startswith("runtime.")}
+    return {path: value for path, value in spec.config.flatten().items() if says_where(path)}
 
 
 def _without_runtime(spec: TrialSpec) -> dict[str, Any]:
-    return {path: value for path, value in spec.config.flatten_used().items() if not path.startswith("runtime.")}
+    return {path: value for path, value in spec.config.flatten_used().items() if not says_where(path)}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cgd.config import Config
+from cgd.config import Config, says_where
 from cgd.data.preprocess import PreparedPair
 from cgd.errors import TrackingError
 from tune.search.progress import SearchProgress
@@ -79,7 +79,7 @@ class SearchRuns:
         )
         if record is None or not self.tracking.last_epoch(run_id):  # a kill may have come before these
             flat = candidate.config.flatten()
-            self.tracking.log_params(run_id, {k: v for k, v in flat.items() if not k.startswith("runtime.")})
+            self.tracking.log_params(run_id, {k: v for k, v in flat.items() if not says_where(k)})
             self.tracking.log_texts(run_id, {"config.yaml": candidate.config.to_yaml()})
             for prepared in self.datasets.values():
                 self.tracking.log_dataset(run_id, prepared)
