@@ -49,7 +49,8 @@ def write_folder(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]
     if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= {TENSORS, STATE}):
         raise CheckpointError(f"{folder} exists and is not a saved model or checkpoint; choose another folder")
     data = save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()})
-    content = json.dumps({**state, _HASH: _hash(data, state)}).encode()
+    blank = json.dumps({_HASH: "", **state}).encode()
+    content = blank.replace(b'""', f'"{_hash(data, blank)}"'.encode(), 1)
     temporary = folder.with_name(f".{folder.name}.{uuid4().hex}")
     with explained(folder):
         try:
@@ -64,10 +65,10 @@ def write_folder(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]
             raise
 
 
-def _hash(data: bytes, state: dict[str, Any]) -> str:
-    """Over both files: what the tensors' is, and the state in one way of writing it."""
+def _hash(data: bytes, state: bytes) -> str:
+    """Over both files as they are on disk; in that of the state the place of the hash is blank."""
     digest = hashlib.sha256(data)
-    digest.update(json.dumps(state, sort_keys=True).encode())
+    digest.update(state)
     return digest.hexdigest()
 
 
@@ -99,13 +100,14 @@ def _replace(folder: Path, new: Path) -> None:
 def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `write_folder` wrote. Raises CheckpointError if it is missing, incomplete or damaged."""
     try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        data = (folder / TENSORS).read_bytes()
+        content, data = (folder / STATE).read_bytes(), (folder / TENSORS).read_bytes()
+        state = json.loads(content)
         is_older = _OLDER_HASH in state
         expected = state.pop(_OLDER_HASH if is_older else _HASH)
+        found = _hash(data, b"" if is_older else content.replace(expected.encode(), b"", 1))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder} is not a whole checkpoint ({STATE} and {TENSORS}): {error!r}") from None
-    if expected != (hashlib.sha256(data).hexdigest() if is_older else _hash(data, state)):
+    if found != expected:
         raise CheckpointError(f"{folder} is damaged: the hash of {TENSORS} and {STATE} is not the one stored")
     try:
         return load(data), state
@@ -162,11 +164,11 @@ class CheckpointFolder:
         self.damaged: list[str] = []
         self.unsaved: list[int] = []
 
-    def save(self, epoch: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> bool:
+    def save(self, epoch: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Write the checkpoint of an epoch and remove those that the rule no longer keeps.
 
-        The best one is that of `state["kept_epoch"]`. Where the disk is full or fails, that is said once and False
-        returned: the older ones stay, and losing a checkpoint must not lose the trial.
+        The best one is that of `state["kept_epoch"]`. Where the disk is full or fails, that is said once and
+        noted in `unsaved`: the older ones stay, and losing a checkpoint must not lose the trial.
         """
         try:
             write_folder(self.path / epoch_folder(epoch), tensors, {**state, "fingerprint": self.fingerprint})
@@ -174,11 +176,10 @@ class CheckpointFolder:
             if not self.unsaved:
                 self._warn(f"no checkpoint of epoch {epoch}, training goes on and the next epoch tries again: {error}")
             self.unsaved.append(epoch)
-            return False
+            return
         epochs = self.epochs()
         for old in set(epochs) - kept_epochs(epochs, epoch, state.get("kept_epoch")):
             remove_folder(self.path / epoch_folder(old))
-        return True
 
     def load_newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The newest whole checkpoint, or None. Damaged ones are passed over in favour of older ones, and named."""
