@@ -21,6 +21,17 @@ def is_disk_error(error: OSError) -> bool:
     return error.errno in _DISK_ERRORS
 
 
+def disk_error_of(error: BaseException | None) -> OSError | None:
+    """What the disk said, where that is the error or what led to it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, OSError) and is_disk_error(error):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def disk_message(path: Path, error: OSError) -> str:
     """What could not be written, why, what is free there, and what to do."""
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,12 +13,15 @@ import pandas as pd
 from cgd.config import says_where
 from cgd.data.preprocess import PreparedPair
 from cgd.errors import TrackingError
-from cgd.training.checkpoint import CheckpointFolder
+from cgd.training.checkpoint import LOST, CheckpointFolder
 from tune.progress import Progress
 from tune.study_summary import trial_note
 from tune.tracking import FAILED, FINISHED, KILLED, STUDY_TAG, RunRecord, Tracking
 from tune.trial import EPOCH, ERROR, HAS_MODEL, MODEL, RESULT, TrialSpec
 from tune.tuning import OpenRun, RunCallback, message_of_death, remember_error
+
+
+_log = logging.getLogger(__name__)
 
 
 class TrackingCallback(RunCallback):
@@ -130,6 +134,7 @@ class TrackingCallback(RunCallback):
     def _finish(self, spec: TrialSpec, run: OpenRun, result: dict[str, Any]) -> None:
         run.flush(self.tracking)
         summary, per_gene = dict(result["summary"]), pd.DataFrame(result["per_gene"])
+        self._say_lost_checkpoints(spec, run, summary)
         if "val_pcc" in summary:  # the curve of the epochs bears that name
             summary["kept_val_pcc"] = summary.pop("val_pcc")
         has_model = result.get(HAS_MODEL, True)
@@ -139,6 +144,13 @@ class TrackingCallback(RunCallback):
         CheckpointFolder(self.checkpoints / spec.fingerprint, spec.fingerprint).clear()  # the store has it all now
         text = f"PCC {summary.get('test_pcc', float('nan')):.3f} in {summary['wall_seconds']:.0f} s"
         self.progress.finish(spec.name, text)
+
+    def _say_lost_checkpoints(self, spec: TrialSpec, run: OpenRun, summary: dict[str, float]) -> None:
+        """Tag the run with how many checkpoints were damaged or not kept; none of that is a result."""
+        for key in LOST & summary.keys():
+            count = int(summary.pop(key))
+            self.tracking.set_tag(run.run_id, f"cgd.{key}", str(count))
+            _log.warning("%s: %s %s; training went on", spec.name, count, key.replace("_", " "))
 
     def _keeps_model(self, spec: TrialSpec) -> bool:
         return self.log_models and spec.has_epochs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import wraps
@@ -85,6 +85,7 @@ def run_tune(
     output: Path,
     param_space: Mapping[str, Any],
     label: str = "",
+    also: Sequence[ray_tune.Callback] = (),
     **how: Any,
 ) -> None:
     """Run trials to the end or until the user stops them.
@@ -99,6 +100,8 @@ def run_tune(
         Folder in which Tune keeps its own files.
     label
         Ends the name of Tune's folder.
+    also
+        Callbacks beside the one that writes to the store, called after it.
     how
         Further arguments of `TuneConfig`.
 
@@ -116,7 +119,7 @@ def run_tune(
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}{label}",
             storage_path=str(output / "ray_tune"),
             verbose=0,
-            callbacks=[callback],
+            callbacks=[callback, *also],
             failure_config=ray_tune.FailureConfig(max_failures=1),
         ),
     )

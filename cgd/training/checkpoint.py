@@ -29,6 +29,8 @@ from cgd.files import explained, sync_folder
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
 _HASH, _OLDER_HASH = "sha256", "tensors_sha256"  # the older one was over the tensors alone
+# what `CheckpointFolder.counts` may say of a trial
+LOST = {"damaged_checkpoints", "unsaved_checkpoints", "unmirrored_checkpoints"}
 
 
 class CheckpointWarning(UserWarning):
@@ -213,6 +215,8 @@ class CheckpointFolder:
         return sorted(epoch for epoch in found if epoch is not None)
 
     def _pass_over(self, name: str, error: CheckpointError) -> None:
+        if name in self.damaged:
+            return
         self.damaged.append(name)
         self._warn(f"passed over a damaged checkpoint: {error}")
 

@@ -255,6 +255,11 @@ def full_from(monkeypatch, n_syncs, code=errno.ENOSPC):
     monkeypatch.setattr(os, "fsync", fsync)
 
 
+def save_epochs(folder, *epochs):
+    for epoch in epochs:
+        folder.save(epoch, tensors(epoch), {})
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 @pytest.mark.parametrize("n_syncs", [1, 2, 3])
 def test_a_full_disk_loses_that_checkpoint_and_nothing_else(tmp_path, monkeypatch, code, n_syncs):
@@ -263,8 +268,7 @@ def test_a_full_disk_loses_that_checkpoint_and_nothing_else(tmp_path, monkeypatc
     with monkeypatch.context() as full:
         full_from(full, n_syncs, code)
         with pytest.warns(CheckpointWarning) as said:
-            for epoch in (2, 3):
-                folder.save(epoch, tensors(epoch), {})
+            save_epochs(folder, 2, 3)
     (message,) = (str(warning.message) for warning in said)
     assert "no checkpoint of epoch 2, training goes on and the next epoch tries again" in message
     assert f"cannot write {tmp_path / 'epoch-00002'}: {os.strerror(code)}; " in message
