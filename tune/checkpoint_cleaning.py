@@ -21,12 +21,13 @@ from cgd.files import readable_size
 from cgd.kept_prediction import PREDICTIONS
 from cgd.version import code_version
 from tune.checkpoint_budget import folder_size
+from tune.checkpoint_options import CHECKPOINTS, checkpoint_options
 from tune.command import EXIT_FAILED, EXIT_OK, Ending
 from tune.lock import locked
 from tune.store import store_uri
 from tune.tracking import FINISHED, KILLED, RUNNING, Tracking, sqlite_file
 
-CHECKPOINTS, TUNE = "checkpoints", "ray_tune"
+TUNE = "ray_tune"
 _HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{32}(\.old)?")  # how `cgd.training.checkpoint` names what is not whole yet
 
 
@@ -140,11 +141,22 @@ def clean(arguments: argparse.Namespace) -> Ending:
         for one in found:
             print(f"{readable_size(one.n_bytes):>10}  {one.path.relative_to(output)}  ({one.reason})")
         left = [] if arguments.dry_run else [one.path for one in found if not _remove(one.path)]
+        _clean_storage(arguments, known)
     verb = "would remove" if arguments.dry_run else "removed"
     total = readable_size(sum(one.n_bytes for one in found if one.path not in left))
     n = len(found) - len(left)
     print(f"{verb} {n} folder{'' if n == 1 else 's'}, {total}" if found else "nothing to remove")
     return Ending(EXIT_FAILED if left else EXIT_OK, tuple(f"could not remove {path}" for path in left))
+
+
+def _clean_storage(arguments: argparse.Namespace, known: Known | None) -> None:
+    """The same of what --checkpoint-storage holds, where one is given."""
+    mirror = checkpoint_options(arguments).mirror(arguments.output / CHECKPOINTS)
+    for name in mirror.trials() if mirror else []:
+        if mirror and (reason := _reason(name, known, arguments.clean == "all")):
+            print(f"{'in storage':>10}  {name}  ({reason})")
+            if not arguments.dry_run:
+                mirror.remove(mirror.root / name)
 
 
 def _remove(folder: Path) -> bool:

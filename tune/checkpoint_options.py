@@ -5,8 +5,14 @@ from __future__ import annotations
 import argparse
 import re
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tune.checkpoint_mirror import CheckpointMirror
 
 _UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+CHECKPOINTS = "checkpoints"  # their folder in that of all output
 DEFAULT_BUDGET = 20 * 10**9
 
 
@@ -24,6 +30,14 @@ class CheckpointOptions:
 
     budget: int = DEFAULT_BUDGET
     storage: str | None = None
+
+    def mirror(self, root: Path) -> CheckpointMirror | None:
+        """The store beside `root`, the folder of all checkpoints; None where none was asked for."""
+        if self.storage is None:
+            return None
+        from tune.checkpoint_mirror import CheckpointMirror  # imports torch, which --help does without
+
+        return CheckpointMirror(self.storage, root)
 
 
 def size(text: str) -> int:

@@ -28,7 +28,7 @@ from cgd.metrics.summary import summarise_table
 from cgd.version import code_version
 from tune.callback import TrackingCallback
 from tune.checkpoint_budget import BudgetCallback, CheckpointBudget
-from tune.checkpoint_options import CheckpointOptions
+from tune.checkpoint_options import CHECKPOINTS, CheckpointOptions
 from tune.cluster import connected
 from tune.plan import FloorSpec, Plan, StudyPlan
 from tune.progress import Progress
@@ -187,9 +187,15 @@ class Runner:
         parents: dict[str, str],
         max_concurrent: int | None,
     ) -> bool:
-        checkpoints = self.output / "checkpoints"
+        checkpoints = self.output / CHECKPOINTS
+        mirror = self.keeping.mirror(checkpoints)
         trainable = ray_tune.with_parameters(
-            run_trial, specs=missing, datasets=shared, checkpoints=str(checkpoints), log_models=self.log_models
+            run_trial,
+            specs=missing,
+            datasets=shared,
+            checkpoints=str(checkpoints),
+            log_models=self.log_models,
+            mirror=mirror,
         )
         n_epochs = sum(spec.n_epochs for spec in missing.values())
         with Progress(len(missing), n_epochs) as progress:
@@ -203,6 +209,7 @@ class Runner:
                 self.plan.datasets,
                 checkpoints,
                 self.log_models,
+                mirror,
             )
             space = {"trial": ray_tune.grid_search(list(missing))}
             over = BudgetCallback(CheckpointBudget(checkpoints, self.keeping.budget, self._has_ended(callback)))

@@ -8,7 +8,7 @@ from pathlib import Path
 from ablations.report.index import write_index
 from ablations.store_uri import without_password
 from tune.arguments import open_ui, own_store, recorded
-from tune.checkpoint_options import checkpoint_options
+from tune.checkpoint_options import CHECKPOINTS, checkpoint_options
 from tune.command import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, Ending
 from tune.dry_run import DryRun
 from tune.forecast import Forecast, load_forecast
@@ -37,12 +37,13 @@ def execute(arguments: argparse.Namespace, plan: Plan, log: CommandLog) -> Endin
 
 
 def _run_studies(arguments: argparse.Namespace, plan: Plan, uri: str, log: CommandLog) -> Ending:
-    output = arguments.output
+    output, keeping = arguments.output, checkpoint_options(arguments)
+    if mirror := keeping.mirror(output / CHECKPOINTS):
+        mirror.check()
     with opened(uri, output, log) as tracking:
         forecast = load_forecast(output, plan)
         record = forecast.to_record() if forecast else None
         log_models = not arguments.no_models
-        keeping = checkpoint_options(arguments)
         how = (record, log_models, keeping)
         runner = Runner(plan, tracking, output, recorded(arguments), *how)
         _announce(runner, len(plan.trials), forecast)

@@ -11,6 +11,7 @@ from cgd.version import code_version
 from tune import cli
 from tune.arguments import own_store
 from tune.checkpoint_cleaning import clean, find_leftovers, read_store
+from tune.checkpoint_mirror import CheckpointMirror
 from tune.lock import OutputError, locked
 from tune.tracking import FAILED, FINISHED, KILLED, Tracking
 
@@ -59,8 +60,9 @@ def output(used):
     return used
 
 
-def options(output, what="finished", dry_run=False):
-    return argparse.Namespace(output=output, clean=what, dry_run=dry_run, tracking_uri=own_store(output))
+def options(output, what="finished", dry_run=False, storage=None):
+    how = {"checkpoint_budget": 1, "checkpoint_storage": storage}
+    return argparse.Namespace(output=output, clean=what, dry_run=dry_run, tracking_uri=own_store(output), **how)
 
 
 def left(output):
@@ -122,6 +124,18 @@ def test_links_are_not_followed_out_of_the_folder(output, tmp_path):
     assert not (root / "done").exists()
     (output / "ray_tune" / "linked").unlink()
     (root / "stopped" / "link").unlink()
+
+
+def test_what_is_in_the_checkpoint_storage_goes_by_the_same_rule(output, tmp_path, capsys):
+    storage = tmp_path.as_uri()
+    mirror = CheckpointMirror(storage, output / "checkpoints")
+    for name in ("done", "stopped", "unknown"):
+        mirror.put(output / "checkpoints" / name / "epoch-00003")
+    clean(options(output, dry_run=True, storage=storage))
+    assert mirror.trials() == ["done", "stopped", "unknown"]
+    clean(options(output, storage=storage))
+    assert "in storage  done  (the store has the trial as finished)" in capsys.readouterr().out
+    assert mirror.trials() == ["stopped", "unknown"]
 
 
 def test_without_a_store_no_trial_is_taken_for_finished_or_unknown(tmp_path, capsys):
