@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tune" / "run_ablation.py"
 EPOCHS = 20
 T = TypeVar("T")
-PATIENCE_SECONDS = 240.0  # for anything to happen on a busy machine
+PATIENCE_SECONDS = 400.0  # for anything to happen on a busy machine
 
 # two trials of a few seconds, whose epochs are long enough to strike within
 CONFIG = f"""

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 _SETTINGS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
-_SECONDS = 240.0
+_SECONDS = 400.0
 
 
 class MlflowServer:
