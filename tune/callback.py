@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pandas as pd
 
 from cgd.config import says_where
 from cgd.data.preprocess import PreparedPair
-from cgd.training.checkpoint import CheckpointFolder
+from cgd.training.checkpoint import LOST, CheckpointFolder
+from tune.checkpoint_mirror import CheckpointMirror
 from tune.delivery import RUN_ID, opening
 from tune.outbox import Outbox
 from tune.progress import Progress
@@ -18,6 +20,8 @@ from tune.run_record import FAILED, FINISHED, KILLED, NOTE, STUDY_TAG, RunRecord
 from tune.study_summary import trial_note
 from tune.trial import EPOCH, ERROR, HAS_MODEL, MODEL, RESULT, TrialSpec
 from tune.tuning import OpenRun, RunCallback, message_of_death, remember_error
+
+_log = logging.getLogger(__name__)
 
 
 class TrackingCallback(RunCallback):
@@ -41,6 +45,8 @@ class TrackingCallback(RunCallback):
         Where trials keep their checkpoints and models; those of a finished trial are removed.
     log_models
         Attach the fitted model of each finished trial.
+    mirror
+        Where they are kept beside that; None for nowhere.
     """
 
     def __init__(
@@ -53,10 +59,11 @@ class TrackingCallback(RunCallback):
         datasets: dict[str, PreparedPair],
         checkpoints: Path,
         log_models: bool = True,
+        mirror: CheckpointMirror | None = None,
     ) -> None:
         self.outbox, self.progress, self.specs = outbox, progress, specs
         self.parents, self.tags, self.datasets = parents, tags, datasets
-        self.checkpoints, self.log_models = checkpoints, log_models
+        self.checkpoints, self.log_models, self.mirror = checkpoints, log_models, mirror
         self.outcomes: dict[str, RunRecord] = {}  # without the run's id, which the store alone knows
         self._open: dict[str, OpenRun] = {}
 
@@ -123,6 +130,7 @@ class TrackingCallback(RunCallback):
     def _finish(self, spec: TrialSpec, run: OpenRun, result: dict[str, Any]) -> None:
         run.flush(self.outbox)
         summary, per_gene = dict(result["summary"]), table_text(pd.DataFrame(result["per_gene"]))
+        self._say_lost_checkpoints(spec, run, summary)
         if "val_pcc" in summary:  # the curve of the epochs bears that name
             summary["kept_val_pcc"] = summary.pop("val_pcc")
         has_model = result.get(HAS_MODEL, True)
@@ -130,9 +138,21 @@ class TrackingCallback(RunCallback):
         self.outbox.finish(run.key, summary, per_gene, model)
         self.outcomes[spec.fingerprint] = RunRecord("", FINISHED)
         if self.outbox.is_safe(run.key):
-            CheckpointFolder(self.checkpoints / spec.fingerprint, spec.fingerprint).clear()
+            self._forget_checkpoints(spec.fingerprint)
         text = f"PCC {summary.get('test_pcc', float('nan')):.3f} in {summary['wall_seconds']:.0f} s"
         self.progress.finish(spec.name, text)
+
+    def _forget_checkpoints(self, fingerprint: str) -> None:
+        CheckpointFolder(self.checkpoints / fingerprint, fingerprint).clear()
+        if self.mirror:
+            self.mirror.forget(fingerprint)
+
+    def _say_lost_checkpoints(self, spec: TrialSpec, run: OpenRun, summary: dict[str, float]) -> None:
+        """Tag the run with how many checkpoints were damaged or not kept; none of that is a result."""
+        for key in LOST & summary.keys():
+            count = int(summary.pop(key))
+            self.outbox.tag(run.key, f"cgd.{key}", str(count))
+            _log.warning("%s: %s %s; training went on", spec.name, count, key.replace("_", " "))
 
     def _keeps_model(self, spec: TrialSpec) -> bool:
         return self.log_models and spec.has_epochs
@@ -144,13 +164,16 @@ class TrackingCallback(RunCallback):
             self.outbox.tag(spec.fingerprint, "cgd.no_model", reason)
             return None
         folder = self.checkpoints / spec.fingerprint / MODEL
+        if self.mirror and not folder.is_dir():
+            self.mirror.try_to_fetch(folder)
         if folder.is_dir():
             tags = {"cgd.dataset": spec.dataset, "cgd.seed": str(spec.seed), "cgd.fold": str(spec.fold)}
             tags |= self.tags[spec.fingerprint]
             note = trial_note(spec.name, _levels(tags), spec.config, RUN_ID, has_model=True)
             return folder, {**tags, NOTE: note}, describe_dataset(self.datasets[spec.prepared])
         # the trial saved it or would have failed: it ran on a machine that does not share the output folder
-        reason = f"the driver sees no {folder}; give all machines of the cluster the same --output folder"
+        mend = "give all machines of the cluster the same --output folder, or a --checkpoint-storage"
+        reason = f"the driver sees no {folder}; {mend}"
         self.outbox.tag(spec.fingerprint, "cgd.no_model", reason)
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,8 @@ from cgd.kept_prediction import PREDICTIONS
 from cgd.metrics.summary import summarise_table
 from cgd.version import code_version
 from tune.callback import TrackingCallback
+from tune.checkpoint_budget import BudgetCallback, CheckpointBudget
+from tune.checkpoint_options import CHECKPOINTS, CheckpointOptions
 from tune.cluster import connected
 from tune.delivery import opening
 from tune.outbox import Outbox
@@ -76,6 +79,8 @@ class Runner:
         What the command was forecast to cost, stored with the study; None for no forecast.
     log_models
         Attach the fitted model to each trial's run.
+    keeping
+        How checkpoints are kept.
     """
 
     def __init__(
@@ -86,7 +91,9 @@ class Runner:
         arguments: dict[str, Any],
         forecast: dict[str, Any] | None = None,
         log_models: bool = True,
+        keeping: CheckpointOptions | None = None,
     ) -> None:
+        self.keeping = keeping or CheckpointOptions()
         self.plan, self.tracking, self.output, self.arguments = plan, tracking, output, arguments
         self.forecast, self.log_models = forecast, log_models
         self.known = tracking.runs("trial")
@@ -209,9 +216,15 @@ class Runner:
         max_concurrent: int | None,
         outbox: Outbox,
     ) -> bool:
-        checkpoints = self.output / "checkpoints"
+        checkpoints = self.output / CHECKPOINTS
+        mirror = self.keeping.mirror(checkpoints)
         trainable = ray_tune.with_parameters(
-            run_trial, specs=missing, datasets=shared, checkpoints=str(checkpoints), log_models=self.log_models
+            run_trial,
+            specs=missing,
+            datasets=shared,
+            checkpoints=str(checkpoints),
+            log_models=self.log_models,
+            mirror=mirror,
         )
         n_epochs = sum(spec.n_epochs for spec in missing.values())
         with Progress(len(missing), n_epochs) as progress, outbox.speaking(progress.note):
@@ -224,14 +237,27 @@ class Runner:
                 self.plan.datasets,
                 checkpoints,
                 self.log_models,
+                mirror,
             )
             space = {"trial": ray_tune.grid_search(list(missing))}
-            run_tune(trainable, callback, self.plan.base, self.output, space, max_concurrent_trials=max_concurrent)
+            over = BudgetCallback(CheckpointBudget(checkpoints, self.keeping.budget, self._has_ended(callback)))
+            how: dict[str, Any] = {"max_concurrent_trials": max_concurrent, "also": [over]}
+            run_tune(trainable, callback, self.plan.base, self.output, space, **how)
         self._ended = set(callback.outcomes)
         complete = self._ended == set(missing)
         if complete:  # every protocol that was asked for has scored them
             shutil.rmtree(checkpoints / PREDICTIONS, ignore_errors=True)
         return complete
+
+    def _has_ended(self, callback: TrackingCallback) -> Callable[[str], bool]:
+        """Whether a trial is finished or has failed, in this command or, where it does not run again, before."""
+        running = set(callback.specs)
+
+        def has_ended(fingerprint: str) -> bool:
+            record = (callback.outcomes if fingerprint in running else self.known).get(fingerprint)
+            return record is not None and record.status in (FINISHED, FAILED)
+
+        return has_ended
 
     def _parents_of(self, parents: dict[str, str]) -> dict[str, str]:
         owner: dict[str, str] = {}

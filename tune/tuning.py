@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import wraps
@@ -86,6 +86,7 @@ def run_tune(
     output: Path,
     param_space: Mapping[str, Any],
     label: str = "",
+    also: Sequence[ray_tune.Callback] = (),
     **how: Any,
 ) -> None:
     """Run trials to the end or until the user stops them.
@@ -100,6 +101,8 @@ def run_tune(
         Folder in which Tune keeps its own files.
     label
         Ends the name of Tune's folder.
+    also
+        Callbacks beside the one that writes to the store, called after it.
     how
         Further arguments of `TuneConfig`.
 
@@ -117,7 +120,7 @@ def run_tune(
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}{label}",
             storage_path=str(output / "ray_tune"),
             verbose=0,
-            callbacks=[callback, RenewRetries()],
+            callbacks=[callback, RenewRetries(), *also],
             failure_config=ray_tune.FailureConfig(max_failures=RETRIES),
         ),
     )
