@@ -13,8 +13,8 @@ from cgd.config import says_where
 from cgd.data.preprocess import PreparedPair
 from cgd.training.checkpoint import LOST, CheckpointFolder
 from tune.checkpoint_mirror import CheckpointMirror
-from tune.delivery import RUN_ID, opening
 from tune.outbox import Outbox
+from tune.outbox_entries import RUN_ID, opening
 from tune.progress import Progress
 from tune.run_record import FAILED, FINISHED, KILLED, NOTE, STUDY_TAG, RunRecord, describe_dataset, table_text
 from tune.study_summary import trial_note

@@ -7,32 +7,13 @@ left out, or it is not, and they take it over. A finished run is written to no m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from tune.outbox_entries import END, EPOCHS, FAIL, FINISH, OPEN, RUN_ID, TAG
 from tune.outbox_files import Entry
 from tune.run_record import FINISHED, RUNNING, RunRecord
 from tune.tracking import Tracking
-
-OPEN, EPOCHS, TAG, FINISH, FAIL, END = "open", "epochs", "tag", "finish", "fail", "end"
-LAST = {FINISH, FAIL, END}  # after one of these a run has no more entries
-RUN_ID = "{RUN_ID}"  # stands for the run's id in a description, which is written before there is one
-
-
-def opening(
-    kind: str,
-    name: str,
-    tags: Mapping[str, str],
-    note: str = "",
-    params: Mapping[str, Any] | None = None,
-    texts: Mapping[str, str] | None = None,
-    datasets: Sequence[Mapping[str, str]] = (),
-) -> Entry:
-    """What a run begins with; `datasets` as `describe_dataset` has them."""
-    flat = {path: str(value) for path, value in (params or {}).items()}
-    about = {"note": note, "params": flat, "texts": dict(texts or {}), "datasets": list(datasets)}
-    return {"op": OPEN, "kind": kind, "name": name, "tags": dict(tags), **about}
 
 
 class Delivery:

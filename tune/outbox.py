@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import gc
 import os
-import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Condition, Thread
@@ -18,7 +17,8 @@ from types import TracebackType
 
 from cgd.errors import CGDError, TrackingError
 from tune.command import UndeliveredError
-from tune.delivery import END, EPOCHS, FAIL, FINISH, LAST, OPEN, TAG, Delivery
+from tune.delivery import Delivery
+from tune.outbox_entries import END, LAST, Reporting, now
 from tune.outbox_files import Entry, OutboxFiles
 from tune.run_record import KILLED
 from tune.tracking import Tracking
@@ -29,7 +29,7 @@ _STOP_SECONDS = 5.0
 _WAIT_VARIABLE, _WAIT_SECONDS = "CGD_STORE_WAIT", 60.0
 
 
-class Outbox:
+class Outbox(Reporting):
     """Writes to the store in the background; a context manager, to be left before Ray is.
 
     Parameters
@@ -49,8 +49,6 @@ class Outbox:
         self.tracking, self.files = tracking, OutboxFiles(output / "outbox")
         self.say: Callable[[str], None] = _print
         self._waiting: OrderedDict[str, deque[Entry]] = OrderedDict()
-        self._whole: dict[str, list[Entry]] = {}  # all entries of each run that has not ended
-        self._unsaved: dict[str, str] = {}  # runs the disk has not taken, with the reason
         self._deliveries: dict[str, Delivery] = {}
         self._changed = Condition()
         self._failures, self._away, self._n_delivered = 0, "", 0
@@ -76,52 +74,6 @@ class Outbox:
 
     # ---- what is reported -------------------------------------------------------------------------------------------
 
-    def epochs(self, key: str, epochs: list[Mapping[str, float]]) -> None:
-        """Metrics of several epochs, at `time_ms` or now."""
-        now = _now()
-        if epochs:
-            self.put(key, {"op": EPOCHS, "at": now, "epochs": [{"time_ms": now, **epoch} for epoch in epochs]})
-
-    def tag(self, key: str, tag: str, value: str) -> None:
-        self.put(key, {"op": TAG, "tag": tag, "value": value})
-
-    def finish(
-        self,
-        key: str,
-        summary: Mapping[str, float],
-        per_gene: str,
-        model: tuple[Path, Mapping[str, str], Mapping[str, str]] | None = None,
-    ) -> None:
-        """A run's result.
-
-        Parameters
-        ----------
-        per_gene
-            The table as `table_text` has it.
-        model
-            Folder of the model, which is moved away, its tags, and its data set as `describe_dataset` has it.
-        """
-        entry: Entry = {"op": FINISH, "summary": dict(summary), "per_gene": per_gene, "model_tags": None}
-        if model:
-            folder, tags, dataset = model
-            if self._keep_model(key, folder):
-                entry |= {"model_tags": dict(tags), "dataset": dict(dataset)}
-        self.put(key, entry)
-
-    def _keep_model(self, key: str, folder: Path) -> bool:
-        try:
-            self.files.keep_model(key, folder)
-        except OSError as error:
-            self.tag(key, "cgd.no_model", f"it could not be kept for the store: {error}")
-            return False
-        return True
-
-    def fail(self, key: str, message: str, detail: str) -> None:
-        self.put(key, {"op": FAIL, "message": message, "detail": detail})
-
-    def end(self, key: str, status: str) -> None:
-        self.put(key, {"op": END, "status": status})
-
     def put(self, key: str, entry: Entry) -> None:
         """Keep an entry of a run and have it delivered.
 
@@ -131,38 +83,19 @@ class Outbox:
             The store refused an earlier one.
         """
         self._check()
-        entry = {"at": _now(), **entry}
+        entry = {"at": now(), **entry}
         with self._changed:
-            if entry["op"] == OPEN:
-                self._whole.setdefault(key, [])
-            self._whole[key].append(entry)
-            self._save(key, entry)
+            is_news = not self.files.unsaved
+            self.files.keep(key, entry, durable=entry["op"] in LAST)
             self._waiting.setdefault(key, deque()).append(entry)
             self._changed.notify_all()
+        if is_news and (reason := self.files.unsaved.get(key)):
+            self.say(f"cannot write to {self.files.folder} ({reason}): what is reported is kept in memory")
 
     def is_safe(self, key: str) -> bool:
         """Whether all that was reported of a run is on the disk or in the store."""
         with self._changed:
-            return key not in self._unsaved
-
-    def _save(self, key: str, entry: Entry) -> None:
-        if key in self._unsaved:
-            self._rewrite(key)
-            return
-        try:
-            self.files.append(key, entry, durable=entry["op"] in LAST)
-        except OSError as error:
-            if not self._unsaved:
-                self.say(f"cannot write to {self.files.folder} ({error.strerror}): what is reported is kept in memory")
-            self._unsaved[key] = error.strerror or str(error)
-
-    def _rewrite(self, key: str) -> None:
-        try:
-            self.files.rewrite(key, self._whole[key])
-        except OSError as error:
-            self._unsaved[key] = error.strerror or str(error)
-        else:
-            del self._unsaved[key]
+            return key not in self.files.unsaved
 
     # ---- what an earlier command left -------------------------------------------------------------------------------
 
@@ -173,7 +106,7 @@ class Outbox:
             for key, entries in left.items():
                 if entries[-1]["op"] not in LAST:  # its driver was killed
                     entries.append({"op": END, "status": KILLED, "at": entries[-1]["at"]})
-                self._whole[key], self._waiting[key] = entries, deque(entries)
+                self._waiting[key] = deque(entries)
             self._changed.notify_all()
         return len(left)
 
@@ -185,7 +118,7 @@ class Outbox:
         Raises
         ------
         UndeliveredError
-            The store took nothing for CGD_STORE_WAIT seconds, 60 if that is not set.
+            The store is away and took nothing for CGD_STORE_WAIT seconds, 60 if that is not set.
         TrackingError
             It refused something.
         """
@@ -196,7 +129,8 @@ class Outbox:
                 self._failures = min(self._failures, 2)  # somebody waits now
             while not self._is_idle():
                 before = self._n_delivered
-                if not self._changed.wait_for(lambda seen=before: self._is_settled(seen), wait):  # type: ignore[misc]
+                took_some = self._changed.wait_for(lambda seen=before: self._is_settled(seen), wait)  # type: ignore[misc]
+                if not took_some and self._away:  # else it is at a large one; what hangs, the client gives up
                     raise self._undelivered(wait)
         self._check()
 
@@ -207,15 +141,14 @@ class Outbox:
         return not self._waiting or self._error is not None
 
     def _undelivered(self, wait: float) -> UndeliveredError:
-        for key in list(self._unsaved):
-            self._rewrite(key)
+        self.files.try_again()
         text = (
             f"{self._counts()} could not be delivered: {self._away or 'the store does not answer'}. Tried for "
             f"{wait:g} s. What was reported lies in {self.files.folder}; the same command delivers it and runs no "
             "finished trial again"
         )
-        if self._unsaved:
-            lost = f"{len(self._unsaved)} run(s) could not be kept there ({next(iter(self._unsaved.values()))})"
+        if unsaved := self.files.unsaved:
+            lost = f"{len(unsaved)} run(s) could not be kept there ({next(iter(unsaved.values()))})"
             text += f". {lost}: the same command runs these again, from their checkpoints where there are any"
         return UndeliveredError(text)
 
@@ -286,8 +219,6 @@ class Outbox:
 
     def _forget(self, key: str) -> None:
         self.files.remove(key)
-        self._whole.pop(key)
-        self._unsaved.pop(key, None)
         del self._deliveries[key]
 
     def _stop_with(self, error: BaseException) -> None:
@@ -315,19 +246,6 @@ def patience() -> float:
     if not 1 <= seconds < float("inf"):
         raise CGDError(f"{_WAIT_VARIABLE}={given!r} is no number of seconds; expected 1 or more, such as 60")
     return seconds
-
-
-def deliver_leftovers(tracking: Tracking, output: Path) -> None:
-    """Give the store what an earlier command on this folder could not. Raises TrackingError."""
-    with Outbox(tracking, output) as outbox:
-        n_runs = outbox.take_up()
-        outbox.settle()
-    if n_runs:
-        print(f"delivered what an earlier command had left for the tracking store: {n_runs} run(s)")
-
-
-def _now() -> int:
-    return int(time.time() * 1000)
 
 
 def _print(line: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,53 @@ _END = ".jsonl"
 
 
 class OutboxFiles:
-    """The folder of an outbox. Writing may raise OSError, a full disk above all.
+    """The folder of an outbox.
 
     Parameters
     ----------
     folder
         Is made when the first entry is; runs that were delivered leave nothing.
+
+    Attributes
+    ----------
+    unsaved
+        Runs that are in memory alone, and why: a full disk above all.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.unsaved: dict[str, str] = {}
+        self._whole: dict[str, list[Entry]] = {}  # all entries of each run that the store has not whole
+
+    def keep(self, key: str, entry: Entry, durable: bool) -> None:
+        """Take an entry of a run, on the disk if that is possible; else it is tried again with the next."""
+        self._whole.setdefault(key, []).append(entry)
+        if key in self.unsaved:
+            self._save(key, lambda: self.rewrite(key, self._whole[key]))
+        else:
+            self._save(key, lambda: self.append(key, entry, durable))
+
+    def try_again(self) -> None:
+        """Put on the disk what it did not take, if it does now."""
+        for key in list(self.unsaved):
+            self._save(key, lambda key=key: self.rewrite(key, self._whole[key]))  # type: ignore[misc]
+
+    def _save(self, key: str, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            self.unsaved[key] = error.strerror or str(error)
+        else:
+            self.unsaved.pop(key, None)
 
     def append(self, key: str, entry: Entry, durable: bool) -> None:
-        """Add an entry of a run; a durable one is on the disk, not merely on its way there, when this returns."""
+        """Add an entry of a run; a durable one is on the disk, not merely on its way there, when this returns.
+
+        Raises
+        ------
+        OSError
+            The disk does not take it, or but a part of it.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._file(key).open("a", encoding="utf-8") as file:
             file.write(_line(entry))
@@ -38,7 +72,7 @@ class OutboxFiles:
                 os.fsync(file.fileno())
 
     def rewrite(self, key: str, entries: Iterable[Entry]) -> None:
-        """Put down all entries of a run anew: appending one failed, and may have left half a line."""
+        """Put down all entries of a run anew: appending one failed, and may have left half a line. Raises OSError."""
         write_atomically(self._file(key), "".join(map(_line, entries)))
 
     def read(self) -> dict[str, list[Entry]]:
@@ -62,6 +96,8 @@ class OutboxFiles:
 
     def remove(self, key: str) -> None:
         """The store has all of a run."""
+        self._whole.pop(key, None)
+        self.unsaved.pop(key, None)
         self._file(key).unlink(missing_ok=True)
         shutil.rmtree(self.model(key), ignore_errors=True)
 
@@ -69,8 +105,10 @@ class OutboxFiles:
         """Set a run's file aside, for the store will never take it; returns where it is now."""
         place = self.folder / "refused" / f"{key}{_END}"
         place.parent.mkdir(parents=True, exist_ok=True)
-        if self._file(key).exists():
-            self._file(key).replace(place)
+        for path in (self._file(key), self.model(key)):
+            if path.exists():
+                shutil.rmtree(place.parent / self.model(key).name, ignore_errors=True)
+                path.replace(place.parent / path.name)
         return place
 
     def model(self, key: str) -> Path:

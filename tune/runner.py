@@ -30,8 +30,8 @@ from tune.callback import TrackingCallback
 from tune.checkpoint_budget import BudgetCallback, CheckpointBudget
 from tune.checkpoint_options import CHECKPOINTS, CheckpointOptions
 from tune.cluster import connected
-from tune.delivery import opening
 from tune.outbox import Outbox
+from tune.outbox_entries import opening
 from tune.plan import FloorSpec, Plan, StudyPlan
 from tune.progress import Progress
 from tune.run_record import table_text

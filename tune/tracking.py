@@ -171,11 +171,8 @@ class Tracking:
     def _create(self, key: str, name: str, tags: dict[str, str], at: int | None) -> str:
         if not self.is_shared:
             return self.client.create_run(self.experiment_id, at, tags, run_name=name).info.run_id
-        run_id = Claims(self.client, self.experiment_id, self.driver, self._run_id, self.add_tags).run_of(
-            key, name, tags, at
-        )
-        self._reopen(run_id, tags)
-        return run_id
+        claims = Claims(self.client, self.experiment_id, self.driver, self._run_id, self.add_tags)
+        return claims.run_of(key, name, tags, at)
 
     def _run_id(self, key: str) -> str | None:
         found = self.find(key)

@@ -12,10 +12,11 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UN
 
 from cgd.errors import CGDError, TrackingError
 from tune.command import EXIT_UNDELIVERED, UndeliveredError, run_command
-from tune.delivery import RUN_ID, opening
-from tune.outbox import Outbox, deliver_leftovers, patience
+from tune.outbox import Outbox, patience
+from tune.outbox_entries import RUN_ID, opening
 from tune.outbox_files import OutboxFiles
 from tune.run_record import FINISHED, KILLED, STOPPED
+from tune.store import deliver_leftovers
 from tune.tracking import Tracking
 
 TABLE = json.dumps({"columns": ["gene", "pcc"], "data": [["a", 0.5]]})

@@ -12,8 +12,8 @@ from typing import Any
 
 from cgd.config import Config, says_where
 from cgd.data.preprocess import PreparedPair
-from tune.delivery import opening
 from tune.outbox import Outbox
+from tune.outbox_entries import opening
 from tune.run_record import FINISHED, KILLED, STOPPED, RunRecord, describe_dataset, table_text
 from tune.search.progress import SearchProgress
 from tune.search.trial import (
