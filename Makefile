@@ -22,7 +22,7 @@ test-faults: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest -m slow
 
 reliability: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m tests.faults.table
+	$(VENV)/bin/python tests/faults/reliability_table.py
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

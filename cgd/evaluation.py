@@ -25,7 +25,7 @@ from cgd.metrics.floors import ceiling, predict_floors, visible_mean_fill, zero_
 from cgd.metrics.intervals import constant_intervals, score_intervals
 from cgd.metrics.summary import summarise_table
 from cgd.parallel import ALONE, Parallel
-from cgd.training.checkpoint import CheckpointFolder
+from cgd.training.checkpoint import CheckpointFolder, OpenCheckpoints
 from cgd.training.trainer import EpochReport
 from cgd.version import code_version
 
@@ -70,6 +70,7 @@ def evaluate(
     split: GeneSplit,
     on_epoch: EpochReport | None = None,
     checkpoint_root: Path | None = None,
+    open_checkpoints: OpenCheckpoints = CheckpointFolder,
 ) -> Evaluation:
     """Fit on the training genes, predict the test genes, score them.
 
@@ -82,13 +83,15 @@ def evaluate(
     checkpoint_root
         Folder of checkpoints, a folder per fingerprint in it; an interrupted trial continues from there. What the same
         trial predicted under the other protocol is found there too: then nothing is fitted and there is no model.
+    open_checkpoints
+        Makes what keeps the checkpoints of one trial, of its folder and fingerprint.
 
     Raises
     ------
     CGDError
         The data cannot be used or training diverged.
     """
-    found = evaluate_in_group(config, prepared, split, ALONE, on_epoch, checkpoint_root)
+    found = evaluate_in_group(config, prepared, split, ALONE, on_epoch, checkpoint_root, open_checkpoints)
     assert found is not None
     return found
 
@@ -100,6 +103,7 @@ def evaluate_in_group(
     parallel: Parallel,
     on_epoch: EpochReport | None = None,
     checkpoint_root: Path | None = None,
+    open_checkpoints: OpenCheckpoints = CheckpointFolder,
 ) -> Evaluation | None:
     """`evaluate` by several processes together: each of `parallel` calls this with the same trial.
 
@@ -116,7 +120,7 @@ def evaluate_in_group(
         hidden, prediction, summary = fit_baseline(config, prepared, split)
         model = None
     else:
-        fit = _fit(config, prepared, split, on_epoch, checkpoint_root, parallel)
+        fit = _fit(config, prepared, split, on_epoch, checkpoint_root, open_checkpoints, parallel)
         hidden, model = fit.hidden, fit.model
         draws = model.predict_draws(split.test) if config.sampling.n_samples else None
         prediction = model.predict_mean(split.test, draws)
@@ -145,13 +149,14 @@ def validate(
     split: GeneSplit,
     on_epoch: EpochReport | None = None,
     checkpoint_root: Path | None = None,
+    open_checkpoints: OpenCheckpoints = CheckpointFolder,
 ) -> Evaluation:
     """Fit on the training genes and score the validation genes: what a search may look at.
 
     No test gene is predicted or scored: `per_gene` has a row per validation gene, `summary` the same costs as that of
     `evaluate` and `val_*` in place of `test_*`. Parameters and errors are those of `evaluate`.
     """
-    found = validate_in_group(config, prepared, split, ALONE, on_epoch, checkpoint_root)
+    found = validate_in_group(config, prepared, split, ALONE, on_epoch, checkpoint_root, open_checkpoints)
     assert found is not None
     return found
 
@@ -163,9 +168,10 @@ def validate_in_group(
     parallel: Parallel,
     on_epoch: EpochReport | None = None,
     checkpoint_root: Path | None = None,
+    open_checkpoints: OpenCheckpoints = CheckpointFolder,
 ) -> Evaluation | None:
     """`validate` by several processes together, as in `evaluate_in_group`."""
-    fit = _fit(config, prepared, split, on_epoch, checkpoint_root, parallel)
+    fit = _fit(config, prepared, split, on_epoch, checkpoint_root, open_checkpoints, parallel)
     prediction, costs = fit.model.predict_mean(split.val), fit.costs()
     if not parallel.is_main:
         return None
@@ -182,6 +188,7 @@ class _Fit:
     hidden: HiddenPair
     started: float
     trained: float
+    checkpoints: CheckpointFolder | None
 
     def costs(self) -> dict[str, float]:
         """Which epoch was kept, and what the trial took until now; of earlier attempts, their epochs count.
@@ -201,6 +208,7 @@ class _Fit:
             "train_seconds": self.trained - self.started + earlier,
             "wall_seconds": time.perf_counter() - self.started + earlier,
             "peak_memory_mb": memory.item(),
+            **(self.checkpoints.counts() if self.checkpoints else {}),
         }
 
 
@@ -210,16 +218,17 @@ def _fit(
     split: GeneSplit,
     on_epoch: EpochReport | None,
     checkpoint_root: Path | None,
+    open_checkpoints: OpenCheckpoints = CheckpointFolder,
     parallel: Parallel = ALONE,
 ) -> _Fit:
     start = time.perf_counter()
     reset_peak_memory()
     fingerprint = trial_fingerprint(config, prepared, split)
-    checkpoints = CheckpointFolder(checkpoint_root / fingerprint, fingerprint) if checkpoint_root else None
+    checkpoints = open_checkpoints(checkpoint_root / fingerprint, fingerprint) if checkpoint_root else None
     hidden = hide(prepared, split, config)
     model = CausalGeD(config)
     model.fit_visible(hidden.visible, hidden.val, on_epoch, checkpoints, parallel)
-    return _Fit(model, hidden, start, time.perf_counter())
+    return _Fit(model, hidden, start, time.perf_counter(), checkpoints)
 
 
 @dataclass(frozen=True)

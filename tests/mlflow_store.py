@@ -6,17 +6,18 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-_MACHINE = re.compile("seconds|memory|^system/")  # metrics of the machine rather than of the method
+_MACHINE = re.compile("seconds|memory|^system/|_checkpoints$")  # metrics of the machine, not of the method
 
 
 @dataclass
 class Store:
-    """The MLflow store of an output folder."""
+    """The MLflow store of an output folder, or the one at `uri`."""
 
     output: Path
+    uri: str = ""
 
     def __post_init__(self):
-        self.client = MlflowClient(f"sqlite:///{self.output / 'mlflow.db'}")
+        self.client = MlflowClient(self.uri or f"sqlite:///{self.output / 'mlflow.db'}")
         self.experiment_id = self.client.get_experiment_by_name("causalged").experiment_id
 
     def runs(self, kind):

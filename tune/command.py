@@ -8,18 +8,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cgd.errors import CGDError
+from cgd.errors import CGDError, TrackingError
+from cgd.files import disk_error_of, disk_message
 from tune.log_files import CommandLog
 from tune.terminal import make_streams_safe, one_line
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 130
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNDELIVERED, EXIT_STOPPED = 0, 1, 2, 3, 130
 
 EXIT_CODES = """\
 exit codes:
   0    every trial finished, or was finished already
   1    some trials failed (the others went on), or the command crashed: the log has the traceback
   2    wrong arguments, configuration, study, data or tracking store: one message says what to mend
+  3    the tracking store went away: what it could not be told is kept in OUTPUT/outbox; the same command delivers it
   130  stopped with Ctrl-C; the same command with --resume continues"""
+
+
+class UndeliveredError(TrackingError):
+    """The tracking store is away, and what trials reported waits in the output folder."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +55,15 @@ def run_command(name: str, body: Callable[[CommandLog], Ending], output: Path, v
     try:
         with log:
             ending = _run_body(body, log, output)
+    except UndeliveredError as error:
+        ending = Ending(EXIT_UNDELIVERED, (f"error: {error}",))
     except CGDError as error:
         ending = Ending(EXIT_USAGE, (f"error: {error}",))
     except KeyboardInterrupt:
         print(file=sys.stderr)  # ends the line on which the terminal shows ^C
         ending = Ending(EXIT_STOPPED, ("stopped; the same command with --resume continues",))
+    if log.lost:
+        print(f"the log {log.path or output / 'logs'} is not complete: {log.lost}", file=sys.stderr)
     if ending.code != EXIT_OK and log.path:
         print(f"log: {log.path}", file=sys.stderr)
     for line in ending.errors:
@@ -66,7 +76,11 @@ def _run_body(body: Callable[[CommandLog], Ending], log: CommandLog, output: Pat
         return body(log)
     except (CGDError, KeyboardInterrupt):
         raise
-    except Exception as error:  # the outermost boundary: a defect, or something nobody foresaw
+    except Exception as error:  # the outermost boundary: a full disk, a defect, or something nobody foresaw
+        if full := disk_error_of(error):
+            log.write("".join(traceback.format_exception(error)))
+            path = Path(full.filename) if isinstance(full.filename, str) else output
+            return Ending(EXIT_USAGE, (f"error: {disk_message(path, full)}",))
         return _crashed(error, log, output)
 
 

@@ -95,6 +95,13 @@ class Progress:
         else:
             self._write(f"{line}; {left}" if left else line)
 
+    def note(self, line: str) -> None:
+        """A line about something other than a trial."""
+        if self._live:
+            self.console.print(Text(one_line(line), style="yellow"))
+        else:
+            self._write(one_line(line))
+
     def mark_best(self, where: str, score: float, name: str) -> None:
         """The best so far, where it is not for the epochs to decide; `start` such trials without a data set."""
         with self._lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,9 +27,14 @@ from cgd.kept_prediction import PREDICTIONS
 from cgd.metrics.summary import summarise_table
 from cgd.version import code_version
 from tune.callback import TrackingCallback
+from tune.checkpoint_budget import BudgetCallback, CheckpointBudget
+from tune.checkpoint_options import CHECKPOINTS, CheckpointOptions
 from tune.cluster import connected
+from tune.outbox import Outbox
+from tune.outbox_entries import opening
 from tune.plan import FloorSpec, Plan, StudyPlan
 from tune.progress import Progress
+from tune.run_record import table_text
 from tune.study_record import study_record
 from tune.study_summary import (
     DatasetNumbers,
@@ -39,7 +45,7 @@ from tune.study_summary import (
     study_view,
     view_key,
 )
-from tune.tracking import FAILED, FINISHED, KILLED, RUNNING, STUDY_TAG, OlderRun, RunRecord, Tracking
+from tune.tracking import FAILED, FINISHED, KILLED, RUNNING, STUDY_TAG, OlderRun, Tracking
 from tune.trial import TrialSpec, run_trial
 from tune.tuning import run_tune
 
@@ -73,6 +79,8 @@ class Runner:
         What the command was forecast to cost, stored with the study; None for no forecast.
     log_models
         Attach the fitted model to each trial's run.
+    keeping
+        How checkpoints are kept.
     """
 
     def __init__(
@@ -83,11 +91,14 @@ class Runner:
         arguments: dict[str, Any],
         forecast: dict[str, Any] | None = None,
         log_models: bool = True,
+        keeping: CheckpointOptions | None = None,
     ) -> None:
+        self.keeping = keeping or CheckpointOptions()
         self.plan, self.tracking, self.output, self.arguments = plan, tracking, output, arguments
         self.forecast, self.log_models = forecast, log_models
         self.known = tracking.runs("trial")
         self.known_floors = tracking.runs("floors")
+        self._ended: set[str] = set()  # trials that this command ran to an end
 
     def missing(self) -> dict[str, TrialSpec]:
         """Trials the store has no finished run of."""
@@ -126,26 +137,52 @@ class Runner:
         -------
         parents, complete
             Parent run of each study, and False if the user stopped it.
+
+        Raises
+        ------
+        UndeliveredError
+            Everything ran, but the store is away.
         """
         floors, trials = self.missing_floors(), self.missing()
         self._adopt()
         if not floors and not trials:
             return self._open_parents(resume), True
-        with connected(address) as n_cpus:
-            parents = self._open_parents(resume)
-            try:
-                needed = {spec.prepared for spec in (*floors, *trials.values())}
-                # each pair is put into the object store once and read from there by floors and trials
-                shared = {key: ray.put(self.plan.datasets[key]) for key in needed}
-                self._run_floors(floors, shared)
+        parents: dict[str, str] = {}
+        try:
+            with connected(address) as n_cpus, Outbox(self.tracking, self.output) as outbox:
+                parents = self._open_parents(resume)
                 # a cluster may grow, so there only the user limits what runs at once
                 limit = min(max_concurrent or n_cpus, n_cpus) if address == "local" else max_concurrent
-                return parents, not trials or self._run_trials(trials, shared, parents, limit)
-            except BaseException:  # whatever ends the command, its runs must not stay RUNNING
-                with suppress(TrackingError):  # it may be the store itself that failed
-                    for run_id in parents.values():
-                        self.tracking.end(run_id, KILLED)
-                raise
+                complete = self._run_missing(floors, trials, parents, limit, outbox)
+                outbox.settle()
+        except BaseException:  # whatever ends the command, its runs must not stay RUNNING
+            with suppress(TrackingError):  # it may be the store itself that failed
+                for run_id in parents.values():
+                    self.tracking.end(run_id, KILLED)
+            raise
+        self._read_back(floors)
+        return parents, complete
+
+    def _run_missing(
+        self,
+        floors: list[FloorSpec],
+        trials: dict[str, TrialSpec],
+        parents: dict[str, str],
+        max_concurrent: int | None,
+        outbox: Outbox,
+    ) -> bool:
+        needed = {spec.prepared for spec in (*floors, *trials.values())}
+        # each pair is put into the object store once and read from there by floors and trials
+        shared = {key: ray.put(self.plan.datasets[key]) for key in needed}
+        self._run_floors(floors, shared, outbox)
+        return not trials or self._run_trials(trials, shared, parents, max_concurrent, outbox)
+
+    def _read_back(self, floors: list[FloorSpec]) -> None:
+        """The runs of what ended, as the store has them: another command on it may have finished some first."""
+        trials = self.tracking.runs("trial")
+        self.known |= {key: trials[key] for key in self._ended if key in trials}
+        found = self.tracking.runs("floors")
+        self.known_floors |= {spec.fingerprint: found[spec.fingerprint] for spec in floors if spec.fingerprint in found}
 
     def _adopt(self) -> None:
         """Tag what an earlier command finished with the studies of this one, which it belongs to as well."""
@@ -161,17 +198,15 @@ class Runner:
         finished = {key for key, record in self.known_floors.items() if record.status == FINISHED}
         return [spec for key, spec in self.plan.floors.items() if key not in finished]
 
-    def _run_floors(self, missing: list[FloorSpec], shared: dict[str, ray.ObjectRef]) -> None:
+    def _run_floors(self, missing: list[FloorSpec], shared: dict[str, ray.ObjectRef], outbox: Outbox) -> None:
         remote = ray.remote(num_cpus=1)(evaluate_floors)
         pending = [(spec, remote.remote(shared[spec.prepared], spec.split, spec.config)) for spec in missing]
         for spec, reference in pending:
             table = ray.get(reference)
-            record = self.known_floors.get(spec.fingerprint)
             tags = {"cgd.dataset": spec.dataset, "cgd.fold": str(spec.fold)}
             name = f"floors · {spec.dataset} · fold {spec.fold}"
-            run_id = self.tracking.open_run("floors", spec.fingerprint, name, tags, record.run_id if record else None)
-            self.tracking.finish(run_id, _floor_metrics(table), table)
-            self.known_floors[spec.fingerprint] = RunRecord(run_id, FINISHED)
+            outbox.put(spec.fingerprint, opening("floors", name, tags))
+            outbox.finish(spec.fingerprint, _floor_metrics(table), table_text(table))
 
     def _run_trials(
         self,
@@ -179,31 +214,50 @@ class Runner:
         shared: dict[str, ray.ObjectRef],
         parents: dict[str, str],
         max_concurrent: int | None,
+        outbox: Outbox,
     ) -> bool:
-        checkpoints = self.output / "checkpoints"
+        checkpoints = self.output / CHECKPOINTS
+        mirror = self.keeping.mirror(checkpoints)
         trainable = ray_tune.with_parameters(
-            run_trial, specs=missing, datasets=shared, checkpoints=str(checkpoints), log_models=self.log_models
+            run_trial,
+            specs=missing,
+            datasets=shared,
+            checkpoints=str(checkpoints),
+            log_models=self.log_models,
+            mirror=mirror,
         )
         n_epochs = sum(spec.n_epochs for spec in missing.values())
-        with Progress(len(missing), n_epochs) as progress:
+        with Progress(len(missing), n_epochs) as progress, outbox.speaking(progress.note):
             callback = TrackingCallback(
-                self.tracking,
+                outbox,
                 progress,
                 missing,
-                self.known,
                 self._parents_of(parents),
                 self._tags(),
                 self.plan.datasets,
                 checkpoints,
                 self.log_models,
+                mirror,
             )
             space = {"trial": ray_tune.grid_search(list(missing))}
-            run_tune(trainable, callback, self.plan.base, self.output, space, max_concurrent_trials=max_concurrent)
-        self.known |= callback.outcomes
-        complete = set(callback.outcomes) == set(missing)
+            over = BudgetCallback(CheckpointBudget(checkpoints, self.keeping.budget, self._has_ended(callback)))
+            how: dict[str, Any] = {"max_concurrent_trials": max_concurrent, "also": [over]}
+            run_tune(trainable, callback, self.plan.base, self.output, space, **how)
+        self._ended = set(callback.outcomes)
+        complete = self._ended == set(missing)
         if complete:  # every protocol that was asked for has scored them
             shutil.rmtree(checkpoints / PREDICTIONS, ignore_errors=True)
         return complete
+
+    def _has_ended(self, callback: TrackingCallback) -> Callable[[str], bool]:
+        """Whether a trial is finished or has failed, in this command or, where it does not run again, before."""
+        running = set(callback.specs)
+
+        def has_ended(fingerprint: str) -> bool:
+            record = (callback.outcomes if fingerprint in running else self.known).get(fingerprint)
+            return record is not None and record.status in (FINISHED, FAILED)
+
+        return has_ended
 
     def _parents_of(self, parents: dict[str, str]) -> dict[str, str]:
         owner: dict[str, str] = {}

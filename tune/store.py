@@ -10,6 +10,7 @@ from pathlib import Path
 from tune.arguments import own_store
 from tune.lock import locked
 from tune.log_files import CommandLog
+from tune.outbox import Outbox
 from tune.tracking import Tracking, sqlite_file
 
 
@@ -26,11 +27,23 @@ def opened(uri: str, output: Path, log: CommandLog) -> Iterator[Tracking]:
     ------
     OutputError, TrackingError
         Another command works there, or the folder or the store cannot be used.
+    UndeliveredError
+        The store did not take what an earlier command had left for it.
     """
     is_own, database = uri == own_store(output), sqlite_file(uri)
     with locked(output), locked(database.parent) if database and not is_own else nullcontext():
         log.open(output)
         tracking = Tracking(uri, output / "artifacts")
+        deliver_leftovers(tracking, output)
         if is_own:  # nobody else writes to it: what is still running there was killed
             tracking.mark_killed()
         yield tracking
+
+
+def deliver_leftovers(tracking: Tracking, output: Path) -> None:
+    """Give the store what an earlier command on this folder could not. Raises TrackingError."""
+    with Outbox(tracking, output) as outbox:
+        n_runs = outbox.take_up()
+        outbox.settle()
+    if n_runs:
+        print(f"delivered what an earlier command had left for the tracking store: {n_runs} run(s)")

@@ -8,6 +8,7 @@ from pathlib import Path
 from ablations.report.index import write_index
 from ablations.store_uri import without_password
 from tune.arguments import open_ui, own_store, recorded
+from tune.checkpoint_options import CHECKPOINTS, checkpoint_options
 from tune.command import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, Ending
 from tune.dry_run import DryRun
 from tune.forecast import Forecast, load_forecast
@@ -36,12 +37,15 @@ def execute(arguments: argparse.Namespace, plan: Plan, log: CommandLog) -> Endin
 
 
 def _run_studies(arguments: argparse.Namespace, plan: Plan, uri: str, log: CommandLog) -> Ending:
-    output = arguments.output
+    output, keeping = arguments.output, checkpoint_options(arguments)
+    if mirror := keeping.mirror(output / CHECKPOINTS):
+        mirror.check()
     with opened(uri, output, log) as tracking:
         forecast = load_forecast(output, plan)
         record = forecast.to_record() if forecast else None
         log_models = not arguments.no_models
-        runner = Runner(plan, tracking, output, recorded(arguments), forecast=record, log_models=log_models)
+        how = (record, log_models, keeping)
+        runner = Runner(plan, tracking, output, recorded(arguments), *how)
         _announce(runner, len(plan.trials), forecast)
         parents, complete = runner.run(arguments.resume, arguments.address, arguments.max_concurrent)
         outcomes = [runner.conclude(study, parents[study.study.name], complete) for study in plan.studies]

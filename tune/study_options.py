@@ -8,6 +8,7 @@ from typing import Any
 
 from cgd.config import Config
 from tune.arguments import positive
+from tune.checkpoint_options import add_checkpoint_options, add_clean_option
 
 
 def add_study_options(parser: argparse.ArgumentParser, seeds: str, folds: str) -> None:
@@ -58,6 +59,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--no-forecast", action="store_true", help="with --dry-run: no forecast, which runs a few steps of trials")
     add("--no-models", action="store_true", help="do not attach the fitted models to the trials' runs")
+    add_checkpoint_options(parser)
+    add_clean_option(parser)
     add("--verbose", action="store_true", help="show on the terminal, too, what libraries log, and Ray's workers print")
     add(
         "--audit",

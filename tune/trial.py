@@ -18,6 +18,7 @@ from cgd.baselines.predictions import BroughtFile
 from cgd.config import CAUSALGED, Config
 from cgd.data.preprocess import PreparedPair
 from cgd.data.split import GeneSplit
+from tune.checkpoint_mirror import CheckpointMirror
 
 EPOCH, RESULT, ERROR = "epoch_metrics", "result", "error"
 TIME = "time_ms"  # when an epoch ended, among its metrics
@@ -80,19 +81,22 @@ def run_trial(
     datasets: dict[str, ray.ObjectRef],
     checkpoints: str,
     log_models: bool = True,
+    mirror: CheckpointMirror | None = None,
 ) -> None:
     """Ray Tune function trainable; `params["trial"]` is a fingerprint of `specs`, `datasets` holds prepared pairs.
 
     Reports `epoch_metrics` after each epoch, those of the system among them, and one `result` (summary and per-gene
-    table) or `error` at the end; with `log_models` the fitted model is then in the trial's checkpoint folder. An
-    exception is reported, not raised: it is the trial's outcome and repeating it would change nothing, while a worker
-    that dies without a word is Tune's to restart, and continues from its checkpoint.
+    table) or `error` at the end; with `log_models` the fitted model is then in the trial's checkpoint folder. `mirror`
+    keeps both where other machines find them. An exception is reported, not raised: it is the trial's outcome and
+    repeating it would change nothing, while a worker that dies without a word is Tune's to restart, and continues from
+    its checkpoint.
     """
     from ray import tune as ray_tune
 
     from cgd.baselines.predictions import Predictions
     from cgd.baselines.trial import evaluate_baseline
     from cgd.evaluation import Evaluation, evaluate
+    from cgd.training.checkpoint import CheckpointFolder
     from tune.system_metrics import SystemMonitor
 
     spec = specs[params["trial"]]
@@ -107,9 +111,13 @@ def run_trial(
             method = Predictions(spec.brought)
             outcome = Evaluation(*evaluate_baseline(spec.config, prepared, spec.split, method), model=None)
         else:
-            outcome = evaluate(spec.config, prepared, spec.split, on_epoch, Path(checkpoints))
+            kept = mirror.open if mirror else CheckpointFolder
+            outcome = evaluate(spec.config, prepared, spec.split, on_epoch, Path(checkpoints), kept)
         if log_models and outcome.model:
-            outcome.model.save(Path(checkpoints) / spec.fingerprint / MODEL)
+            folder = Path(checkpoints) / spec.fingerprint / MODEL
+            outcome.model.save(folder)
+            if mirror:
+                mirror.try_to_put(folder)
         found = {"summary": outcome.summary, "per_gene": outcome.per_gene.to_dict("list")}
         result: dict[str, Any] = {RESULT: {**found, HAS_MODEL: outcome.model is not None}}
     except Exception as error:  # the boundary between one trial and the study: whatever it was, the others go on

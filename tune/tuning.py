@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import wraps
@@ -16,8 +16,8 @@ from ray import tune as ray_tune
 
 from cgd.config import Config
 from cgd.errors import TrackingError
+from tune.outbox import Outbox
 from tune.retries import RETRIES, RenewRetries
-from tune.tracking import Tracking
 
 _FLUSH_SECONDS = 5.0
 _Method = TypeVar("_Method", bound=Callable[..., None])
@@ -25,24 +25,24 @@ _Method = TypeVar("_Method", bound=Callable[..., None])
 
 @dataclass
 class OpenRun:
-    """A run in progress and the epochs it has that the store does not."""
+    """A run in progress and the epochs that are not yet on their way to the store; `key` is its fingerprint."""
 
-    run_id: str
-    last_epoch: int
+    key: str
+    last_epoch: int = 0
     pending: list[Mapping[str, float]] = field(default_factory=list)
     flushed: float = field(default_factory=time.monotonic)
 
-    def add(self, metrics: Mapping[str, float], tracking: Tracking) -> None:
-        """The metrics of an epoch, unless the store has it: a resumed trial reports its earlier epochs again."""
+    def add(self, metrics: Mapping[str, float], outbox: Outbox) -> None:
+        """The metrics of an epoch, once: after its worker died a trial reports its earlier epochs again."""
         if metrics["epoch"] > self.last_epoch:
             self.pending.append(metrics)
             self.last_epoch = int(metrics["epoch"])
         if time.monotonic() - self.flushed > _FLUSH_SECONDS:
-            self.flush(tracking)
+            self.flush(outbox)
 
-    def flush(self, tracking: Tracking) -> None:
-        """Write what is pending."""
-        tracking.log_epochs(self.run_id, self.pending)
+    def flush(self, outbox: Outbox) -> None:
+        """Hand over what is pending."""
+        outbox.epochs(self.key, self.pending)
         self.pending, self.flushed = [], time.monotonic()
 
 
@@ -86,6 +86,7 @@ def run_tune(
     output: Path,
     param_space: Mapping[str, Any],
     label: str = "",
+    also: Sequence[ray_tune.Callback] = (),
     **how: Any,
 ) -> None:
     """Run trials to the end or until the user stops them.
@@ -100,6 +101,8 @@ def run_tune(
         Folder in which Tune keeps its own files.
     label
         Ends the name of Tune's folder.
+    also
+        Callbacks beside the one that writes to the store, called after it.
     how
         Further arguments of `TuneConfig`.
 
@@ -117,7 +120,7 @@ def run_tune(
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}{label}",
             storage_path=str(output / "ray_tune"),
             verbose=0,
-            callbacks=[callback, RenewRetries()],
+            callbacks=[callback, RenewRetries(), *also],
             failure_config=ray_tune.FailureConfig(max_failures=RETRIES),
         ),
     )

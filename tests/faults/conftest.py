@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from faulty_study import FaultyStudy
 from intact import Outcome
+from mlflow_server import MlflowServer
 from ray_nodes import Nodes
 
-OUTCOMES = "CGD_FAULT_OUTCOMES"  # file that gets a line of JSON per fault, for tests/faults/table.py
+OUTCOMES = "CGD_FAULT_OUTCOMES"  # file that gets a line of JSON per fault, for reliability_table.py
 
 
 @pytest.fixture
@@ -74,3 +75,13 @@ def nodes():
     yield make
     for cluster in made:
         cluster.close()
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A running MLflow server; it ends with the test."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    one = MlflowServer(folder).start()
+    yield one
+    one.kill()

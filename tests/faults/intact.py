@@ -45,9 +45,9 @@ class Outcome:
         self.resumed_from = f"{kept} of {strike.before.epoch}"
         self.seconds_lost = strike.seconds
 
-    def intact(self, study: FaultyStudy, reference: Path) -> None:
+    def intact(self, study: FaultyStudy, reference: Path, store: Store | None = None) -> None:
         """Check the store of a struck study against that of an undisturbed one, by fingerprint and bit for bit."""
-        store = Store(study.output)
+        store = store or Store(study.output)
         expected, found = Store(reference).contents(), store.contents()
         self.lost = len(expected.keys() - found.keys())
         self.duplicated = sum(len(runs) - 1 for runs in found.values())

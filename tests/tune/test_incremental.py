@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from mlflow import MlflowClient
 
 from ablations.results import METRICS
 from ablations.study import Study
 from tune.plan import Planner
+from tune.run_record import table_text
 from tune.runner import Runner
 from tune.study_record import study_record
 from tune.tracking import Tracking
@@ -31,14 +31,6 @@ def _different_data(tiny, monkeypatch):
 
     monkeypatch.setattr("tune.plan.load_dataset", load)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory):
-    """A database with MLflow's tables, which take it seconds to create."""
-    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
 
 
 @pytest.fixture
@@ -69,7 +61,7 @@ def finish(tracking, plan, output, pcc=0.5):
         for key, spec in specs.items():
             own = tags.get(key, {}) | {"cgd.dataset": spec.dataset}
             run_id = tracking.open_run(kind, key, key, own)
-            tracking.finish(run_id, {"test_pcc": pcc} if kind == "trial" else {}, table)
+            tracking.finish(run_id, {"test_pcc": pcc} if kind == "trial" else {}, table_text(table))
 
 
 def remaining(tracking, plan):

@@ -6,14 +6,15 @@ import math
 import shutil
 from abc import abstractmethod
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cgd.config import Config, says_where
 from cgd.data.preprocess import PreparedPair
-from cgd.errors import TrackingError
+from tune.outbox import Outbox
+from tune.outbox_entries import opening
+from tune.run_record import FINISHED, KILLED, STOPPED, RunRecord, describe_dataset, table_text
 from tune.search.progress import SearchProgress
 from tune.search.trial import (
     EPOCH,
@@ -27,7 +28,6 @@ from tune.search.trial import (
     VALUE,
     CandidateResult,
 )
-from tune.tracking import FINISHED, KILLED, RunRecord, Tracking
 from tune.tuning import OpenRun, RunCallback, message_of_death, remember_error
 
 KIND_OF_RUN = "search_trial"
@@ -58,49 +58,47 @@ class SearchRuns:
 
     Parameters
     ----------
-    tracking
-        The store.
+    outbox
+        On the way to the store.
     parent
         Run of the search.
     datasets
         Prepared pairs by name, to log as inputs.
     """
 
-    def __init__(self, tracking: Tracking, parent: str, datasets: Mapping[str, PreparedPair]) -> None:
-        self.tracking, self.parent, self.datasets = tracking, parent, datasets
-        self.known: dict[str, RunRecord] = tracking.runs(KIND_OF_RUN)
+    def __init__(self, outbox: Outbox, parent: str, datasets: Mapping[str, PreparedPair]) -> None:
+        self.outbox, self.parent, self.datasets = outbox, parent, datasets
+        self.known: dict[str, RunRecord] = outbox.tracking.runs(KIND_OF_RUN)
+        self._finished = {key for key, record in self.known.items() if record.status == FINISHED}
 
-    def open(self, candidate: Candidate) -> str:
+    def open(self, candidate: Candidate) -> None:
         """Create or re-open the run of a candidate."""
-        record = self.known.get(candidate.key)
         tags = {"mlflow.parentRunId": self.parent, **candidate.tags}
-        run_id = self.tracking.open_run(
-            KIND_OF_RUN, candidate.key, candidate.name, tags, record.run_id if record else None
-        )
-        if record is None or not self.tracking.last_epoch(run_id):  # a kill may have come before these
-            flat = candidate.config.flatten()
-            self.tracking.log_params(run_id, {k: v for k, v in flat.items() if not says_where(k)})
-            self.tracking.log_texts(run_id, {"config.yaml": candidate.config.to_yaml()})
-            for prepared in self.datasets.values():
-                self.tracking.log_dataset(run_id, prepared)
-        self.known[candidate.key] = RunRecord(run_id, "RUNNING")
-        return run_id
+        params = {k: v for k, v in candidate.config.flatten().items() if not says_where(k)}
+        texts = {"config.yaml": candidate.config.to_yaml()}
+        datasets = [describe_dataset(prepared) for prepared in self.datasets.values()]
+        about = {"params": params, "texts": texts, "datasets": datasets}
+        self.outbox.put(candidate.key, opening(KIND_OF_RUN, candidate.name, tags, **about))
+        self._finished.discard(candidate.key)
 
-    def finish(self, candidate: Candidate, run_id: str, result: CandidateResult) -> None:
+    def finish(self, candidate: Candidate, result: CandidateResult) -> None:
         """Write the final metrics and the per-gene table."""
         metrics = {KEPT: result.value, **result.summary}
         if len(result.by_dataset) > 1:
             metrics |= {f"{KEPT}_{_metric_name(name)}": value for name, value in result.by_dataset.items()}
-        self.tracking.finish(run_id, metrics, result.per_gene)
-        self.known[candidate.key] = RunRecord(run_id, FINISHED)
-
-    def is_finished(self, key: str) -> bool:
-        return key in self.known and self.known[key].status == FINISHED
+        self.outbox.finish(candidate.key, metrics, table_text(result.per_gene))
+        self._finished.add(candidate.key)
 
     def complete(self, candidate: Candidate, result: CandidateResult) -> None:
         """Write a result that the store lost: its command was killed between two writes."""
-        if not self.is_finished(candidate.key):
-            self.finish(candidate, self.open(candidate), result)
+        if candidate.key not in self._finished:
+            self.open(candidate)
+            self.finish(candidate, result)
+
+    def settle(self) -> None:
+        """Wait for the store, and read its runs back. Raises UndeliveredError."""
+        self.outbox.settle()
+        self.known = self.outbox.tracking.runs(KIND_OF_RUN)
 
 
 def _metric_name(name: str) -> str:
@@ -144,8 +142,8 @@ class SearchCallback(RunCallback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if trial.trial_id not in self._open:  # else a restart after its worker died
             candidate = self.candidate_of(trial)
-            run_id = self.runs.open(candidate)
-            self._open[trial.trial_id] = _Open(run_id, self.runs.tracking.last_epoch(run_id), candidate=candidate)
+            self.runs.open(candidate)
+            self._open[trial.trial_id] = _Open(candidate.key, candidate=candidate)
             self.progress.start(candidate.name)
 
     @remember_error
@@ -157,8 +155,8 @@ class SearchCallback(RunCallback):
             self._epoch(run, result)
         elif result[KIND] == IS_RESULT:
             found = self.arrived(trial, result[PAYLOAD])
-            run.flush(self.runs.tracking)
-            self.runs.finish(run.candidate, run.run_id, found)
+            run.flush(self.runs.outbox)
+            self.runs.finish(run.candidate, found)
             seconds = found.summary["seconds"]
             self.progress.finish(run.candidate.name, found.value, seconds, self.is_eligible(found))
             self._end(trial, run)
@@ -170,9 +168,9 @@ class SearchCallback(RunCallback):
         """What is still open now was stopped early."""
         run = self._open.get(trial.trial_id)
         if run is not None:
-            run.flush(self.runs.tracking)
-            self.runs.tracking.set_tag(run.run_id, "cgd.stopped_at_percent", str(run.percent))
-            self.runs.tracking.end(run.run_id, FINISHED)
+            run.flush(self.runs.outbox)
+            self.runs.outbox.tag(run.key, STOPPED, str(run.percent))
+            self.runs.outbox.end(run.key, FINISHED)
             self.progress.stop(run.candidate.name, run.value, run.percent)
             self._end(trial, run)
 
@@ -185,18 +183,17 @@ class SearchCallback(RunCallback):
     def close(self) -> None:
         """After a stop: keep what unfinished candidates reported, and end their runs as KILLED."""
         for run in self._open.values():
-            with suppress(TrackingError):  # the store may take the end though it did not take the metrics
-                run.flush(self.runs.tracking)
-            self.runs.tracking.end(run.run_id, KILLED)
+            run.flush(self.runs.outbox)
+            self.runs.outbox.end(run.key, KILLED)
 
     def _epoch(self, run: _Open, result: dict[str, Any]) -> None:
         run.value, run.percent = result[VALUE], result[PERCENT]
-        run.add(result[EPOCH], self.runs.tracking)
+        run.add(result[EPOCH], self.runs.outbox)
         self.progress.percent(run.candidate.name, run.percent, run.value)
 
     def _fail(self, trial: Any, run: _Open, reason: str, detail: str) -> None:
-        run.flush(self.runs.tracking)
-        self.runs.tracking.fail(run.run_id, reason, detail)
+        run.flush(self.runs.outbox)
+        self.runs.outbox.fail(run.key, reason, detail)
         self.failed_for_good(trial)
         self.progress.fail(run.candidate.name, reason)
         self._end(trial, run)

@@ -18,6 +18,7 @@ from ablations.store_uri import without_password
 from cgd.errors import TrackingError
 from cgd.files import write_atomically
 from tune.cluster import connected
+from tune.outbox import Outbox
 from tune.search.book import SearchBook
 from tune.search.callback import SearchRuns
 from tune.search.confirm import Confirmed, choose_finalists, choose_winner, confirm
@@ -110,15 +111,16 @@ class SearchCommand:
 
     def _stages(self, parent: str, address: str, max_concurrent: int | None) -> SearchOutcome:
         datasets = self.plan.planner.plan.datasets
-        runs = SearchRuns(self.tracking, parent, datasets)
         confirmed: list[Confirmed] = []
-        with connected(address) as n_cpus:
+        with connected(address) as n_cpus, Outbox(self.tracking, self.output) as outbox:
+            runs = SearchRuns(outbox, parent, datasets)
             # a cluster may grow, so there only the user limits what runs at once
             limit = min(max_concurrent or n_cpus, n_cpus) if address == "local" else max_concurrent
             place = Workplace(put_datasets(datasets), self.output, self.folder, limit)
             complete = run_search(self.book, runs, place)
             if complete:
                 confirmed, complete = confirm(self.book, choose_finalists(self.book), runs, place)
+            runs.settle()
         winner, test = choose_winner(confirmed) if complete else None, None
         if winner is not None:
             where = (address, max_concurrent)
