@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cgd.calibration import LEVEL, Calibration, SpreadTrend
-from cgd.config import CAUSALGED, Config
+from cgd.config import CAUSALGED, Config, RuntimeConfig
 from cgd.data.pair import make_pair
 from cgd.data.preprocess import PreparedPair, prepare
 from cgd.data.protocol import FloatArray, HiddenGenes, VisiblePair, hide
@@ -127,8 +129,7 @@ class CausalGeD:
         used for nothing else. Several processes that train together then predict together, too: what one of them is
         asked, all must be."""
         config = self.config
-        if config.runtime.device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("runtime.device = cuda, but torch sees no CUDA device; set runtime.device = cpu")
+        _check_machine(config.runtime)
         torch.set_num_threads(config.runtime.n_threads)
         reference = Reference.build(visible, config)
         with torch.random.fork_rng(devices=[]):
@@ -386,6 +387,15 @@ class CausalGeD:
             provenance=values["provenance"],
         )
         return model
+
+
+def _check_machine(runtime: RuntimeConfig) -> None:
+    """Raise ConfigError where this machine cannot do what is asked of it."""
+    if runtime.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("runtime.device = cuda, but torch sees no CUDA device; set runtime.device = cpu")
+    compilers = (os.environ.get("CXX", "g++"), "g++", "clang++")
+    if runtime.compile and not any(shutil.which(name) for name in compilers):
+        raise ConfigError("runtime.compile = True needs a C++ compiler (g++ or clang++), and there is none on the path")
 
 
 @torch.no_grad()

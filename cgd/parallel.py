@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar, cast
 
 import torch
@@ -94,4 +95,4 @@ def pieces(part: slice, n: int) -> list[slice]:
     """`part` cut into `n` contiguous pieces whose lengths differ by one at most; some are empty if it is shorter."""
     length = part.stop - part.start
     bounds = [part.start + length * i // n for i in range(n + 1)]
-    return [slice(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
+    return [slice(start, stop) for start, stop in pairwise(bounds)]

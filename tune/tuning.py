@@ -16,6 +16,7 @@ from ray import tune as ray_tune
 
 from cgd.config import Config
 from cgd.errors import TrackingError
+from tune.retries import RETRIES, RenewRetries
 from tune.tracking import Tracking
 
 _FLUSH_SECONDS = 5.0
@@ -116,8 +117,8 @@ def run_tune(
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}{label}",
             storage_path=str(output / "ray_tune"),
             verbose=0,
-            callbacks=[callback],
-            failure_config=ray_tune.FailureConfig(max_failures=1),
+            callbacks=[callback, RenewRetries()],
+            failure_config=ray_tune.FailureConfig(max_failures=RETRIES),
         ),
     )
     try:

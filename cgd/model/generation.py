@@ -16,8 +16,8 @@ from cgd.model.cat import Prefix
 from cgd.model.network import Network
 from cgd.model.ridge import ridge_predict
 from cgd.model.tokens import GeneTable, GeneTokens, LatentTokens, random_rotations
-from cgd.random import make_generator
 from cgd.parallel import ALONE, Parallel
+from cgd.random import make_generator
 
 
 @torch.no_grad()
