@@ -93,7 +93,7 @@ def _is_head(alive: Sequence[dict[str, Any]]) -> bool:
 
 def _from_bootstrap(nodes: tuple[Node, ...], config: dict[str, Any]) -> Capacity:
     """Worker types of a cluster description; one that does not state its CPUs leaves the limit open."""
-    types = {name: kind for name, kind in config.get("available_node_types", {}).items()}
+    types = config.get("available_node_types", {})
     workers = [kind for name, kind in types.items() if name != config.get("head_node_type")]
     found = [(int(kind.get("max_workers", 0)), kind.get("resources") or {}) for kind in workers]
     found = [(n, resources) for n, resources in found if n > 0]

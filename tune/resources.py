@@ -1,9 +1,9 @@
 """What a trial asks of Ray, how many trials fit at a time, and what can never run.
 
-A trial of one worker runs inside its Tune function, which holds all it needs. One of several runs in a Ray Train group:
-the Tune function then only waits, and the workers are placed all at once or not at all. What the function holds is taken
-out of the workers' share, so that `n` workers of `c` CPUs take `n * c` CPUs in all; Train's controller and its helpers
-ask for none. Because no more trials are started than fit, none waits for what another holds.
+A trial of one worker runs inside its Tune function, which holds all it needs. One of several runs in a Ray Train
+group: the Tune function then only waits, and the workers are placed all at once or not at all. What the function holds
+is taken out of the workers' share, so that `n` workers of `c` CPUs take `n * c` CPUs in all; Train's controller and its
+helpers ask for none. Because no more trials are started than fit, none waits for what another holds.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tune.capacity import Capacity, Node, count
 DRIVER_CPUS = 0.01  # of the Tune function beside the workers of a group
 _WORKER_PART = 0.9  # of its CPUs that a worker of a group asks for; the rest leaves room for ten drivers a worker
 _MEND = (
-    "Ask for fewer workers (--workers-per-trial, train.n_workers), fewer CPUs (--cpus-per-worker, runtime.n_threads) or "
-    "fewer GPUs (--gpus-per-trial, runtime.device)"
+    "Ask for fewer workers (--workers-per-trial, train.n_workers), fewer CPUs (--cpus-per-worker, runtime.n_threads) "
+    "or fewer GPUs (--gpus-per-trial, runtime.device)"
 )
 
 
@@ -104,9 +104,22 @@ class Share:
         return asked / n_workers
 
 
+NO_SHARE = Share()
+
+
+def alike(requests: Iterable[Request]) -> bool:
+    """Whether the Tune functions of all trials hold the same."""
+    return len({tuple(request.driver.items()) for request in requests}) <= 1
+
+
 def n_workers_of(config: Config) -> int:
     """Workers of a trial; a baseline always has one."""
     return config.train.n_workers if config.method == CAUSALGED else 1
+
+
+def has_groups(requests: Iterable[Request]) -> bool:
+    """Whether any trial has several workers."""
+    return any(request.n_workers > 1 for request in requests)
 
 
 def n_concurrent(

@@ -26,10 +26,10 @@ from cgd.parallel import Parallel
 from tune.environment import GROUP_DEFAULTS
 from tune.failure import Failure, WorkerError, describe, is_lost_peer
 from tune.resources import Request
+from tune.retries import RETRIES
 
 Report: TypeAlias = Callable[[Any], None]
 Work: TypeAlias = Callable[[Report, Parallel], Any]
-MAX_RESTARTS = 2  # of a group whose workers died
 _WORKER, _REPORT, _RESULT, _ERROR = "worker", "report", "result", "error"
 _POLL_SECONDS = 0.5  # how soon the end of a group is seen; messages arrive at once
 
@@ -68,7 +68,8 @@ class Group:
             Called with a function that reports and with its place among the workers. It is sent to them, and so is
             what it is bound to.
         report
-            Called here with what rank 0 reports, as it arrives.
+            Called here with what rank 0 reports, as it arrives, once: a group that is started again reports from
+            the beginning.
 
         Raises
         ------
@@ -77,22 +78,27 @@ class Group:
         GroupDied
             Workers died, or did not start, again and again.
         """
-        for _ in range(1 + MAX_RESTARTS):
-            attempt = _Attempt(self, work)
+        n_reported = n_lost = 0
+        while n_lost <= RETRIES:
+            attempt = _Attempt(self, work, n_reported)
             found = attempt.follow(report)
             if found is not None:
                 return found[0]
+            # a group that got further than ever before has all its restarts again
+            n_lost = 1 if attempt.n_reports > n_reported else n_lost + 1
+            n_reported = max(n_reported, attempt.n_reports)
         raise GroupDied(
-            f"the {self.request.n_workers} workers of the trial died or did not start {1 + MAX_RESTARTS} times; the last "
-            f"time: {_first_line(attempt.error)}"
+            f"the {self.request.n_workers} workers of the trial died or did not start {n_lost} times without getting "
+            f"further; the last time: {_last_line(attempt.error)}"
         )
 
 
 class _Attempt:
-    """One start of a group."""
+    """One start of a group; the first `n_known` of its reports are those of an earlier one again."""
 
-    def __init__(self, group: Group, work: Work) -> None:
-        self.group, self.work = group, work
+    def __init__(self, group: Group, work: Work, n_known: int) -> None:
+        self.group, self.work, self.n_known = group, work, n_known
+        self.n_reports = 0
         self.error: BaseException | None = None
         self.storage = group.scratch / f"train-{uuid4().hex[:12]}"
         self.workers: list[Any] = []
@@ -109,7 +115,9 @@ class _Attempt:
                 if kind == _WORKER:
                     self.workers.append(content)
                 elif kind == _REPORT:
-                    report(content)  # raises where Tune has stopped the trial
+                    self.n_reports += 1
+                    if self.n_reports > self.n_known:
+                        report(content)  # raises where Tune has stopped the trial
                 elif kind == _RESULT:
                     result = (content,)
                 else:
@@ -206,7 +214,7 @@ def _use_own_gpu() -> None:
     torch.cuda.set_device(get_device())
 
 
-def _first_line(error: BaseException | None) -> str:
+def _last_line(error: BaseException | None) -> str:
     text = str(error).strip() if error else "it ended without a result"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:300]

@@ -79,10 +79,18 @@ def test_what_runs_at_a_time_never_exceeds_what_there_is(n_workers, cpus, total)
 @pytest.mark.parametrize(
     ("request_", "capacity", "message"),
     [
-        (Request(3, 1), Capacity((Node(2),)), "3 workers of 1 CPU and 0 GPUs, 3 CPUs and 0 GPUs in all, but there are 2"),
+        (
+            Request(3, 1),
+            Capacity((Node(2),)),
+            "3 workers of 1 CPU and 0 GPUs, 3 CPUs and 0 GPUs in all, but there",
+        ),
         (Request(1, 1, 1), Capacity((Node(2),)), "asks for 1 CPU and 1 GPU, but there are 2 CPUs and 0 GPUs: it could"),
         (Request(1, 4), Capacity((Node(2), Node(3))), "2 nodes have 5 CPUs and 0 GPUs, one of them at most 3 CPUs"),
-        (Request(4, 1, 1), Capacity((Node(4),), True, Node(32, 2)), "it can grow to 32 CPUs and 2 GPUs: it could never"),
+        (
+            Request(4, 1, 1),
+            Capacity((Node(4),), True, Node(32, 2)),
+            "it can grow to 32 CPUs and 2 GPUs: it could",
+        ),
         (Request(1, 9), Capacity((Node(4),), True, Node(32), Node(8)), "it can grow to 32 CPUs"),
     ],
 )
