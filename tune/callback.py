@@ -18,7 +18,7 @@ from tune.checkpoint_mirror import CheckpointMirror
 from tune.progress import Progress
 from tune.study_summary import trial_note
 from tune.tracking import FAILED, FINISHED, KILLED, STUDY_TAG, RunRecord, Tracking
-from tune.trial import EPOCH, ERROR, HAS_MODEL, MODEL, RESULT, TrialSpec
+from tune.trial import EPOCH, ERROR, HAS_MODEL, MODEL, RESULT, TAGS, TrialSpec
 from tune.tuning import OpenRun, RunCallback, message_of_death, remember_error
 
 _log = logging.getLogger(__name__)
@@ -140,6 +140,8 @@ class TrackingCallback(RunCallback):
         self._say_lost_checkpoints(spec, run, summary)
         if "val_pcc" in summary:  # the curve of the epochs bears that name
             summary["kept_val_pcc"] = summary.pop("val_pcc")
+        for key, value in result.get(TAGS, {}).items():
+            self.tracking.set_tag(run.run_id, key, value)
         has_model = result.get(HAS_MODEL, True)
         model_id = self._attach_model(spec, run, has_model) if self._keeps_model(spec) else None
         self.tracking.finish(run.run_id, summary, per_gene, model_id, self.datasets[spec.prepared])

@@ -40,6 +40,9 @@ class CheckpointOptions:
         return CheckpointMirror(self.storage, root)
 
 
+AS_USUAL = CheckpointOptions()
+
+
 def size(text: str) -> int:
     """Bytes of `20GB`, `500 MB` or `1.5TiB`, for argparse."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b)", text.strip().lower())

@@ -15,6 +15,7 @@ from tune.forecast import Forecast, load_forecast
 from tune.log_files import CommandLog
 from tune.plan import Plan
 from tune.plan_table import describe_wait
+from tune.resources import Share
 from tune.runner import Runner, StudyOutcome
 from tune.store import opened, store_uri
 
@@ -26,11 +27,16 @@ def print_notes(plan: Plan) -> None:
             print(f"{name}: {note}")
 
 
+def share_of(arguments: argparse.Namespace) -> Share:
+    """What the command's options give to each trial."""
+    return Share(arguments.cpus_per_worker, arguments.gpus_per_trial)
+
+
 def execute(arguments: argparse.Namespace, plan: Plan, log: CommandLog) -> Ending:
     """A dry run of the plan, or the plan itself with its reports. `arguments`: of `tune.study_options`."""
     uri = store_uri(arguments.tracking_uri, arguments.output)
     if arguments.dry_run:
-        how = (arguments.address, arguments.max_concurrent, not arguments.no_models)
+        how = (arguments.address, arguments.max_concurrent, not arguments.no_models, share_of(arguments))
         DryRun(plan, uri, arguments.output, *how).show(log, with_forecast=not arguments.no_forecast)
         return Ending()
     return _run_studies(arguments, plan, uri, log)
@@ -44,8 +50,8 @@ def _run_studies(arguments: argparse.Namespace, plan: Plan, uri: str, log: Comma
         forecast = load_forecast(output, plan)
         record = forecast.to_record() if forecast else None
         log_models = not arguments.no_models
-        how = (record, log_models, keeping)
-        runner = Runner(plan, tracking, output, recorded(arguments), *how)
+        told = {"forecast": record, "log_models": log_models, "share": share_of(arguments), "keeping": keeping}
+        runner = Runner(plan, tracking, output, recorded(arguments), **told)
         _announce(runner, len(plan.trials), forecast)
         parents, complete = runner.run(arguments.resume, arguments.address, arguments.max_concurrent)
         outcomes = [runner.conclude(study, parents[study.study.name], complete) for study in plan.studies]

@@ -24,6 +24,7 @@ from tune.search.trial import (
     PAYLOAD,
     PERCENT,
     REASON,
+    TAGS,
     VALUE,
     CandidateResult,
 )
@@ -158,6 +159,8 @@ class SearchCallback(RunCallback):
         elif result[KIND] == IS_RESULT:
             found = self.arrived(trial, result[PAYLOAD])
             run.flush(self.runs.tracking)
+            for key, value in result.get(TAGS, {}).items():
+                self.runs.tracking.set_tag(run.run_id, key, value)
             self.runs.finish(run.candidate, run.run_id, found)
             seconds = found.summary["seconds"]
             self.progress.finish(run.candidate.name, found.value, seconds, self.is_eligible(found))

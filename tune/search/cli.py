@@ -20,6 +20,7 @@ from tune.arguments import (
 )
 from tune.command import EXIT_CODES, EXIT_FAILED, EXIT_STOPPED, Ending, run_command
 from tune.log_files import CommandLog
+from tune.study_options import add_resource_options, with_workers
 
 if TYPE_CHECKING:  # these import torch and ray, which --help and --list do without
     from tune.search.command import SearchOutcome
@@ -63,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--storage", metavar="URL", help="database of the search (default: OUTPUT/search/NAME.journal)")
     add("--name", metavar="NAME", type=file_name, help="name of the search (default: from its space and settings)")
     add("--address", metavar="ADDR", default="local", help="Ray cluster to join: auto or HOST:PORT (default: local)")
-    add("--max-concurrent", metavar="N", type=positive, help="trials at a time (default: one per CPU)")
+    add_resource_options(parser)
     add("--config", metavar="FILE", type=Path, help="default configuration (YAML); --set comes on top")
     add(
         "--set",
@@ -112,7 +113,8 @@ def _list() -> Ending:
 
 
 def _inputs(arguments: argparse.Namespace) -> tuple[Space, Config]:
-    values = dict(parse_assignment(text) for text in arguments.values)
+    assigned = dict(parse_assignment(text) for text in arguments.values)
+    values = with_workers(assigned, arguments.workers_per_trial)
     base = (Config.from_yaml(arguments.config) if arguments.config else Config()).with_values(values)
     space = load_space(arguments.space)
     held = [path for path in values if path in {parameter.path for parameter in space.parameters}]
@@ -149,11 +151,12 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
 def _run_plan(arguments: argparse.Namespace, plan: SearchPlan, log: CommandLog) -> Ending:
     from tune.search.command import SearchCommand
     from tune.store import opened, store_uri
+    from tune.study_command import share_of
 
     output = arguments.output
     uri = store_uri(arguments.tracking_uri, output)
     with opened(uri, output, log) as tracking:
-        command = SearchCommand(plan, tracking, output, recorded(arguments))
+        command = SearchCommand(plan, tracking, output, recorded(arguments), share_of(arguments))
         command.open(arguments.storage, arguments.warm_start, arguments.resume)
         outcome = command.run(arguments.address, arguments.max_concurrent)
     where = {

@@ -15,6 +15,7 @@ from ray import tune as ray_tune
 from cgd.config import Config
 from cgd.data.preprocess import PreparedPair
 from tune.progress import Progress
+from tune.resources import Request
 from tune.search.book import ORIGIN, SAMPLE, SearchBook
 from tune.search.callback import Candidate, SearchCallback, SearchRuns
 from tune.search.plan import SearchPlan
@@ -38,12 +39,15 @@ class Workplace:
         The output folder, and the search's own in it.
     max_concurrent
         Trials at a time; None for as many as the cluster takes.
+    request
+        What each trial asks of Ray.
     """
 
     shared: Mapping[str, ray.ObjectRef]
     output: Path
     folder: Path
     max_concurrent: int | None
+    request: Request
 
     @property
     def checkpoints(self) -> Path:
@@ -113,7 +117,6 @@ def run_search(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> bool
                 workplace,
                 book.plan.candidates,
                 callback,
-                book.plan.base,
                 with_checkpoints=book.plan.objective == "accuracy",  # a front of accuracy and seconds wants all seconds
                 search_alg=search,
                 scheduler=make_scheduler(stopping, book.finished()),
@@ -148,7 +151,6 @@ def fit(
     workplace: Workplace,
     replicates: tuple[Replicate, ...],
     callback: SearchCallback,
-    base: Config,
     param_space: Mapping[str, Any] | None = None,
     with_checkpoints: bool = True,
     **how: Any,
@@ -159,21 +161,23 @@ def fit(
     ----------
     replicates
         What candidates are scored on.
-    base
-        Decides by its `runtime` what a trial asks of Ray.
     with_checkpoints
         Whether an interrupted candidate continues; its seconds are then those of the last attempt alone.
     how
         Further arguments of `TuneConfig`.
     """
-    checkpoints = str(workplace.checkpoints) if with_checkpoints else None
     trainable = ray_tune.with_parameters(
-        run_candidate, replicates=replicates, datasets=dict(workplace.shared), checkpoints=checkpoints
+        run_candidate,
+        replicates=replicates,
+        datasets=dict(workplace.shared),
+        request=workplace.request,
+        folder=str(workplace.checkpoints),
+        with_checkpoints=with_checkpoints,
     )
     run_tune(
         trainable,
         callback,
-        base,
+        lambda params: workplace.request,
         workplace.output,
         param_space or {},
         f"-{workplace.folder.name}",
