@@ -8,7 +8,7 @@ from pathlib import Path
 from ablations.report.index import write_index
 from ablations.store_uri import without_password
 from tune.arguments import open_ui, own_store, recorded
-from tune.checkpoint_options import CHECKPOINTS, checkpoint_options
+from tune.checkpoint_options import usable_options
 from tune.command import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, Ending
 from tune.dry_run import DryRun
 from tune.forecast import Forecast, load_forecast
@@ -43,9 +43,7 @@ def execute(arguments: argparse.Namespace, plan: Plan, log: CommandLog) -> Endin
 
 
 def _run_studies(arguments: argparse.Namespace, plan: Plan, uri: str, log: CommandLog) -> Ending:
-    output, keeping = arguments.output, checkpoint_options(arguments)
-    if mirror := keeping.mirror(output / CHECKPOINTS):
-        mirror.check()
+    output, keeping = arguments.output, usable_options(arguments)
     with opened(uri, output, log) as tracking:
         forecast = load_forecast(output, plan)
         record = forecast.to_record() if forecast else None

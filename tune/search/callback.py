@@ -14,6 +14,7 @@ from typing import Any
 from cgd.config import Config, says_where
 from cgd.data.preprocess import PreparedPair
 from cgd.errors import TrackingError
+from tune.checkpoint_mirror import CheckpointMirror
 from tune.search.progress import SearchProgress
 from tune.search.trial import (
     EPOCH,
@@ -122,6 +123,8 @@ class SearchCallback(RunCallback):
         Where candidates keep their checkpoints, a folder each; it is removed when one has ended.
     """
 
+    mirror: CheckpointMirror | None = None  # where they are kept beside that
+
     def __init__(self, runs: SearchRuns, progress: SearchProgress, checkpoints: Path) -> None:
         self.runs, self.progress, self.checkpoints = runs, progress, checkpoints
         self._open: dict[str, _Open] = {}
@@ -207,3 +210,5 @@ class SearchCallback(RunCallback):
     def _end(self, trial: Any, run: _Open) -> None:
         del self._open[trial.trial_id]
         shutil.rmtree(self.checkpoints / run.candidate.key, ignore_errors=True)
+        if self.mirror:
+            self.mirror.forget(run.candidate.key)

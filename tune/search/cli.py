@@ -18,6 +18,7 @@ from tune.arguments import (
     print_datasets,
     recorded,
 )
+from tune.checkpoint_options import add_checkpoint_options, usable_options
 from tune.command import EXIT_CODES, EXIT_FAILED, EXIT_STOPPED, Ending, run_command
 from tune.log_files import CommandLog
 from tune.study_options import add_resource_options, with_workers
@@ -83,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--tracking-uri", metavar="URI", help="MLflow store (default: MLFLOW_TRACKING_URI, or sqlite in --output)")
     add("--resume", action="store_true", help="continue the search that an interrupted command left")
+    add_checkpoint_options(parser)
     add("--verbose", action="store_true", help="show on the terminal what otherwise goes to OUTPUT/logs alone")
     add("--list", action="store_true", help="list spaces and data sets, and stop")
     return parser
@@ -153,10 +155,10 @@ def _run_plan(arguments: argparse.Namespace, plan: SearchPlan, log: CommandLog) 
     from tune.store import opened, store_uri
     from tune.study_command import share_of
 
-    output = arguments.output
+    output, keeping = arguments.output, usable_options(arguments)
     uri = store_uri(arguments.tracking_uri, output)
     with opened(uri, output, log) as tracking:
-        command = SearchCommand(plan, tracking, output, recorded(arguments), share_of(arguments))
+        command = SearchCommand(plan, tracking, output, recorded(arguments), share_of(arguments), keeping)
         command.open(arguments.storage, arguments.warm_start, arguments.resume)
         outcome = command.run(arguments.address, arguments.max_concurrent)
     where = {

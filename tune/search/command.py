@@ -17,6 +17,7 @@ from ablations.search.wording import opening
 from ablations.store_uri import without_password
 from cgd.errors import TrackingError
 from cgd.files import write_atomically
+from tune.checkpoint_options import AS_USUAL, CHECKPOINTS, CheckpointOptions
 from tune.placement import check_here, placed
 from tune.resources import NO_SHARE, Share
 from tune.search.book import SearchBook
@@ -56,14 +57,22 @@ class SearchCommand:
         The command's arguments, for the record.
     share
         What the command gives to each trial.
+    keeping
+        How checkpoints are kept.
     """
 
     def __init__(
-        self, plan: SearchPlan, tracking: Tracking, output: Path, arguments: dict[str, Any], share: Share = NO_SHARE
+        self,
+        plan: SearchPlan,
+        tracking: Tracking,
+        output: Path,
+        arguments: dict[str, Any],
+        share: Share = NO_SHARE,
+        keeping: CheckpointOptions = AS_USUAL,
     ) -> None:
         self.plan, self.tracking, self.output, self.arguments = plan, tracking, output, arguments
         self.request = share.request(plan.base)
-        self.share = share
+        self.share, self.keeping = share, keeping
         self.folder = output / "search" / plan.name
 
     def open(self, storage: str | None, warm_start: str | None, resume: bool) -> None:
@@ -121,14 +130,16 @@ class SearchCommand:
         runs = SearchRuns(self.tracking, parent, datasets)
         confirmed: list[Confirmed] = []
         with placed([self.request], address, max_concurrent) as limit:
-            place = Workplace(put_datasets(datasets), self.output, self.folder, limit, self.request)
+            mirror = self.keeping.mirror(self.output / CHECKPOINTS)
+            place = Workplace(put_datasets(datasets), self.output, self.folder, limit, self.request, mirror)
             complete = run_search(self.book, runs, place)
             if complete:
                 confirmed, complete = confirm(self.book, choose_finalists(self.book), runs, place)
         winner, test = choose_winner(confirmed) if complete else None, None
         if winner is not None:
             where = (address, max_concurrent)
-            test = run_final_test(self.book, winner, self.tracking, self.output, self.arguments, where, self.share)
+            how = (where, self.share, self.keeping)
+            test = run_final_test(self.book, winner, self.tracking, self.output, self.arguments, *how)
         return self._conclude(parent, runs, complete, confirmed, winner, test)
 
     def _conclude(

@@ -14,6 +14,8 @@ from ray import tune as ray_tune
 
 from cgd.config import Config
 from cgd.data.preprocess import PreparedPair
+from tune.checkpoint_mirror import CheckpointMirror
+from tune.checkpoint_options import CHECKPOINTS
 from tune.progress import Progress
 from tune.resources import Request
 from tune.search.book import ORIGIN, SAMPLE, SearchBook
@@ -41,6 +43,8 @@ class Workplace:
         Trials at a time; None for as many as the cluster takes.
     request
         What each trial asks of Ray.
+    mirror
+        Where checkpoints are kept beside the output folder; None for nowhere.
     """
 
     shared: Mapping[str, ray.ObjectRef]
@@ -48,14 +52,17 @@ class Workplace:
     folder: Path
     max_concurrent: int | None
     request: Request
+    mirror: CheckpointMirror | None = None
 
     @property
     def checkpoints(self) -> Path:
-        return self.output / "checkpoints"
+        return self.output / CHECKPOINTS
 
     def forget(self, key: str) -> None:
         """Remove the checkpoints of a candidate whose result is kept."""
         shutil.rmtree(self.checkpoints / key, ignore_errors=True)
+        if self.mirror:
+            self.mirror.forget(key)
 
 
 def put_datasets(datasets: Mapping[str, PreparedPair]) -> dict[str, ray.ObjectRef]:
@@ -173,7 +180,9 @@ def fit(
         request=workplace.request,
         folder=str(workplace.checkpoints),
         with_checkpoints=with_checkpoints,
+        mirror=workplace.mirror,
     )
+    callback.mirror = workplace.mirror
     run_tune(
         trainable,
         callback,

@@ -20,6 +20,7 @@ import ray
 from cgd.config import Config
 from cgd.data.split import GeneSplit
 from cgd.parallel import ALONE, Parallel
+from tune.checkpoint_mirror import CheckpointMirror
 from tune.failure import describe
 from tune.out_of_memory import with_less_memory
 from tune.resources import Request
@@ -85,6 +86,7 @@ def run_candidate(
     request: Request,
     folder: str,
     with_checkpoints: bool,
+    mirror: CheckpointMirror | None = None,
 ) -> None:
     """Ray Tune function trainable.
 
@@ -97,6 +99,8 @@ def run_candidate(
         What each candidate asks of Ray.
     folder
         Of the candidates' folders, which hold their checkpoints if these are kept.
+    mirror
+        Where other machines find them; None for nowhere.
 
     Reports after each epoch, and at the end its result or error. An exception is reported, not raised: repeating it
     would change nothing, unless a GPU's memory ran out, while a worker that dies without a word is Tune's, or a group's
@@ -109,7 +113,7 @@ def run_candidate(
 
     def run(config: Config) -> CandidateResult:
         chosen = [replicates[i] for i in job["replicates"]]
-        work = partial(score, config, chosen, datasets, own if with_checkpoints else None)
+        work = partial(score, config, chosen, datasets, own if with_checkpoints else None, mirror)
         if request.n_workers == 1:
             result = work(ray_tune.report, ALONE)
             assert result is not None
@@ -132,11 +136,13 @@ def score(
     replicates: Sequence[Replicate],
     datasets: dict[str, ray.ObjectRef],
     checkpoints: Path | None,
+    mirror: CheckpointMirror | None,
     report: Report,
     parallel: Parallel,
 ) -> CandidateResult | None:
     """What a candidate is worth on its replicates, computed as one of `parallel`; None but on rank 0, which reports."""
     from cgd.evaluation import validate_in_group
+    from cgd.training.checkpoint import CheckpointFolder
 
     tables: list[pd.DataFrame] = []
     summaries: list[dict[str, Any]] = []
@@ -160,6 +166,7 @@ def score(
             parallel,
             on_epoch,
             checkpoints,
+            mirror.open if mirror else CheckpointFolder,
         )
         if outcome is None:
             continue
