@@ -18,7 +18,7 @@ from tune.outbox_entries import RUN_ID, opening
 from tune.progress import Progress
 from tune.run_record import FAILED, FINISHED, KILLED, NOTE, STUDY_TAG, RunRecord, describe_dataset, table_text
 from tune.study_summary import trial_note
-from tune.trial import EPOCH, ERROR, HAS_MODEL, MODEL, RESULT, TrialSpec
+from tune.trial import EPOCH, ERROR, HAS_MODEL, MODEL, RESULT, TAGS, TrialSpec
 from tune.tuning import OpenRun, RunCallback, message_of_death, remember_error
 
 _log = logging.getLogger(__name__)
@@ -133,6 +133,8 @@ class TrackingCallback(RunCallback):
         self._say_lost_checkpoints(spec, run, summary)
         if "val_pcc" in summary:  # the curve of the epochs bears that name
             summary["kept_val_pcc"] = summary.pop("val_pcc")
+        for key, value in result.get(TAGS, {}).items():
+            self.outbox.tag(run.key, key, value)
         has_model = result.get(HAS_MODEL, True)
         model = self._model(spec, has_model) if self._keeps_model(spec) else None
         self.outbox.finish(run.key, summary, per_gene, model)

@@ -47,7 +47,7 @@ class Known:
     Attributes
     ----------
     status, code
-        Status and code version ('' for none) of each run by its fingerprint.
+        Status and code version ('' for none) of each run by its fingerprint, those that wait in the outbox included.
     is_interrupted
         Whether a study stopped before its end.
     """
@@ -70,6 +70,9 @@ def read_store(uri: str, output: Path) -> Known | None:
             status.setdefault(key, ended_as)
             code.setdefault(key, tags.get("cgd.code_version", ""))
         interrupted |= tags.get("cgd.kind") == "study" and ended_as in (KILLED, RUNNING)
+    for file in (output / "outbox").glob("*.jsonl"):  # a run that the store will hear of is not unknown to it
+        status.setdefault(file.stem, RUNNING)
+        code.setdefault(file.stem, "")
     return Known(status, code, interrupted)
 
 

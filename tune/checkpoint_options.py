@@ -40,6 +40,9 @@ class CheckpointOptions:
         return CheckpointMirror(self.storage, root)
 
 
+AS_USUAL = CheckpointOptions()
+
+
 def size(text: str) -> int:
     """Bytes of `20GB`, `500 MB` or `1.5TiB`, for argparse."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b)", text.strip().lower())
@@ -79,3 +82,11 @@ def add_clean_option(parser: argparse.ArgumentParser) -> None:
 
 def checkpoint_options(arguments: argparse.Namespace) -> CheckpointOptions:
     return CheckpointOptions(arguments.checkpoint_budget, arguments.checkpoint_storage)
+
+
+def usable_options(arguments: argparse.Namespace) -> CheckpointOptions:
+    """The options of a command that is about to run. Raises StorageError unless the store can be written to."""
+    options = checkpoint_options(arguments)
+    if mirror := options.mirror(arguments.output / CHECKPOINTS):
+        mirror.check()
+    return options

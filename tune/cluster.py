@@ -18,7 +18,7 @@ _MEND = "Give the address of a running cluster's head, or omit --address to run 
 
 
 @contextmanager
-def connected(address: str, n_cpus: int | None = None) -> Iterator[int]:
+def connected(address: str, n_cpus: int | None = None, groups: bool = False) -> Iterator[int]:
     """Connect, yield the number of CPUs, disconnect.
 
     Parameters
@@ -28,6 +28,9 @@ def connected(address: str, n_cpus: int | None = None) -> Iterator[int]:
         joins a running cluster, to which this checkout is shipped.
     n_cpus
         CPUs of a local instance; all of them when omitted.
+    groups
+        Whether trials of several workers will run: what Train leaves behind where one is stopped is found and freed
+        through the dashboard, which a local instance then has, on loopback.
 
     Raises
     ------
@@ -40,7 +43,7 @@ def connected(address: str, n_cpus: int | None = None) -> Iterator[int]:
     try:
         if address == "local":
             # trials of one worker need no dashboard; it would listen on a port for nothing
-            own = {"include_dashboard": False, "_temp_dir": session_folder()}
+            own = {"include_dashboard": groups, "dashboard_host": "127.0.0.1", "_temp_dir": session_folder()}
             with loopback_only():
                 ray.init(address="local", num_cpus=n_cpus or os.cpu_count(), **own, **logs)
         else:

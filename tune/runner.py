@@ -28,12 +28,13 @@ from cgd.metrics.summary import summarise_table
 from cgd.version import code_version
 from tune.callback import TrackingCallback
 from tune.checkpoint_budget import BudgetCallback, CheckpointBudget
-from tune.checkpoint_options import CHECKPOINTS, CheckpointOptions
-from tune.cluster import connected
+from tune.checkpoint_options import AS_USUAL, CHECKPOINTS, CheckpointOptions
 from tune.outbox import Outbox
 from tune.outbox_entries import opening
+from tune.placement import placed
 from tune.plan import FloorSpec, Plan, StudyPlan
 from tune.progress import Progress
+from tune.resources import NO_SHARE, Request, Share, alike
 from tune.run_record import table_text
 from tune.study_record import study_record
 from tune.study_summary import (
@@ -79,6 +80,8 @@ class Runner:
         What the command was forecast to cost, stored with the study; None for no forecast.
     log_models
         Attach the fitted model to each trial's run.
+    share
+        What the command gives to each trial.
     keeping
         How checkpoints are kept.
     """
@@ -91,11 +94,11 @@ class Runner:
         arguments: dict[str, Any],
         forecast: dict[str, Any] | None = None,
         log_models: bool = True,
-        keeping: CheckpointOptions | None = None,
+        share: Share = NO_SHARE,
+        keeping: CheckpointOptions = AS_USUAL,
     ) -> None:
-        self.keeping = keeping or CheckpointOptions()
         self.plan, self.tracking, self.output, self.arguments = plan, tracking, output, arguments
-        self.forecast, self.log_models = forecast, log_models
+        self.forecast, self.log_models, self.share, self.keeping = forecast, log_models, share, keeping
         self.known = tracking.runs("trial")
         self.known_floors = tracking.runs("floors")
         self._ended: set[str] = set()  # trials that this command ran to an end
@@ -140,6 +143,8 @@ class Runner:
 
         Raises
         ------
+        ResourceError
+            A trial asks for more than there is.
         UndeliveredError
             Everything ran, but the store is away.
         """
@@ -147,13 +152,15 @@ class Runner:
         self._adopt()
         if not floors and not trials:
             return self._open_parents(resume), True
+        requests = {key: self.share.request(spec.config) for key, spec in trials.items()}
         parents: dict[str, str] = {}
         try:
-            with connected(address) as n_cpus, Outbox(self.tracking, self.output) as outbox:
+            with (
+                placed(list(requests.values()), address, max_concurrent) as limit,
+                Outbox(self.tracking, self.output) as outbox,
+            ):
                 parents = self._open_parents(resume)
-                # a cluster may grow, so there only the user limits what runs at once
-                limit = min(max_concurrent or n_cpus, n_cpus) if address == "local" else max_concurrent
-                complete = self._run_missing(floors, trials, parents, limit, outbox)
+                complete = self._run_missing(floors, trials, requests, parents, limit, outbox)
                 outbox.settle()
         except BaseException:  # whatever ends the command, its runs must not stay RUNNING
             with suppress(TrackingError):  # it may be the store itself that failed
@@ -167,6 +174,7 @@ class Runner:
         self,
         floors: list[FloorSpec],
         trials: dict[str, TrialSpec],
+        requests: dict[str, Request],
         parents: dict[str, str],
         max_concurrent: int | None,
         outbox: Outbox,
@@ -175,7 +183,7 @@ class Runner:
         # each pair is put into the object store once and read from there by floors and trials
         shared = {key: ray.put(self.plan.datasets[key]) for key in needed}
         self._run_floors(floors, shared, outbox)
-        return not trials or self._run_trials(trials, shared, parents, max_concurrent, outbox)
+        return not trials or self._run_trials(trials, requests, shared, parents, max_concurrent, outbox)
 
     def _read_back(self, floors: list[FloorSpec]) -> None:
         """The runs of what ended, as the store has them: another command on it may have finished some first."""
@@ -211,6 +219,7 @@ class Runner:
     def _run_trials(
         self,
         missing: dict[str, TrialSpec],
+        requests: dict[str, Request],
         shared: dict[str, ray.ObjectRef],
         parents: dict[str, str],
         max_concurrent: int | None,
@@ -222,6 +231,7 @@ class Runner:
             run_trial,
             specs=missing,
             datasets=shared,
+            requests=requests,
             checkpoints=str(checkpoints),
             log_models=self.log_models,
             mirror=mirror,
@@ -241,8 +251,16 @@ class Runner:
             )
             space = {"trial": ray_tune.grid_search(list(missing))}
             over = BudgetCallback(CheckpointBudget(checkpoints, self.keeping.budget, self._has_ended(callback)))
-            how: dict[str, Any] = {"max_concurrent_trials": max_concurrent, "also": [over]}
-            run_tune(trainable, callback, self.plan.base, self.output, space, **how)
+            run_tune(
+                trainable,
+                callback,
+                lambda params: requests[params["trial"]],
+                self.output,
+                space,
+                reuse_actors=alike(requests.values()),
+                also=[over],
+                max_concurrent_trials=max_concurrent,
+            )
         self._ended = set(callback.outcomes)
         complete = self._ended == set(missing)
         if complete:  # every protocol that was asked for has scored them

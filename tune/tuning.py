@@ -14,9 +14,9 @@ from typing import Any, TypeVar, cast
 
 from ray import tune as ray_tune
 
-from cgd.config import Config
 from cgd.errors import TrackingError
 from tune.outbox import Outbox
+from tune.resources import Request
 from tune.retries import RETRIES, RenewRetries
 
 _FLUSH_SECONDS = 5.0
@@ -82,10 +82,11 @@ def message_of_death(trial: Any) -> str:
 def run_tune(
     trainable: Any,
     callback: RunCallback,
-    base: Config,
+    request_of: Callable[[dict[str, Any]], Request],
     output: Path,
     param_space: Mapping[str, Any],
     label: str = "",
+    reuse_actors: bool = True,
     also: Sequence[ray_tune.Callback] = (),
     **how: Any,
 ) -> None:
@@ -95,12 +96,15 @@ def run_tune(
     ----------
     trainable
         Function that runs a trial, with its data bound to it.
-    base
-        Decides by its `runtime` what a trial asks of Ray.
+    request_of
+        What a trial asks of Ray, by its parameters; it is called here and on the driver alone.
     output
         Folder in which Tune keeps its own files.
     label
         Ends the name of Tune's folder.
+    reuse_actors
+        Let a process go on to further trials. Not where trials ask for different things: Tune keeps an idle process
+        with what it holds, for which a trial of another kind would then wait for ever.
     also
         Callbacks beside the one that writes to the store, called after it.
     how
@@ -111,11 +115,14 @@ def run_tune(
     TrackingError
         The store failed.
     """
-    resources: dict[str, float] = {"CPU": 1, "GPU": 1} if base.runtime.device == "cuda" else {"CPU": 1}
+
+    def resources(params: dict[str, Any]) -> ray_tune.PlacementGroupFactory:
+        return ray_tune.PlacementGroupFactory([request_of(params).driver])
+
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(trainable, resources),
         param_space=dict(param_space),
-        tune_config=ray_tune.TuneConfig(reuse_actors=True, **how),
+        tune_config=ray_tune.TuneConfig(reuse_actors=reuse_actors, **how),
         run_config=ray_tune.RunConfig(
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}{label}",
             storage_path=str(output / "ray_tune"),

@@ -103,6 +103,14 @@ def test_predictions_stay_while_a_study_is_interrupted(output):
         assert (output / "checkpoints" / "predictions" not in {one.path for one in found}) == stay
 
 
+def test_a_trial_of_which_the_store_has_yet_to_hear_is_not_unknown(output):
+    waiting = output / "outbox" / "unknown.jsonl"
+    waiting.touch()
+    found = find_leftovers(output, read_store(own_store(output), output), everything=True)
+    waiting.unlink()
+    assert "unknown" not in {one.path.name for one in found}
+
+
 def test_it_refuses_while_another_command_works_there(output):
     before = left(output)
     with locked(output), pytest.raises(OutputError, match="is in use by process"):

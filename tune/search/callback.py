@@ -12,6 +12,7 @@ from typing import Any
 
 from cgd.config import Config, says_where
 from cgd.data.preprocess import PreparedPair
+from tune.checkpoint_mirror import CheckpointMirror
 from tune.outbox import Outbox
 from tune.outbox_entries import opening
 from tune.run_record import FINISHED, KILLED, STOPPED, RunRecord, describe_dataset, table_text
@@ -25,6 +26,7 @@ from tune.search.trial import (
     PAYLOAD,
     PERCENT,
     REASON,
+    TAGS,
     VALUE,
     CandidateResult,
 )
@@ -119,6 +121,8 @@ class SearchCallback(RunCallback):
         Where candidates keep their checkpoints, a folder each; it is removed when one has ended.
     """
 
+    mirror: CheckpointMirror | None = None  # where they are kept beside that
+
     def __init__(self, runs: SearchRuns, progress: SearchProgress, checkpoints: Path) -> None:
         self.runs, self.progress, self.checkpoints = runs, progress, checkpoints
         self._open: dict[str, _Open] = {}
@@ -156,6 +160,8 @@ class SearchCallback(RunCallback):
         elif result[KIND] == IS_RESULT:
             found = self.arrived(trial, result[PAYLOAD])
             run.flush(self.runs.outbox)
+            for key, value in result.get(TAGS, {}).items():
+                self.runs.outbox.tag(run.key, key, value)
             self.runs.finish(run.candidate, found)
             seconds = found.summary["seconds"]
             self.progress.finish(run.candidate.name, found.value, seconds, self.is_eligible(found))
@@ -201,3 +207,5 @@ class SearchCallback(RunCallback):
     def _end(self, trial: Any, run: _Open) -> None:
         del self._open[trial.trial_id]
         shutil.rmtree(self.checkpoints / run.candidate.key, ignore_errors=True)
+        if self.mirror:
+            self.mirror.forget(run.candidate.key)
