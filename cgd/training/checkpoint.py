@@ -28,6 +28,7 @@ from cgd.errors import CheckpointError, DiskError
 from cgd.files import explained, sync_folder
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
+_LOST = "lost"  # in the state: what `CheckpointFolder.counts` returned
 _HASH, _OLDER_HASH = "sha256", "tensors_sha256"  # the older one was over the tensors alone
 # what `CheckpointFolder.counts` may say of a trial
 LOST = {"damaged_checkpoints", "unsaved_checkpoints", "unmirrored_checkpoints"}
@@ -165,6 +166,7 @@ class CheckpointFolder:
         self.fingerprint = fingerprint
         self.damaged: list[str] = []
         self.unsaved: list[int] = []
+        self._earlier: dict[str, float] = {}  # what was lost before this process took over
 
     def save(self, epoch: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Write the checkpoint of an epoch and remove those that the rule no longer keeps.
@@ -173,7 +175,8 @@ class CheckpointFolder:
         noted in `unsaved`: the older ones stay, and losing a checkpoint must not lose the trial.
         """
         try:
-            write_folder(self.path / epoch_folder(epoch), tensors, {**state, "fingerprint": self.fingerprint})
+            own = {"fingerprint": self.fingerprint, _LOST: self.counts()}
+            write_folder(self.path / epoch_folder(epoch), tensors, {**state, **own})
         except DiskError as error:
             if not self.unsaved:
                 self._warn(f"no checkpoint of epoch {epoch}, training goes on and the next epoch tries again: {error}")
@@ -194,6 +197,7 @@ class CheckpointFolder:
                 continue
             if state.pop("fingerprint", None) != self.fingerprint:
                 raise CheckpointError(f"{folder} belongs to another trial than {self.fingerprint}; remove {self.path}")
+            self._earlier = state.pop(_LOST, {})
             if self.damaged:
                 self._warn(f"training continues from {folder}")
             return tensors, state
@@ -202,9 +206,13 @@ class CheckpointFolder:
         return None
 
     def counts(self) -> dict[str, float]:
-        """How many checkpoints were damaged or not saved, for the record of the trial; nothing where none was."""
-        found = {"damaged_checkpoints": len(self.damaged), "unsaved_checkpoints": len(self.unsaved)}
-        return {key: float(count) for key, count in found.items() if count}
+        """How many checkpoints of the trial were damaged or not saved, for its record; nothing where none was.
+
+        Checkpoints carry it, so that a worker that takes over knows what was lost before.
+        """
+        own = {"damaged_checkpoints": len(self.damaged), "unsaved_checkpoints": len(self.unsaved)}
+        total = {key: count + self._earlier.get(key, 0.0) for key, count in own.items()}
+        return {key: float(count) for key, count in total.items() if count}
 
     def clear(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)

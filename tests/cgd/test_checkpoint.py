@@ -409,3 +409,24 @@ def test_a_restored_optimizer_continues_as_if_never_stopped(tmp_path):
     assert torch.equal(model.weight, other.weight)
     assert torch.equal(model.bias, other.bias)
     assert [group["weight_decay"] for group in restored.param_groups] == [0.1, 0.0]
+
+
+def test_a_worker_that_takes_over_knows_what_was_lost_before(tmp_path, monkeypatch):
+    first = CheckpointFolder(tmp_path, "f")
+    save_epochs(first, 1)
+    with monkeypatch.context() as disk:
+        full_from(disk, 1)
+        with pytest.warns(CheckpointWarning):
+            save_epochs(first, 2)
+    save_epochs(first, 3)
+    second = CheckpointFolder(tmp_path, "f")
+    second.load_newest()
+    assert second.counts() == {"unsaved_checkpoints": 1}
+    (tmp_path / "epoch-00003" / "state.json").write_text("")
+    third = CheckpointFolder(tmp_path, "f")
+    with pytest.warns(CheckpointWarning):
+        third.load_newest()
+    save_epochs(third, 2)  # trained again from epoch 1, before which nothing was lost
+    fourth = CheckpointFolder(tmp_path, "f")
+    assert "lost" not in fourth.load_newest()[1]
+    assert fourth.counts() == {"damaged_checkpoints": 1}
