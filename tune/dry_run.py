@@ -12,6 +12,7 @@ from tune.forecast import EpochShares, Forecast, epoch_shares, forecast_trial, m
 from tune.log_files import CommandLog
 from tune.plan import Plan
 from tune.plan_table import print_forecast, print_plan
+from tune.preflight import check_nodes
 from tune.probing import Probes, group_by_cost, run_probes
 from tune.terminal import make_console
 from tune.tracking import FINISHED, RunRecord, Tracking, sqlite_file
@@ -72,6 +73,7 @@ class DryRun:
 
     def _forecast(self, specs: list[TrialSpec], shares: EpochShares) -> tuple[Forecast, Probes]:
         with connected(self.address) as n_cpus:
+            check_nodes(self.output)
             probes = run_probes(specs, self.plan.datasets)
         probed = [(spec, probes.of[spec.fingerprint]) for spec in specs if spec.fingerprint in probes.of]
         trials = [forecast_trial(spec, probe, shares, self.log_models) for spec, probe in probed]

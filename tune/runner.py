@@ -28,6 +28,7 @@ from cgd.version import code_version
 from tune.callback import TrackingCallback
 from tune.cluster import connected
 from tune.plan import FloorSpec, Plan, StudyPlan
+from tune.preflight import check_nodes, checked_tasks
 from tune.progress import Progress
 from tune.study_record import study_record
 from tune.study_summary import (
@@ -132,11 +133,13 @@ class Runner:
         if not floors and not trials:
             return self._open_parents(resume), True
         with connected(address) as n_cpus:
+            needed = {spec.prepared for spec in (*floors, *trials.values())}
+            # each pair is put into the object store once and read from there by floors and trials
+            shared = {key: ray.put(self.plan.datasets[key]) for key in needed}
+            brought = [spec.brought.path for spec in trials.values() if spec.brought]
+            check_nodes(self.output, list(shared.values()), brought)
             parents = self._open_parents(resume)
             try:
-                needed = {spec.prepared for spec in (*floors, *trials.values())}
-                # each pair is put into the object store once and read from there by floors and trials
-                shared = {key: ray.put(self.plan.datasets[key]) for key in needed}
                 self._run_floors(floors, shared)
                 # a cluster may grow, so there only the user limits what runs at once
                 limit = min(max_concurrent or n_cpus, n_cpus) if address == "local" else max_concurrent
@@ -162,16 +165,19 @@ class Runner:
         return [spec for key, spec in self.plan.floors.items() if key not in finished]
 
     def _run_floors(self, missing: list[FloorSpec], shared: dict[str, ray.ObjectRef]) -> None:
-        remote = ray.remote(num_cpus=1)(evaluate_floors)
-        pending = [(spec, remote.remote(shared[spec.prepared], spec.split, spec.config)) for spec in missing]
-        for spec, reference in pending:
-            table = ray.get(reference)
-            record = self.known_floors.get(spec.fingerprint)
-            tags = {"cgd.dataset": spec.dataset, "cgd.fold": str(spec.fold)}
-            name = f"floors · {spec.dataset} · fold {spec.fold}"
-            run_id = self.tracking.open_run("floors", spec.fingerprint, name, tags, record.run_id if record else None)
-            self.tracking.finish(run_id, _floor_metrics(table), table)
-            self.known_floors[spec.fingerprint] = RunRecord(run_id, FINISHED)
+        with checked_tasks(evaluate_floors, self.output) as evaluate:
+            remote = ray.remote(num_cpus=1)(evaluate)
+            pending = [(spec, remote.remote(shared[spec.prepared], spec.split, spec.config)) for spec in missing]
+            for spec, reference in pending:
+                self._keep_floors(spec, ray.get(reference))
+
+    def _keep_floors(self, spec: FloorSpec, table: pd.DataFrame) -> None:
+        record = self.known_floors.get(spec.fingerprint)
+        tags = {"cgd.dataset": spec.dataset, "cgd.fold": str(spec.fold)}
+        name = f"floors · {spec.dataset} · fold {spec.fold}"
+        run_id = self.tracking.open_run("floors", spec.fingerprint, name, tags, record.run_id if record else None)
+        self.tracking.finish(run_id, _floor_metrics(table), table)
+        self.known_floors[spec.fingerprint] = RunRecord(run_id, FINISHED)
 
     def _run_trials(
         self,

@@ -16,6 +16,7 @@ from ray import tune as ray_tune
 
 from cgd.config import Config
 from cgd.errors import TrackingError
+from tune.preflight import NodeStop, checked_trials
 from tune.tracking import Tracking
 
 _FLUSH_SECONDS = 5.0
@@ -106,7 +107,23 @@ def run_tune(
     ------
     TrackingError
         The store failed.
+    ClusterError
+        A node that joined the cluster meanwhile cannot run trials.
     """
+    with checked_trials(trainable, output) as checked:
+        _run(checked, callback, base, output, param_space, label, how)
+
+
+def _run(
+    trainable: Any,
+    callback: RunCallback,
+    base: Config,
+    output: Path,
+    param_space: Mapping[str, Any],
+    label: str,
+    how: dict[str, Any],
+) -> None:
+    nodes = NodeStop()
     resources: dict[str, float] = {"CPU": 1, "GPU": 1} if base.runtime.device == "cuda" else {"CPU": 1}
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(trainable, resources),
@@ -117,15 +134,17 @@ def run_tune(
             storage_path=str(output / "ray_tune"),
             verbose=0,
             callbacks=[callback],
+            stop=nodes,
             failure_config=ray_tune.FailureConfig(max_failures=1),
         ),
     )
     try:
         tuner.fit()
-    except Exception:  # whatever Tune made of it: if the store failed, that is what the user must hear
-        if callback.error is None:
+    except Exception:  # whatever Tune made of it: if the store or a node failed, that is what the user must hear
+        error = callback.error or nodes.error
+        if error is None:
             raise
-        raise callback.error from None
+        raise error from None
     finally:
         with suppress(TrackingError):
             callback.close()

@@ -18,6 +18,7 @@ from ablations.store_uri import without_password
 from cgd.errors import TrackingError
 from cgd.files import write_atomically
 from tune.cluster import connected
+from tune.preflight import check_nodes
 from tune.search.book import SearchBook
 from tune.search.callback import SearchRuns
 from tune.search.confirm import Confirmed, choose_finalists, choose_winner, confirm
@@ -116,6 +117,7 @@ class SearchCommand:
             # a cluster may grow, so there only the user limits what runs at once
             limit = min(max_concurrent or n_cpus, n_cpus) if address == "local" else max_concurrent
             place = Workplace(put_datasets(datasets), self.output, self.folder, limit)
+            check_nodes(self.output, list(place.shared.values()))
             complete = run_search(self.book, runs, place)
             if complete:
                 confirmed, complete = confirm(self.book, choose_finalists(self.book), runs, place)
