@@ -54,6 +54,7 @@ def connected(address: str, n_cpus: int | None = None) -> Iterator[int]:
             ray.init(address=address, runtime_env=runtime_env(), **logs)
             _state["joined"] = True
     except Exception as error:  # Ray raises a bare one where a busy machine does not start it in time
+        ray.shutdown()  # it may be half connected
         if address == "local":
             raise ClusterError(
                 f"Ray did not start on this machine: {error} Give the same command again with --resume once the "

@@ -51,13 +51,13 @@ def check_nodes(output: Path, data: Sequence[ray.ObjectRef] = (), files: Sequenc
     """
     if not is_joined():
         return
-    nodes = trial_nodes()
     with _expectations(output, files) as expected:
-        problems = _examine_all(nodes, expected, data)
+        answers = _ask_all(trial_nodes(), expected, data)
+    problems = {name: answer for name, answer in answers.items() if answer}
     if problems:
-        raise ClusterError(_refusal(problems, len(nodes)))
-    names = ", ".join(node_name(node) for node in nodes)
-    print(f"nodes checked: {names}" if nodes else "no node can run trials yet; each is checked as it joins")
+        raise ClusterError(_refusal(problems, len(answers)))
+    names = ", ".join(answers)
+    print(f"nodes checked: {names}" if names else "no node can run trials yet; each is checked as it joins")
 
 
 def trial_nodes() -> list[dict[str, Any]]:
@@ -80,24 +80,32 @@ def _expectations(output: Path, files: Sequence[Path] = ()) -> Iterator[Expected
         expected.remove_probe()
 
 
-def _examine_all(
+def _ask_all(
     nodes: Sequence[Mapping[str, Any]], expected: Expected, data: Sequence[ray.ObjectRef]
 ) -> dict[str, list[str]]:
-    """Problems of each node that has any, by name."""
+    """Problems of each node, by name; without those that are gone by then, as spot instances may be."""
     # no CPU asked for: a node that is busy with another study answers too
     task = ray.remote(num_cpus=0, max_retries=0)(examine)
     asked = {}
     for node in nodes:
         where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         # in a list, so that the node fetches them itself and can say what went wrong
-        asked[task.options(scheduling_strategy=where).remote(expected, list(data))] = node_name(node)
+        asked[node["NodeID"]] = task.options(scheduling_strategy=where).remote(expected, list(data))
+    answers = _answers(asked)
+    alive = {node["NodeID"] for node in trial_nodes()}
+    return {node_name(node): answers[node["NodeID"]] for node in nodes if node["NodeID"] in alive}
+
+
+def _answers(asked: Mapping[str, ray.ObjectRef]) -> dict[str, list[str]]:
+    """What each node answered, or that it did not in time."""
+    if not asked:
+        return {}
     seconds = float(os.environ.get(SECONDS_VARIABLE, _SECONDS))
-    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=seconds) if asked else ([], [])
-    found = {asked[reference]: _answer(reference) for reference in ready}
+    _, late = ray.wait(list(asked.values()), num_returns=len(asked), timeout=seconds)
     for reference in late:
         ray.cancel(reference, force=True)
-        found[asked[reference]] = [f"did not answer within {seconds:.0f} s"]
-    return {name: problems for name, problems in found.items() if problems}
+    too_late = [f"did not answer within {seconds:.0f} s"]
+    return {node_id: too_late if reference in late else _answer(reference) for node_id, reference in asked.items()}
 
 
 def _answer(reference: ray.ObjectRef) -> list[str]:
