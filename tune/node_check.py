@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import os
 import platform
 import uuid
 from collections.abc import Sequence
@@ -28,34 +27,34 @@ class Expected:
     versions
         Name and version of each, as of `versions_here`.
     probe
-        File the driver wrote in the folder of the checkpoints; None where trials need no folder in common.
+        File the driver wrote in the folder of the checkpoints.
     token
         Its content.
     files
         Files that trials read.
+    storage
+        Where checkpoints are kept for all nodes (`s3://BUCKET/PREFIX`); None where they share the folder of `probe`.
     """
 
     versions: tuple[tuple[str, str], ...]
-    probe: Path | None = None
-    token: str = ""
+    probe: Path
+    token: str
     files: tuple[Path, ...] = ()
+    storage: str | None = None
 
     @classmethod
-    def of_this_process(cls, folder: Path | None = None, files: Sequence[Path] = ()) -> Expected:
-        """What this process has; with `folder`, a probe in it is named, which `write_probe` writes."""
+    def of_this_process(cls, folder: Path, files: Sequence[Path] = (), storage: str | None = None) -> Expected:
+        """What this process has, with the name of a probe in `folder`, which `write_probe` writes."""
         token = uuid.uuid4().hex
-        probe = folder / f".nodes-{token[:12]}" if folder else None
-        return cls(tuple(versions_here().items()), probe, token, tuple(files))
+        return cls(tuple(versions_here().items()), folder / f".nodes-{token[:12]}", token, tuple(files), storage)
 
     def write_probe(self) -> None:
-        """Write the probe, if there is one. Raises OSError."""
-        if self.probe:
-            self.probe.parent.mkdir(parents=True, exist_ok=True)
-            self.probe.write_text(self.token)
+        """Raises OSError."""
+        self.probe.parent.mkdir(parents=True, exist_ok=True)
+        self.probe.write_text(self.token)
 
     def remove_probe(self) -> None:
-        if self.probe:
-            self.probe.unlink(missing_ok=True)
+        self.probe.unlink(missing_ok=True)
 
 
 @lru_cache
@@ -133,21 +132,37 @@ def _import_problem() -> list[str]:
 
 def _folder_problem(expected: Expected) -> list[str]:
     """A folder that holds what the driver wrote is the driver's; one that takes a file takes checkpoints."""
-    if expected.probe is None:
-        return []
     folder = expected.probe.parent
-    try:
-        shared = expected.probe.read_text() == expected.token
-    except OSError:
-        shared = False
-    if not shared:
+    if expected.storage is None and not _is_the_drivers(expected):
         return [f"{folder} is not the driver's folder of that name"]
-    own = expected.probe.with_name(f"{expected.probe.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    own = folder / f"{expected.probe.name}-{uuid.uuid4().hex[:8]}"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         own.write_text(expected.token)
     except OSError as error:
         return [f"cannot write to {folder}: {error.strerror}"]
     own.unlink(missing_ok=True)
+    return _storage_problem(expected.storage, own.name) if expected.storage else []
+
+
+def _is_the_drivers(expected: Expected) -> bool:
+    try:
+        return expected.probe.read_text() == expected.token
+    except OSError:
+        return False
+
+
+def _storage_problem(storage: str, name: str) -> list[str]:
+    from pyarrow import fs
+
+    try:
+        system, path = fs.FileSystem.from_uri(storage)
+        system.create_dir(path, recursive=True)
+        with system.open_output_stream(f"{path}/{name}") as stream:
+            stream.write(b"")
+        system.delete_file(f"{path}/{name}")
+    except Exception as error:  # no such bucket, no permission, no route, ...: each library with errors of its own
+        return [f"cannot write to {storage}: {_short(error)}"]
     return []
 
 

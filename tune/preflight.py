@@ -26,12 +26,14 @@ NODE_PROBLEM = "node_problem"
 SECONDS_VARIABLE = "CGD_NODE_CHECK_SECONDS"
 _SECONDS = 90.0  # a node answers in a few; one that has to unpack our code and import torch first takes more
 _MEND = (
-    "Give every node the driver's versions (pip install -c constraints.txt) and an --output folder that all of them "
-    "share; docs/cluster.md says how"
+    "Give every node the driver's versions (pip install -c constraints.txt), and an --output folder that all of them "
+    "share or --checkpoint-storage s3://BUCKET/PREFIX; docs/cluster.md says how"
 )
 
 
-def check_nodes(output: Path, data: Sequence[ray.ObjectRef] = (), files: Sequence[Path] = ()) -> None:
+def check_nodes(
+    output: Path, data: Sequence[ray.ObjectRef] = (), files: Sequence[Path] = (), storage: str | None = None
+) -> None:
     """Look at every node that can run trials, if this driver joined a cluster.
 
     Parameters
@@ -42,6 +44,8 @@ def check_nodes(output: Path, data: Sequence[ray.ObjectRef] = (), files: Sequenc
         What trials read from the object store.
     files
         What trials read from disk.
+    storage
+        Where checkpoints are kept for all nodes; without one, all must share the output folder.
 
     Raises
     ------
@@ -51,7 +55,7 @@ def check_nodes(output: Path, data: Sequence[ray.ObjectRef] = (), files: Sequenc
     """
     if not is_joined():
         return
-    with _expectations(output, files) as expected:
+    with _expectations(output, files, storage) as expected:
         answers = _ask_all(trial_nodes(), expected, data)
     problems = {name: answer for name, answer in answers.items() if answer}
     if problems:
@@ -71,8 +75,8 @@ def node_name(node: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _expectations(output: Path, files: Sequence[Path] = ()) -> Iterator[Expected]:
-    expected = Expected.of_this_process(output / "checkpoints", files)
+def _expectations(output: Path, files: Sequence[Path] = (), storage: str | None = None) -> Iterator[Expected]:
+    expected = Expected.of_this_process(output / "checkpoints", files, storage)
     try:
         expected.write_probe()
         yield expected
@@ -142,9 +146,11 @@ class NodeStop(ray_tune.Stopper):
 
 
 @contextmanager
-def checked_trials(trainable: Callable[..., Any], output: Path) -> Iterator[Callable[..., Any]]:
+def checked_trials(
+    trainable: Callable[..., Any], output: Path, storage: str | None = None
+) -> Iterator[Callable[..., Any]]:
     """The trainable, looking at its node first unless `check_nodes` has; for a `Tuner` with a `NodeStop`."""
-    with _nodes_that_join(output) as problem_here:
+    with _nodes_that_join(output, storage) as problem_here:
 
         def guarded(config: dict[str, Any]) -> Any:
             problem = problem_here()
@@ -157,9 +163,11 @@ def checked_trials(trainable: Callable[..., Any], output: Path) -> Iterator[Call
 
 
 @contextmanager
-def checked_tasks(function: Callable[..., Any], output: Path) -> Iterator[Callable[..., Any]]:
+def checked_tasks(
+    function: Callable[..., Any], output: Path, storage: str | None = None
+) -> Iterator[Callable[..., Any]]:
     """The function of a Ray task, looking at its node first; `ray.get` of it within raises ClusterError."""
-    with _nodes_that_join(output) as problem_here:
+    with _nodes_that_join(output, storage) as problem_here:
 
         def guarded(*arguments: Any) -> Any:
             problem = problem_here()
@@ -182,13 +190,13 @@ def _late_refusal(problem: object) -> ClusterError:
 
 
 @contextmanager
-def _nodes_that_join(output: Path) -> Iterator[Callable[[], str]]:
+def _nodes_that_join(output: Path, storage: str | None) -> Iterator[Callable[[], str]]:
     """A function that says on a node what is wrong with it, empty if nothing is or if it was looked at already."""
     if not is_joined():
         yield str
         return
     checked = frozenset(node["NodeID"] for node in trial_nodes())
-    with _expectations(output) as expected:
+    with _expectations(output, storage=storage) as expected:
 
         def problem_here() -> str:
             problems = [] if ray.get_runtime_context().get_node_id() in checked else problems_once(expected)

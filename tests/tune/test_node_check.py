@@ -56,3 +56,17 @@ def test_a_package_that_fails_as_it_is_imported_is_named(expected, monkeypatch):
     assert problems_here(expected) == [
         "cannot import cgd.evaluation: OSError: libcudart.so.13: cannot open shared object file"
     ]
+
+
+def test_with_a_storage_for_all_nodes_the_folder_may_be_the_nodes_own(expected, tmp_path):
+    kept = replace(expected, storage=f"file://{tmp_path}/storage/study")
+    kept.remove_probe()
+    assert problems_here(kept) == []
+    assert not list((tmp_path / "storage" / "study").iterdir())
+
+
+def test_a_storage_that_takes_nothing_is_refused(expected, tmp_path):
+    (tmp_path / "file").write_text("")
+    storage = f"file://{tmp_path}/file/study"
+    (problem,) = problems_here(replace(expected, storage=storage))
+    assert problem.startswith(f"cannot write to {storage}: ")
