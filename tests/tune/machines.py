@@ -16,6 +16,7 @@ NEEDED = ("sshd", "ssh", "ssh-keygen", "rsync", "ip", "unshare", "nsenter")
 _PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 _NAMESPACES = ("--net", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc")
 _QUIET = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+_SSHD_USER = "sshd:x:65532:65534::/run/sshd:/usr/sbin/nologin\n"
 _BRIDGE = "10.77.0.254"
 _FREE = "mount -t tmpfs tmpfs /run && mkdir -p /run/sshd /tmp/ray && mount -t tmpfs tmpfs /tmp/ray"
 
@@ -46,8 +47,9 @@ class Machines:
         self.folder, self.key = folder, folder / "key"
         self.addresses = {name: f"10.77.0.{number}" for number, name in enumerate(names, 1)}
         self.homes = {name: folder / f"home-{name}" for name in ("client", *names)}
-        for home in self.homes.values():
+        for name, home in self.homes.items():
             home.mkdir()
+            (folder / f"passwd-{name}").write_text(f"root:x:0:0:root:{home}:/bin/bash\n{_SSHD_USER}")
         for key in (self.key, folder / "host_key"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
         network = f"ip link set lo up && ip link add br0 type bridge && ip addr add {_BRIDGE}/24 dev br0"
@@ -62,8 +64,12 @@ class Machines:
         return _child_of(self._outer)
 
     def _start(self, prefix: Sequence[str], before: str, name: str, last: str) -> subprocess.Popen[bytes]:
+        # ssh asks the user database, not HOME, where ~ is
+        before = f"mount --bind {self.folder}/passwd-{name} /etc/passwd && {before}"
         script = f"{before} && echo {name} > /proc/sys/kernel/hostname && {last}"
-        return subprocess.Popen([*prefix, "unshare", *_NAMESPACES, "sh", "-c", script], env=self._environment(name), **_QUIET)
+        return subprocess.Popen(
+            [*prefix, "unshare", *_NAMESPACES, "sh", "-c", script], env=self._environment(name), **_QUIET
+        )
 
     def _environment(self, name: str) -> dict[str, str]:
         return {"PATH": _PATH, "HOME": str(self.homes[name]), "LANG": "C.UTF-8"}
@@ -73,7 +79,7 @@ class Machines:
         config.write_text(
             f"ListenAddress {self.addresses[name]}:22\nHostKey {self.folder}/host_key\nPermitRootLogin yes\n"
             f"AuthorizedKeysFile {self.key}.pub\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
-            f"PidFile none\nSetEnv HOME={self.homes[name]}\n"
+            "PidFile none\n"
         )
         inside = ("nsenter", "--target", self._pid, "--mount", "--pid", "--net", "--uts")
         waiting = "until ip addr show eth0 2>/dev/null | grep -q 10.77; do sleep 0.1; done"
@@ -132,4 +138,3 @@ def _child_of(process: subprocess.Popen[bytes]) -> str:
     """The one process that `unshare --fork` started, which is the first in the new namespaces; empty before."""
     found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return found[0] if found else ""
-

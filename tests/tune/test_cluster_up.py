@@ -100,6 +100,4 @@ def test_up_study_down(machines, launcher):
 
 
 def n_nodes(launcher):
-    count = "import ray; ray.init(address='auto', log_to_driver=False); print('ALIVE', sum(n['Alive'] for n in ray.nodes()))"
-    said = launcher("exec", f'python -c "{count}"').stdout
-    return next((int(line.split()[-1]) for line in said.splitlines() if line.startswith("ALIVE")), 0)
+    return launcher("exec", "ray list nodes --format yaml").stdout.count("state: ALIVE")
