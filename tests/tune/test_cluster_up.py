@@ -83,9 +83,10 @@ def test_up_study_down(machines, launcher):
     checked = next(line for line in said.splitlines() if "nodes checked: " in line)
     assert "head (10.77.0.1, " in checked
     assert "worker (10.77.0.2, " in checked
-    listening = ok(launcher("exec", "ss -Hltn || true"))
+    listening = ok(launcher("exec", "ss -Hltn"))
     for port in (8265, 5000):
-        assert all("127.0.0.1:" in line for line in listening.splitlines() if f":{port} " in line)
+        (line,) = (line for line in listening.splitlines() if line.startswith("LISTEN") and f":{port} " in line)
+        assert f" 127.0.0.1:{port} " in line
 
     ok(launcher("exec", "bash ~/causalged/cluster/mlflow_server.sh stop"))
     ok(launcher("down", "-y", seconds=600))
