@@ -49,7 +49,7 @@ def launcher(machines):
     settings.write_text(f"CGD_VENV={sys.prefix}\n")
 
     def ray(command, *arguments, seconds=300):
-        options = [] if command == "get-auth-token" else ["--no-config-cache", str(path)]
+        options = {"get-auth-token": [], "down": [str(path)]}.get(command, ["--no-config-cache", str(path)])
         program = [sys.executable, "-m", "ray.scripts.scripts", command, *options, *arguments]
         return machines.run(program, seconds, cwd=ROOT, RAY_AUTH_MODE="token", RAY_USAGE_STATS_ENABLED="0")
 
