@@ -7,14 +7,19 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import ray
 
-from tune.environment import ROOT
+from tune.environment import DEFAULTS, ROOT
 from tune.log_files import is_verbose
 from tune.private_ray import ClusterError, loopback_only, protect_token, session_folder
 
 _MEND = "Give the address of a running cluster's head, or omit --address to run on this machine"
+_PACKAGES = ("ablations", "cgd", "tune")
+_NETWORK = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")  # which of its networks a node trains over
+_state = {"joined": False}
 
 
 @contextmanager
@@ -25,7 +30,8 @@ def connected(address: str, n_cpus: int | None = None, groups: bool = False) -> 
     ----------
     address
         `local` starts Ray on this machine for this command alone, whatever RAY_ADDRESS says; `auto` or HOST:PORT
-        joins a running cluster, to which this checkout is shipped.
+        joins a running cluster, to which the code of this checkout is shipped; where there is no checkout, because
+        the package was installed, it has to be installed on every node, which `tune.preflight` looks at.
     n_cpus
         CPUs of a local instance; all of them when omitted.
     groups
@@ -47,21 +53,49 @@ def connected(address: str, n_cpus: int | None = None, groups: bool = False) -> 
             with loopback_only():
                 ray.init(address="local", num_cpus=n_cpus or os.cpu_count(), **own, **logs)
         else:
-            runtime_env = {"working_dir": str(ROOT), "excludes": [".git", ".venv", "outputs", "tests"]}
-            ray.init(address=address, runtime_env=runtime_env, **logs)
+            ray.init(address=address, runtime_env=runtime_env(), **logs)
+            _state["joined"] = True
     except ClusterError:
         raise
     except Exception as error:  # Ray raises a bare one where a busy machine does not start it in time
+        ray.shutdown()  # it may be half connected
         if address == "local":
             raise ClusterError(
                 f"Ray did not start on this machine: {error} Give the same command again with --resume once the "
                 "machine is less busy; what is finished is kept"
             ) from None
-        raise ClusterError(f"no Ray cluster at '{address}': {error}. {_MEND}") from None
+        raise _not_joined(address, error) from None
     try:
         yield int(ray.cluster_resources().get("CPU", 1))
     finally:
+        _state["joined"] = False
         ray.shutdown()
+
+
+def is_joined() -> bool:
+    """Whether this process is connected to a cluster that it did not start itself."""
+    return _state["joined"]
+
+
+def runtime_env(root: Path = ROOT) -> dict[str, Any]:
+    """What nodes get from the driver: its code, if `root` is a checkout, and the environment its libraries run in."""
+    variables = {key: os.environ[key] for key in DEFAULTS if key in os.environ and not key.startswith("RAY_")}
+    variables |= {key: os.environ[key] for key in _NETWORK if key in os.environ}
+    if not (root / "pyproject.toml").is_file():
+        return {"env_vars": variables}
+    # the packages alone: data and results that lie in a checkout would be shipped with it
+    packages = [str(root / name) for name in _PACKAGES]
+    return {"py_modules": packages, "excludes": ["__pycache__"], "env_vars": variables}
+
+
+def _not_joined(address: str, error: Exception) -> ClusterError:
+    if "Version mismatch" in str(error):  # Ray's own check, before any of ours can run
+        what = " ".join(str(error).split()).removeprefix("Version mismatch: ")
+        return ClusterError(
+            f"the cluster at '{address}' has another Ray or Python than this command: {what}. Give both the same "
+            "(pip install -c constraints.txt, with the same Python)"
+        )
+    return ClusterError(f"no Ray cluster at '{address}': {error}. {_MEND}")
 
 
 def check_reachable(address: str) -> None:

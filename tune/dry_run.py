@@ -14,6 +14,7 @@ from tune.log_files import CommandLog
 from tune.placement import check_here, placed
 from tune.plan import Plan
 from tune.plan_table import print_forecast, print_plan
+from tune.preflight import check_nodes
 from tune.probing import Probes, group_by_cost, run_probes
 from tune.resources import NO_SHARE, Request, Share, has_groups
 from tune.terminal import make_console
@@ -33,7 +34,7 @@ class DryRun:
         The tracking store; looking does not create it.
     output
         Folder in which the forecast is kept.
-    address, max_concurrent, log_models, share
+    address, max_concurrent, log_models, share, storage
         As for the real run.
     """
 
@@ -44,6 +45,7 @@ class DryRun:
     max_concurrent: int | None
     log_models: bool
     share: Share = NO_SHARE
+    storage: str | None = None
 
     def show(self, log: CommandLog, with_forecast: bool) -> None:
         """Print the plan and, unless everything is finished, a forecast from probes, which is kept."""
@@ -90,6 +92,7 @@ class DryRun:
     ) -> tuple[Forecast, Probes]:
         with placed(requests, self.address, self.max_concurrent) as limit:
             n_cpus = int(ray.cluster_resources().get("CPU", 1))
+            check_nodes(self.output, storage=self.storage)
             probes = run_probes(specs, self.plan.datasets)
         probed = [(spec, probes.of[spec.fingerprint]) for spec in specs if spec.fingerprint in probes.of]
         trials = [forecast_trial(spec, probe, shares, self.log_models) for spec, probe in probed]

@@ -33,6 +33,7 @@ from tune.outbox import Outbox
 from tune.outbox_entries import opening
 from tune.placement import placed
 from tune.plan import FloorSpec, Plan, StudyPlan
+from tune.preflight import check_nodes, checked_tasks
 from tune.progress import Progress
 from tune.resources import NO_SHARE, Request, Share, alike
 from tune.run_record import table_text
@@ -159,8 +160,10 @@ class Runner:
                 placed(list(requests.values()), address, max_concurrent) as limit,
                 Outbox(self.tracking, self.output) as outbox,
             ):
+                shared = self._share(floors, trials)
                 parents = self._open_parents(resume)
-                complete = self._run_missing(floors, trials, requests, parents, limit, outbox)
+                self._run_floors(floors, shared, outbox)
+                complete = not trials or self._run_trials(trials, requests, shared, parents, limit, outbox)
                 outbox.settle()
         except BaseException:  # whatever ends the command, its runs must not stay RUNNING
             with suppress(TrackingError):  # it may be the store itself that failed
@@ -170,20 +173,14 @@ class Runner:
         self._read_back(floors)
         return parents, complete
 
-    def _run_missing(
-        self,
-        floors: list[FloorSpec],
-        trials: dict[str, TrialSpec],
-        requests: dict[str, Request],
-        parents: dict[str, str],
-        max_concurrent: int | None,
-        outbox: Outbox,
-    ) -> bool:
+    def _share(self, floors: list[FloorSpec], trials: dict[str, TrialSpec]) -> dict[str, ray.ObjectRef]:
+        """Each pair, put into the object store once and read from there by floors and trials; nodes that could not are
+        refused."""
         needed = {spec.prepared for spec in (*floors, *trials.values())}
-        # each pair is put into the object store once and read from there by floors and trials
         shared = {key: ray.put(self.plan.datasets[key]) for key in needed}
-        self._run_floors(floors, shared, outbox)
-        return not trials or self._run_trials(trials, requests, shared, parents, max_concurrent, outbox)
+        brought = [spec.brought.path for spec in trials.values() if spec.brought]
+        check_nodes(self.output, list(shared.values()), brought, self.keeping.storage)
+        return shared
 
     def _read_back(self, floors: list[FloorSpec]) -> None:
         """The runs of what ended, as the store has them: another command on it may have finished some first."""
@@ -207,14 +204,15 @@ class Runner:
         return [spec for key, spec in self.plan.floors.items() if key not in finished]
 
     def _run_floors(self, missing: list[FloorSpec], shared: dict[str, ray.ObjectRef], outbox: Outbox) -> None:
-        remote = ray.remote(num_cpus=1)(evaluate_floors)
-        pending = [(spec, remote.remote(shared[spec.prepared], spec.split, spec.config)) for spec in missing]
-        for spec, reference in pending:
-            table = ray.get(reference)
-            tags = {"cgd.dataset": spec.dataset, "cgd.fold": str(spec.fold)}
-            name = f"floors · {spec.dataset} · fold {spec.fold}"
-            outbox.put(spec.fingerprint, opening("floors", name, tags))
-            outbox.finish(spec.fingerprint, _floor_metrics(table), table_text(table))
+        with checked_tasks(evaluate_floors, self.output, self.keeping.storage) as evaluate:
+            remote = ray.remote(num_cpus=1)(evaluate)
+            pending = [(spec, remote.remote(shared[spec.prepared], spec.split, spec.config)) for spec in missing]
+            for spec, reference in pending:
+                table = ray.get(reference)
+                tags = {"cgd.dataset": spec.dataset, "cgd.fold": str(spec.fold)}
+                name = f"floors · {spec.dataset} · fold {spec.fold}"
+                outbox.put(spec.fingerprint, opening("floors", name, tags))
+                outbox.finish(spec.fingerprint, _floor_metrics(table), table_text(table))
 
     def _run_trials(
         self,
@@ -259,6 +257,7 @@ class Runner:
                 space,
                 reuse_actors=alike(requests.values()),
                 also=[over],
+                storage=self.keeping.storage,
                 max_concurrent_trials=max_concurrent,
             )
         self._ended = set(callback.outcomes)

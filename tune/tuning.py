@@ -16,6 +16,7 @@ from ray import tune as ray_tune
 
 from cgd.errors import TrackingError
 from tune.outbox import Outbox
+from tune.preflight import NodeStop, checked_trials
 from tune.resources import Request
 from tune.retries import RETRIES, RenewRetries
 
@@ -88,6 +89,7 @@ def run_tune(
     label: str = "",
     reuse_actors: bool = True,
     also: Sequence[ray_tune.Callback] = (),
+    storage: str | None = None,
     **how: Any,
 ) -> None:
     """Run trials to the end or until the user stops them.
@@ -107,6 +109,8 @@ def run_tune(
         with what it holds, for which a trial of another kind would then wait for ever.
     also
         Callbacks beside the one that writes to the store, called after it.
+    storage
+        Where checkpoints are kept for all nodes.
     how
         Further arguments of `TuneConfig`.
 
@@ -114,29 +118,35 @@ def run_tune(
     ------
     TrackingError
         The store failed.
+    ClusterError
+        A node that joined the cluster meanwhile cannot run trials.
     """
 
     def resources(params: dict[str, Any]) -> ray_tune.PlacementGroupFactory:
         return ray_tune.PlacementGroupFactory([request_of(params).driver])
 
-    tuner = ray_tune.Tuner(
-        ray_tune.with_resources(trainable, resources),
-        param_space=dict(param_space),
-        tune_config=ray_tune.TuneConfig(reuse_actors=reuse_actors, **how),
-        run_config=ray_tune.RunConfig(
-            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}{label}",
-            storage_path=str(output / "ray_tune"),
-            verbose=0,
-            callbacks=[callback, RenewRetries(), *also],
-            failure_config=ray_tune.FailureConfig(max_failures=RETRIES),
-        ),
+    nodes = NodeStop()
+    run_config = ray_tune.RunConfig(
+        name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}{label}",
+        storage_path=str(output / "ray_tune"),
+        verbose=0,
+        callbacks=[callback, RenewRetries(), *also],
+        stop=nodes,
+        failure_config=ray_tune.FailureConfig(max_failures=RETRIES),
     )
     try:
-        tuner.fit()
-    except Exception:  # whatever Tune made of it: if the store failed, that is what the user must hear
-        if callback.error is None:
+        with checked_trials(trainable, output, storage) as checked:
+            ray_tune.Tuner(
+                ray_tune.with_resources(checked, resources),
+                param_space=dict(param_space),
+                tune_config=ray_tune.TuneConfig(reuse_actors=reuse_actors, **how),
+                run_config=run_config,
+            ).fit()
+    except Exception:  # whatever Tune made of it: if the store or a node failed, that is what the user must hear
+        error = callback.error or nodes.error
+        if error is None:
             raise
-        raise callback.error from None
+        raise error from None
     finally:
         with suppress(TrackingError):
             callback.close()

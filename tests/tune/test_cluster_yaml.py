@@ -1,5 +1,7 @@
-"""`cluster.yaml` against Ray's own schema. (It is not brought up here.)"""
+"""`cluster.yaml` and `cluster.local.yaml` against Ray's own schema, and what docs/cluster.md claims of them."""
 
+import re
+import subprocess
 from pathlib import Path
 
 import jsonschema
@@ -7,30 +9,115 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-CLUSTER = Path(__file__).parents[2] / "cluster.yaml"
+ROOT = Path(__file__).parents[2]
+FILES = ("cluster.yaml", "cluster.local.yaml")
 
 
-def test_cluster_file_is_valid_for_ray():
-    validate_config(prepare_config(yaml.safe_load(CLUSTER.read_text())))
+@pytest.fixture(params=FILES)
+def name(request):
+    return request.param
 
 
-def test_ray_refuses_a_misspelt_key():
-    config = yaml.safe_load(CLUSTER.read_text())
+@pytest.fixture
+def config(name):
+    return read(name)
+
+
+@pytest.fixture
+def aws():
+    return read("cluster.yaml")
+
+
+def read(name):
+    return yaml.safe_load((ROOT / name).read_text())
+
+
+def commands(config):
+    return [
+        command
+        for key in ("setup_commands", "head_setup_commands", "head_start_ray_commands", "worker_start_ray_commands")
+        for command in config.get(key, [])
+    ]
+
+
+def test_ray_takes_the_file(config):
+    validate_config(prepare_config(config))
+
+
+def test_ray_refuses_a_misspelt_key(config):
     config["idle_timeout"] = 5
     with pytest.raises(jsonschema.ValidationError, match="idle_timeout"):
         validate_config(prepare_config(config))
 
 
-def test_the_head_runs_no_trials_and_the_dashboard_stays_on_loopback():
-    config = yaml.safe_load(CLUSTER.read_text())
-    assert config["available_node_types"][config["head_node_type"]]["resources"] == {"CPU": 0}
-    starts = [command for command in config["head_start_ray_commands"] if "--head" in command]
-    assert len(starts) == 1
-    assert "--dashboard-host=127.0.0.1" in starts[0]
+def test_the_dashboard_stays_on_loopback(config):
+    (start,) = (command for command in commands(config) if "--head" in command)
+    assert "--dashboard-host=127.0.0.1" in start
 
 
-def test_mounted_files_exist_in_the_checkout():
-    config = yaml.safe_load(CLUSTER.read_text())
+def test_mlflow_and_nothing_else_of_ours_listens_and_on_loopback_alone():
+    script = (ROOT / "cluster" / "mlflow_server.sh").read_text()
+    assert re.findall(r"--host (\S+)", script) == ["127.0.0.1"]
+    assert "0.0.0.0" not in script
+
+
+def test_ray_asks_for_its_token_on_every_node(config):
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    assert "RAY_AUTH_MODE=token" in (ROOT / "cluster" / "environment.sh").read_text()
+
+
+def test_mounted_files_and_scripts_exist_in_the_checkout(config):
     sources = [source for source in config["file_mounts"].values() if not source.startswith("~")]
-    assert sources
-    assert all((CLUSTER.parent / source).exists() for source in sources)
+    assert sources == ["."]
+    for script in re.findall(r"~/causalged/(\S+\.sh)", " ".join(commands(config))):
+        assert (ROOT / script).is_file()
+
+
+def test_every_node_is_set_up_alike_with_the_versions_of_the_constraints(config):
+    assert [command for command in config["setup_commands"] if "node_setup.sh" in command]
+    assert "worker_setup_commands" not in config
+    assert "--constraint" in (ROOT / "cluster" / "node_setup.sh").read_text()
+
+
+@pytest.mark.parametrize("script", ["node_setup.sh", "mlflow_server.sh", "environment.sh"])
+def test_scripts_are_bash(script):
+    subprocess.run(["bash", "-n", ROOT / "cluster" / script], check=True)
+
+
+def test_no_secret_is_in_the_files(name):
+    text = (ROOT / name).read_text()
+    assert not re.findall(
+        r"AKIA|aws_(access|secret)|(password|token|secret)\s*[:=]\s*\S+(?<!_token)$", text, re.I | re.M
+    )
+    assert not re.findall(r"\b[0-9a-fA-F]{32,}\b|-----BEGIN", text)
+
+
+def test_no_inbound_rule_is_added_to_those_of_the_group(aws):
+    assert aws["provider"]["security_group"] == {"GroupName": "causalged-ssh-only"}
+    for node_type in aws["available_node_types"].values():
+        assert not node_type["node_config"].keys() & {"SecurityGroupIds", "NetworkInterfaces"}
+
+
+def test_the_head_runs_no_trial_and_workers_are_spot_and_none_at_first(aws):
+    head, worker = aws["available_node_types"]["head"], aws["available_node_types"]["gpu_worker"]
+    assert aws["head_node_type"] == "head"
+    assert head["resources"] == {"CPU": 0}
+    assert worker["min_workers"] == 0
+    assert worker["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
+    assert "InstanceMarketOptions" not in head["node_config"]
+    assert aws["idle_timeout_minutes"] <= 10
+
+
+def test_nodes_have_named_profiles_and_no_disk_outlives_them(aws):
+    profiles = [n["node_config"]["IamInstanceProfile"] for n in aws["available_node_types"].values()]
+    assert profiles == [{"Name": "causalged-head"}, {"Name": "causalged-worker"}]
+    for node_type in aws["available_node_types"].values():
+        (disk,) = node_type["node_config"]["BlockDeviceMappings"]
+        assert disk["Ebs"]["DeleteOnTermination"]
+        assert "ami-" not in node_type["node_config"]["ImageId"].removesuffix("ami-id")  # no id of one region
+    assert aws["provider"]["cache_stopped_nodes"] is False
+
+
+def test_the_local_file_takes_the_autoscaler_that_starts_workers():
+    (start,) = (command for command in commands(read("cluster.local.yaml")) if "--head" in command)
+    assert "export RAY_enable_autoscaler_v2=0;" in start

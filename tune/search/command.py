@@ -20,6 +20,7 @@ from cgd.files import write_atomically
 from tune.checkpoint_options import AS_USUAL, CHECKPOINTS, CheckpointOptions
 from tune.outbox import Outbox
 from tune.placement import check_here, placed
+from tune.preflight import check_nodes
 from tune.resources import NO_SHARE, Share
 from tune.search.book import SearchBook
 from tune.search.callback import SearchRuns
@@ -133,6 +134,7 @@ class SearchCommand:
             runs = SearchRuns(outbox, parent, datasets)
             mirror = self.keeping.mirror(self.output / CHECKPOINTS)
             place = Workplace(put_datasets(datasets), self.output, self.folder, limit, self.request, mirror)
+            check_nodes(self.output, list(place.shared.values()), storage=self.keeping.storage)
             complete = run_search(self.book, runs, place)
             if complete:
                 confirmed, complete = confirm(self.book, choose_finalists(self.book), runs, place)

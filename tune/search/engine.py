@@ -190,6 +190,7 @@ def fit(
         workplace.output,
         param_space or {},
         f"-{workplace.folder.name}",
+        storage=workplace.mirror.uri if workplace.mirror else None,
         max_concurrent_trials=workplace.max_concurrent,
         **how,
     )

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# The MLflow server of a cluster, on its head: on loopback, over a database. Needs no systemd.
+#
+# Usage: mlflow_server.sh          start it, unless it runs
+#        mlflow_server.sh stop     copy the database once more and end it; before `ray down`
+#
+# In ~/causalged.env:
+#   CGD_BUCKET=NAME         artifacts go to s3://NAME/artifacts, a copy of the database to s3://NAME/mlflow every ten
+#                           minutes; a new head starts from that copy. Without it both stay in ~/mlflow.
+#   CGD_MLFLOW_STORE=URI    another database, such as postgresql://USER:PASSWORD@HOST/mlflow on RDS, which is not copied
+#
+# SQLite is enough, and one thing less to run and to pay: the driver alone writes, a batch of metrics per epoch and
+# trial. WAL lets the pages of the UI be read meanwhile.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+home=~/mlflow
+port="${CGD_MLFLOW_PORT:-5000}"
+store="${CGD_MLFLOW_STORE:-sqlite:///$home/mlflow.db}"
+artifacts="${CGD_BUCKET:+s3://$CGD_BUCKET/artifacts}"
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+mkdir -p "$home"
+
+runs() { [ -f "$home/$1.pid" ] && kill -0 "$(cat "$home/$1.pid")" 2>/dev/null; }
+end() { if runs "$1"; then kill -- "-$(cat "$home/$1.pid")"; fi; rm -f "$home/$1.pid"; }
+
+if [ "${1:-}" = stop ]; then
+  end copier
+  end server
+  if [ -z "${CGD_MLFLOW_STORE:-}" ]; then python "$here/mlflow_copy.py" save "$home/mlflow.db"; fi
+  exit 0
+fi
+if runs server; then
+  echo "the MLflow server runs already (pid $(cat "$home/server.pid"))"
+  exit 0
+fi
+if [ -z "${CGD_MLFLOW_STORE:-}" ]; then
+  python "$here/mlflow_copy.py" restore "$home/mlflow.db"
+fi
+
+# nobody outside this machine reaches it: no authentication, no job runner, one process
+MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_SQLALCHEMYSTORE_POOL_SIZE=50 setsid nohup \
+  mlflow server --host 127.0.0.1 --port "$port" --workers 1 --backend-store-uri "$store" \
+  --artifacts-destination "${artifacts:-$home/artifacts}" \
+  --allowed-hosts "localhost,localhost:*,127.0.0.1,127.0.0.1:*" >> "$home/server.log" 2>&1 < /dev/null &
+echo $! > "$home/server.pid"
+
+for _ in $(seq 240); do
+  if curl -fsS "http://127.0.0.1:$port/health" >/dev/null 2>&1; then
+    echo "MLflow server: http://127.0.0.1:$port on this machine"
+    if [ -z "${CGD_MLFLOW_STORE:-}" ] && [ -n "${CGD_BUCKET:-}" ]; then
+      end copier
+      setsid nohup python "$here/mlflow_copy.py" keep "$home/mlflow.db" >> "$home/copier.log" 2>&1 < /dev/null &
+      echo $! > "$home/copier.pid"
+    fi
+    exit 0
+  fi
+  runs server || break
+  sleep 0.5
+done
+echo "the MLflow server does not answer on port $port; the last lines of $home/server.log:" >&2
+tail -n 20 "$home/server.log" >&2
+exit 1

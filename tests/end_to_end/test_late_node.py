@@ -1,0 +1,75 @@
+"""Nodes that join while a study waits for them, as the autoscaler starts them: a bad one stops it."""
+
+import subprocess
+import time
+
+import mlflow
+import pytest
+from ray.cluster_utils import Cluster
+
+pytestmark = pytest.mark.slow
+WAITING = "no node can run trials yet"
+
+
+@pytest.fixture
+def head():
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture
+def bad_packages(tmp_path):
+    """A folder that makes torch look like another version."""
+    info = tmp_path / "packages" / "torch-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Name: torch\nVersion: 1.0\n")
+    return {"PYTHONPATH": str(info.parent)}
+
+
+def study_with_a_node_that_joins(head, arguments, log, **node):
+    """Exit code and output of a study that waits for a node, which then joins and is removed at the end."""
+    with log.open("w") as file:
+        study = subprocess.Popen(arguments, cwd=log.parent, stdout=file, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 120
+    while WAITING not in log.read_text():
+        assert study.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
+    joined = head.add_node(num_cpus=2, **node)
+    try:
+        return study.wait(300), log.read_text()
+    finally:
+        study.kill()
+        head.remove_node(joined, allow_graceful=True)
+
+
+def test_a_bad_node_stops_the_study_and_a_good_one_runs_it(head, bad_packages, command, tmp_path):
+    output = tmp_path / "outputs"
+
+    def run(name, seeds, **node):
+        what = ("--study", "center", "--dataset", "simulated", "--folds", 1, "--no-models", "--seeds", seeds)
+        arguments = command(*what, "--output", output, "--address", head.address)
+        return study_with_a_node_that_joins(head, arguments, tmp_path / name, **node)
+
+    code, said = run("floors on a bad node", 1, env_vars=bad_packages)
+    assert code == 2, said
+    assert "a node that joined meanwhile cannot run trials of this study" in said
+    assert "torch 1.0, the driver has 2." in said
+    assert "Traceback" not in said
+
+    code, said = run("a good node", 1)
+    assert code == 0, said
+
+    code, said = run("trials on a bad node", 2, env_vars=bad_packages)
+    assert code == 2, said
+    assert "torch 1.0, the driver has 2." in said
+    assert "Traceback" not in said
+    assert sorted(statuses(output)) == ["FINISHED", "FINISHED"] + ["KILLED"] * (len(statuses(output)) - 2)
+    assert not list((output / "checkpoints").glob(".nodes*"))
+
+
+def statuses(output):
+    store = mlflow.MlflowClient(f"sqlite:///{output}/mlflow.db")
+    experiment = store.get_experiment_by_name("causalged")
+    return [r.info.status for r in store.search_runs([experiment.experiment_id], "tags.`cgd.kind` = 'trial'")]

@@ -1,0 +1,176 @@
+"""What a node must have before a trial runs there, looked at on the node itself. Imports nothing that it may lack."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import platform
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("ray", "torch", "numpy", "pandas")
+_WHAT_A_TRIAL_IMPORTS = "cgd.evaluation"
+_SHOWN = 300  # characters of an error
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the driver has, and every node must have.
+
+    Attributes
+    ----------
+    versions
+        Name and version of each, as of `versions_here`.
+    probe
+        File the driver wrote in the folder of the checkpoints.
+    token
+        Its content.
+    files
+        Files that trials read.
+    storage
+        Where checkpoints are kept for all nodes (`s3://BUCKET/PREFIX`); None where they share the folder of `probe`.
+    """
+
+    versions: tuple[tuple[str, str], ...]
+    probe: Path
+    token: str
+    files: tuple[Path, ...] = ()
+    storage: str | None = None
+
+    @classmethod
+    def of_this_process(cls, folder: Path, files: Sequence[Path] = (), storage: str | None = None) -> Expected:
+        """What this process has, with the name of a probe in `folder`, which `write_probe` writes."""
+        token = uuid.uuid4().hex
+        return cls(tuple(versions_here().items()), folder / f".nodes-{token[:12]}", token, tuple(files), storage)
+
+    def write_probe(self) -> None:
+        """Raises OSError."""
+        self.probe.parent.mkdir(parents=True, exist_ok=True)
+        self.probe.write_text(self.token)
+
+    def remove_probe(self) -> None:
+        self.probe.unlink(missing_ok=True)
+
+
+@lru_cache
+def versions_here() -> dict[str, str]:
+    """Versions of what a trial's numbers and pickles depend on, and hashes of our own code, in this process.
+
+    `cgd code` is `cgd.version.code_version()`; `tune code` is over the files of `tune` and `ablations`. A local version
+    (`2.13.0+cpu`) is left out: a head without a GPU may well have another build of the same torch.
+
+    Raises
+    ------
+    ImportError
+        `cgd` cannot be imported.
+    """
+    from cgd.version import code_version
+
+    versions = {"cgd code": code_version(), "tune code": _tune_code(), "Python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name).partition("+")[0]
+        except metadata.PackageNotFoundError:
+            versions[name] = "missing"
+    return versions
+
+
+def _tune_code() -> str:
+    root = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(path for package in ("ablations", "tune") for path in (root / package).rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def problems_here(expected: Expected) -> list[str]:
+    """Why no trial of the driver's can run in this process; empty where one can."""
+    try:
+        found = versions_here()
+    except Exception as error:  # whatever a broken installation raises is the answer
+        return [f"cannot import cgd: {_short(error)}"]
+    differing = [
+        f"{name} {found.get(name)}, the driver has {version}"
+        for name, version in expected.versions
+        if found.get(name) != version
+    ]
+    return differing or [*_import_problem(), *_folder_problem(expected), *_file_problems(expected.files)]
+
+
+@lru_cache
+def problems_once(expected: Expected) -> list[str]:
+    """`problems_here`, looked for once in a process."""
+    return problems_here(expected)
+
+
+def examine(expected: Expected, data: Sequence[Any]) -> list[str]:
+    """`problems_here`, and whether the data of the study arrive; `data` are references to Ray's object store."""
+    problems = problems_here(expected)
+    if problems:
+        return problems
+    import ray
+
+    try:
+        ray.get(list(data))
+    except Exception as error:  # lost on the way, or written by packages that this node lacks
+        return [f"cannot read the data: {_short(error)}"]
+    return []
+
+
+def _import_problem() -> list[str]:
+    try:
+        importlib.import_module(_WHAT_A_TRIAL_IMPORTS)
+    except Exception as error:  # a package that is missing, or one that fails as it is imported
+        return [f"cannot import {_WHAT_A_TRIAL_IMPORTS}: {_short(error)}"]
+    return []
+
+
+def _folder_problem(expected: Expected) -> list[str]:
+    """A folder that holds what the driver wrote is the driver's; one that takes a file takes checkpoints."""
+    folder = expected.probe.parent
+    if expected.storage is None and not _is_the_drivers(expected):
+        return [f"{folder} is not the driver's folder of that name"]
+    own = folder / f"{expected.probe.name}-{uuid.uuid4().hex[:8]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        own.write_text(expected.token)
+    except OSError as error:
+        return [f"cannot write to {folder}: {error.strerror}"]
+    own.unlink(missing_ok=True)
+    return _storage_problem(expected.storage, own.name) if expected.storage else []
+
+
+def _is_the_drivers(expected: Expected) -> bool:
+    try:
+        return expected.probe.read_text() == expected.token
+    except OSError:
+        return False
+
+
+def _storage_problem(storage: str, name: str) -> list[str]:
+    from pyarrow import fs
+
+    try:
+        system, path = fs.FileSystem.from_uri(storage)
+        system.create_dir(path, recursive=True)
+        with system.open_output_stream(f"{path}/{name}") as stream:
+            stream.write(b"")
+        system.delete_file(f"{path}/{name}")
+    except Exception as error:  # no such bucket, no permission, no route, ...: each library with errors of its own
+        return [f"cannot write to {storage}: {_short(error)}"]
+    return []
+
+
+def _file_problems(files: Sequence[Path]) -> list[str]:
+    return [f"sees no file {path}" for path in files if not path.is_file()]
+
+
+def _short(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[-1] if lines else ""
+    return f"{type(error).__name__}: {text}"[:_SHOWN]
