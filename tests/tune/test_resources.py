@@ -8,6 +8,7 @@ from cgd.config import Config
 from cgd.errors import ConfigError
 from tune.capacity import Capacity, Node, _from_bootstrap, of_this_machine
 from tune.resources import DRIVER_CPUS, Request, ResourceError, Share, n_concurrent
+from tune.study_options import with_workers
 
 ONE_GPU_MACHINE = Capacity((Node(8, 1),))
 
@@ -24,8 +25,15 @@ def test_a_trial_asks_for_its_threads_and_on_a_gpu_for_one_per_worker():
     assert Share(gpus_per_trial=2).request(config(train__n_workers=2, runtime__device="cuda")).worker["GPU"] == 1
 
 
+def test_workers_of_a_trial_are_named_once():
+    assert with_workers({"train.epochs": 3}, 2) == {"train.epochs": 3, "train.n_workers": 2}
+    assert with_workers({"train.n_workers": 2}, None) == with_workers({"train.n_workers": 2}, 2)
+    with pytest.raises(ConfigError, match="--workers-per-trial 2 and --set train.n_workers=3: give one of them"):
+        with_workers({"train.n_workers": 3}, 2)
+
+
 def test_a_baseline_has_one_worker():
-    assert Share().request(config(method="kernel_ridge", train__n_workers=2)).n_workers == 1
+    assert Share().request(config(method="spage", train__n_workers=2)).n_workers == 1
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from ablations.search.space import load_space
 from ablations.stats import Estimate
 from cgd.config import Config
 from cgd.files import write_atomically
+from tune.resources import Request
 from tune.search import confirm as module
 from tune.search.book import SearchBook
 from tune.search.callback import Candidate
@@ -49,10 +50,10 @@ def plan():
 @pytest.fixture
 def confirmed(plan, tmp_path, monkeypatch):
     """Confirm where the jobs for which `outcome(finalist, seed)` is `done` or `failed` end that way, others not."""
-    place = Workplace({}, tmp_path, tmp_path / "s", 1)
+    place = Workplace({}, tmp_path, tmp_path / "s", 1, Request(1, 1))
 
     def run(outcome):
-        def fit(workplace, replicates, callback, base, space):
+        def fit(workplace, replicates, callback, space):
             for job in space["job"]["grid_search"]:
                 found, replicate = callback.jobs[job["key"]], replicates[job["replicates"][0]]
                 ending = outcome(found.finalist, replicate.seed)

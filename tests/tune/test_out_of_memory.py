@@ -1,0 +1,105 @@
+"""A trial that runs out of GPU memory: smaller pieces of its batches, the same numbers, and a word on its run."""
+
+import pytest
+import ray
+import torch
+from ray import tune as ray_tune
+
+from cgd.training.trainer import Trainer
+from tune.out_of_memory import OutOfGPUMemory, with_less_memory
+from tune.resources import Request
+from tune.trial import ERROR, RESULT, TAGS, TrialSpec, run_trial
+
+ONE = Request(1, 1)
+
+
+@pytest.fixture
+def memory_for(monkeypatch):
+    """Let training steps run out of memory unless batches are cut into `pieces` or more."""
+
+    def limit(pieces, epoch=0):
+        step = Trainer._run_step
+
+        def run_step(trainer, index):
+            if trainer.progress.epoch >= epoch and trainer.network.config.runtime.micro_batches < pieces:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+            return step(trainer, index)
+
+        monkeypatch.setattr(Trainer, "_run_step", run_step)
+
+    return limit
+
+
+@pytest.fixture
+def run(tiny, tmp_path_factory, monkeypatch):
+    """Run a trial as the Tune function does, with checkpoints of its own; what it reports."""
+
+    def call(values=None, request=ONE):
+        config = tiny.config({"train.batch_size": 4, **(values or {})})
+        spec = TrialSpec("0" * 16, "name", "tiny", 0, 0, config, tiny.split, "tiny", "key", "code")
+        reports = []
+        monkeypatch.setattr(ray_tune, "report", reports.append)
+        monkeypatch.setattr(ray, "get", lambda reference: reference)
+        folder, key = tmp_path_factory.mktemp("checkpoints"), spec.fingerprint
+        run_trial({"trial": key}, {key: spec}, {"tiny": tiny.prepared}, {key: request}, str(folder))
+        return reports
+
+    return call
+
+
+def test_pieces_get_smaller_until_they_fit_and_the_run_says_so(run, memory_for):
+    whole = run()[-1][RESULT]
+    memory_for(pieces=3)
+    pieces = run()[-1][RESULT]
+    assert whole[TAGS] == {}
+    assert pieces[TAGS]["cgd.out_of_memory_retries"] == "2"
+    assert pieces[TAGS]["cgd.micro_batches"] == "4"
+    assert pieces["summary"]["test_pcc"] == pytest.approx(whole["summary"]["test_pcc"], abs=1e-4)
+
+
+def test_a_retry_goes_on_from_the_last_epoch(run, memory_for):
+    memory_for(pieces=2, epoch=1)
+    reports = run()
+    seconds = [report["epoch_metrics"]["epoch_seconds"] for report in reports if "epoch_metrics" in report]
+    assert seconds[0] == seconds[1]  # the first epoch is reported again as it was, not trained again
+    assert reports[-1][RESULT]["summary"]["epochs"] == 2
+
+
+def test_memory_that_never_suffices_is_the_trials_error(run, memory_for):
+    memory_for(pieces=99)
+    error = run()[-1][ERROR]
+    assert error["type"] == "OutOfGPUMemory"
+    assert "batches in 4 pieces, the most there can be: it used more memory than the GPU has" in error["message"]
+
+
+def test_a_trial_on_part_of_a_gpu_is_said_to_use_more_than_its_share(run, memory_for):
+    memory_for(pieces=2)
+    tags = run(request=Request(1, 1, 0.25))[-1][RESULT][TAGS]
+    assert "more than its share of 0.25 of a GPU" in tags["cgd.out_of_memory"]
+
+
+def test_workers_share_the_batch_out_so_that_there_are_fewer_pieces(tiny):
+    tried = []
+
+    def compute(config):
+        tried.append(config.runtime.micro_batches)
+        raise torch.OutOfMemoryError("none")
+
+    config = tiny.config({"train.batch_size": 6, "train.n_workers": 2})
+    with pytest.raises(OutOfGPUMemory):
+        with_less_memory(compute, config, Request(2, 1, 1))
+    assert tried == [1, 2, 3]  # three sequences for each worker
+
+
+def test_other_errors_and_other_methods_are_not_tried_again(tiny):
+    def compute(config):
+        calls.append(config.method)
+        raise error
+
+    calls, error = [], ValueError("wrong")
+    with pytest.raises(ValueError, match="wrong"):
+        with_less_memory(compute, tiny.config(), ONE)
+    error = torch.OutOfMemoryError("none")
+    with pytest.raises(OutOfGPUMemory):
+        with_less_memory(compute, tiny.config({"method": "spage"}), ONE)
+    assert calls == ["causalged", "spage"]

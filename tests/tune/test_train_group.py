@@ -1,0 +1,106 @@
+"""A trial's workers: what they report and return, an error of theirs, and their death."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from tune import train_group
+from tune.failure import Failure, WorkerError, describe, is_lost_peer
+from tune.resources import Request
+from tune.train_group import Group, GroupDied
+
+
+def group(folder):
+    return Group("trial", Request(2, 1), "cpu", folder)
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """What came of the groups of `groups_in_ray.py`, by name."""
+    script, folder = Path(__file__).with_name("groups_in_ray.py"), tmp_path_factory.mktemp("groups")
+    done = subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True, timeout=900)
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert done.returncode == 0, done.stderr
+    return {outcome["name"]: outcome for outcome in found}
+
+
+@pytest.mark.slow
+def test_reports_arrive_while_the_workers_go_on_and_the_result_comes_back(outcomes):
+    assert outcomes["sum"]["result"] == 3.0
+    assert outcomes["sum"]["seen"] == [0, 1, 2]
+
+
+@pytest.mark.slow
+def test_an_error_of_one_worker_ends_the_trial_and_is_not_tried_again(outcomes):
+    found = outcomes["error"]
+    assert (found["kind"], found["memory"], found["starts"]) == ("OutOfMemoryError", True, 1)
+    assert "fail_on_one" in found["traceback"]
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_replaced_and_nothing_is_reported_twice(outcomes):
+    found = outcomes["death"]
+    assert (found["result"], found["seen"], found["starts"]) == ("whole", [0, 1, 2], 2)
+
+
+@pytest.mark.slow
+def test_a_trial_that_is_stopped_early_ends_its_workers(outcomes):
+    assert outcomes["stopped"]["stopped"]
+
+
+@pytest.mark.slow
+def test_no_group_leaves_a_placement_group_a_cpu_or_a_file_behind(outcomes):
+    assert [outcome["nothing_left"] for outcome in outcomes.values()] == [True] * 4
+
+
+class Stub:
+    """Attempts that end as told: with a result, or dead after so many reports."""
+
+    def __init__(self, ends):
+        self.ends, self.known = list(ends), []
+
+    def __call__(self, group, work, n_known):
+        self.known.append(n_known)
+        self.n_reports, self.result = self.ends.pop(0)
+        self.error = RuntimeError("connection lost\n")
+        return self
+
+    def follow(self, report):
+        return self.result
+
+
+def test_a_group_that_gets_no_further_is_given_up(tmp_path, monkeypatch):
+    stub = Stub([(2, None), (2, None), (2, None), (3, ("late",))])
+    monkeypatch.setattr(train_group, "_Attempt", stub)
+    with pytest.raises(GroupDied, match="died or did not start 3 times without getting further; the last time: conn"):
+        group(tmp_path).run(lambda report, parallel: None, print)
+
+
+def test_a_group_that_gets_further_is_started_again_for_as_long_as_it_does(tmp_path, monkeypatch):
+    stub = Stub([(2, None), (4, None), (4, None), (5, None), (5, None), (9, ("whole",))])
+    monkeypatch.setattr(train_group, "_Attempt", stub)
+    assert group(tmp_path).run(lambda report, parallel: None, print) == "whole"
+    assert stub.known == [0, 2, 4, 4, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4"), True),
+        (dist.DistBackendError("NCCL communicator was aborted"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (torch.OutOfMemoryError("CUDA out of memory"), False),
+    ],
+)
+def test_the_death_of_another_worker_is_told_from_an_error(error, lost):
+    assert is_lost_peer(error) == lost
+
+
+def test_an_error_of_a_worker_keeps_its_kind_and_traceback():
+    failure = Failure("TrainingDiverged", "diverged in epoch 3", "Traceback ...")
+    assert describe(WorkerError(failure)) is failure

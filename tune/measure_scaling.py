@@ -1,0 +1,22 @@
+"""Measure how a trial scales: `python tune/measure_scaling.py --workers 2`.
+
+Exit codes: 0 measured, 1 crashed, 2 wrong arguments or data.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# run as a script, this file's own folder comes first: a file there must not stand in for a library
+sys.path[:] = [str(ROOT), *(p for p in sys.path if Path(p or ".").resolve() != ROOT / "tune")]
+
+from tune.environment import prepare_environment
+
+prepare_environment()
+
+from tune.scaling import main
+
+if __name__ == "__main__":
+    sys.exit(main())
