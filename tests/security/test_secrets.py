@@ -48,6 +48,7 @@ def test_the_storage_of_a_search_is_named_without_its_password(tmp_path):
         assert SECRET not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_writes_the_password_nowhere(tmp_path):
     uri = f"http://me:{SECRET}@127.0.0.1:1/?access_token={SECRET}"  # nothing answers there
     (tmp_path / "s.yaml").write_text(STUDY)
