@@ -1,5 +1,6 @@
 """The end of a search: who may win, and that a stop or a failure lets nobody win by being there first."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pandas as pd
@@ -34,6 +35,9 @@ class Runs:
 
     def complete(self, candidate, result):
         pass
+
+    def speaking(self, say):
+        return nullcontext()
 
 
 def result(value, replicate):

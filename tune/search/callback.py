@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import shutil
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,10 @@ class SearchRuns:
         if candidate.key not in self._finished:
             self.open(candidate)
             self.finish(candidate, result)
+
+    def speaking(self, say: Callable[[str], None]) -> AbstractContextManager[None]:
+        """See `Outbox.speaking`."""
+        return self.outbox.speaking(say)
 
     def settle(self) -> None:
         """Wait for the store, and read its runs back. Raises UndeliveredError."""

@@ -109,7 +109,7 @@ def confirm(
     missing = {key: job for key, job in jobs.items() if not _file(folder, key).is_file()}
     failed: set[str] = set()
     if missing:
-        with Progress(len(missing), len(missing) * _PERCENT) as bar, runs.outbox.speaking(bar.note):
+        with Progress(len(missing), len(missing) * _PERCENT) as bar, runs.speaking(bar.note):
             callback = ConfirmationCallback(
                 missing, folder, runs, SearchProgress(bar, is_ranked=False), workplace.checkpoints
             )

@@ -114,7 +114,7 @@ def run_search(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> bool
         return True
     best = book.ranked()
     start = (best[0].values[0], sample_name(book.plan, best[0].user_attrs[SAMPLE])) if best else None
-    with Progress(left, left * _PERCENT) as bar, runs.outbox.speaking(bar.note):
+    with Progress(left, left * _PERCENT) as bar, runs.speaking(bar.note):
         progress = SearchProgress(bar, start)
         search = BookedSearch(book, workplace.folder / "samples", _refusal(book, progress))
         callback = SampleCallback(search, runs, progress, workplace.checkpoints)
