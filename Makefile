@@ -1,6 +1,8 @@
-# make ablation   install everything and run the AR-decay study on the embedded data set
-# make test       install everything and run the tests
-# make ui         browse the results on http://127.0.0.1:5000 (docs/mlflow.md)
+# make ablation     install everything and run the AR-decay study on the embedded data set
+# make test         install everything and run the tests, but for the slow ones
+# make test-faults  the slow tests, one at a time: processes killed, nodes lost, clusters brought up (docs/reliability.md)
+# make reliability  the fault tests, and from what they saw the table of docs/reliability.md
+# make ui           browse the results on http://127.0.0.1:5000 (docs/mlflow.md)
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -8,13 +10,19 @@ OUTPUT ?= outputs
 PORT   ?= 5000
 PIP     = $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: ablation test lint ui clean
+.PHONY: ablation test test-faults reliability lint ui clean
 
 ablation: $(VENV)/.installed
 	$(VENV)/bin/python tune/run_ablation.py --study ar_decay --output $(OUTPUT)
 
 test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-faults: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m pytest -m slow
+
+reliability: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m tests.faults.table
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from ablations.located_yaml import Location
-from cgd.config import Config, field_paths
+from cgd.config import Config, field_paths, says_where
 from cgd.errors import closest
 
 
@@ -166,7 +166,7 @@ def check_path(path: str, doing: str, at: Location) -> None:
         raise Problem(at, f"no field '{path}' in the configuration; {closest(path, field_paths())}")
     if path in _NOT_IN_A_STUDY:
         raise Problem(at, f"'{path}' cannot {doing}: {_NOT_IN_A_STUDY[path]}")
-    if path.startswith("runtime."):
+    if says_where(path):
         raise Problem(at, f"'{path}' cannot {doing}: it does not change what a trial computes")
 
 

@@ -25,7 +25,7 @@ HIDDEN_METRICS = tuple(f"hidden_{metric}" for metric in METRICS)
 PUBLISHED_COLUMNS = (*HIDDEN_METRICS, "copied_share")
 _TRIAL_KEYS = ("fingerprint", "run_id", "dataset", "level", "seed", "fold", "status", "error")
 _COSTS = ("train_seconds", "wall_seconds", "peak_memory_mb", "n_parameters", "n_scored")
-_CLOCK = ("started", "ended", "n_threads")
+_CLOCK = ("started", "ended", "n_threads", "n_workers")
 # columns of the trials too: of intervals of 90 % their coverage, that of the draws alone, widths in standard deviations
 INTERVALS = (
     "coverage_90",
@@ -55,7 +55,7 @@ class StudyResults:
     trials
         One row per trial: what it is, its `status` (FINISHED, FAILED or anything else for not finished), its error,
         train_seconds, wall_seconds, peak_memory_mb, n_parameters, n_scored, started and ended (epoch seconds),
-        n_threads (NaN where not recorded) and device ("cpu", "cuda" or None).
+        n_threads (of each worker; NaN where not recorded), n_workers and device ("cpu", "cuda" or None).
     floor_runs
         run_id, dataset and fold of the runs that hold the floors.
     code_version
@@ -155,11 +155,12 @@ def _read_trials(
 
 def _circumstances(run: Any) -> dict[str, Any]:
     """When a trial ran and on what; None where the store does not say."""
-    threads = run.data.tags.get("cgd.runtime.n_threads")
+    threads, workers = (run.data.tags.get(f"cgd.{path}") for path in ("runtime.n_threads", "train.n_workers"))
     clock = {"started": run.info.start_time, "ended": run.info.end_time}  # milliseconds
     seconds = {key: value / 1000 if value is not None else None for key, value in clock.items()}
     number = float(threads) if threads and threads.isdecimal() else None
-    return {**seconds, "n_threads": number, "device": run.data.tags.get("cgd.runtime.device")}
+    n_workers = float(workers) if workers and workers.isdecimal() else 1.0  # older runs do not say so
+    return {**seconds, "n_threads": number, "n_workers": n_workers, "device": run.data.tags.get("cgd.runtime.device")}
 
 
 def _read_floors(store: _Store, entries: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:

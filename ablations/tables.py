@@ -181,6 +181,7 @@ def _level_row(
     scores = _scores(results)
     trials = results.trials[(results.trials["dataset"] == dataset) & (results.trials["level"] == level.label)]
     finished = trials[trials["status"] == "FINISHED"]
+    worker_seconds = finished["wall_seconds"] * finished["n_workers"]
     return Row(
         kind="level",
         name=level.label,
@@ -197,8 +198,8 @@ def _level_row(
         peak_memory_mb=float(finished["peak_memory_mb"].max()),
         n_parameters=float(finished["n_parameters"].mean()),
         n_replicates=len(finished[["seed", "fold"]].drop_duplicates()),
-        cpu_hours=_hours(finished["wall_seconds"] * finished["n_threads"]),
-        gpu_hours=_hours(finished["wall_seconds"] * finished["device"].map({"cuda": 1.0, "cpu": 0.0}).astype(float)),
+        cpu_hours=_hours(worker_seconds * finished["n_threads"]),
+        gpu_hours=_hours(worker_seconds * finished["device"].map({"cuda": 1.0, "cpu": 0.0}).astype(float)),
         intervals=finished.reindex(columns=list(INTERVALS)).astype(float).mean().to_dict(),
     )
 

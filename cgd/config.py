@@ -174,6 +174,11 @@ class SamplingConfig(_Section):
 class TrainConfig(_Section):
     """Optimisation. An epoch is `steps_per_epoch` batches."""
 
+    n_workers: PositiveInt = Field(
+        1, description="processes that share each batch out among themselves; not part of the fingerprint, see runtime"
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the transformer; everything else is fp32")
+
     epochs: PositiveInt = 20
     steps_per_epoch: PositiveInt = 10
     batch_size: PositiveInt = Field(8, description="panels (tokens: gene) or genes (tokens: latent) per batch")
@@ -200,6 +205,15 @@ class TrainConfig(_Section):
     kl_weight: NonNegative = Field(1e-3, description="weight of the KL term (encoder: variational)")
     reconstruction_weight: Positive = Field(1.0, description="weight of the reconstruction term (decoder: joint)")
 
+    @model_validator(mode="after")
+    def _every_worker_has_a_sequence(self) -> TrainConfig:
+        if self.n_workers > self.batch_size:
+            raise ValueError(
+                f"n_workers ({self.n_workers}) must not exceed batch_size ({self.batch_size}): a worker takes at least "
+                "one sequence of each batch"
+            )
+        return self
+
 
 class EvaluationConfig(_Section):
     """What is hidden and how it is scored."""
@@ -216,7 +230,11 @@ class RuntimeConfig(_Section):
 
     device: Literal["cpu", "cuda"] = "cpu"
     attention: Literal["sdpa", "flex"] = Field("sdpa", description="mask as a boolean tensor, or FlexAttention blocks")
-    n_threads: PositiveInt = 1
+    n_threads: PositiveInt = Field(1, description="CPU threads of each worker")
+    micro_batches: PositiveInt = Field(
+        1, description="pieces each worker computes its share of a batch in: less memory, the same gradient"
+    )
+    compile: bool = Field(False, description="torch.compile the transformer's blocks; the first epoch pays for it")
 
     @model_validator(mode="after")
     def _flex_can_train(self) -> RuntimeConfig:
@@ -321,14 +339,21 @@ class Config(_Section):
     def fingerprint(self, *parts: str) -> str:
         """16 hex digits naming this configuration together with `parts` (data hash, split hash, code version).
 
-        `runtime` is left out: where a trial runs is not what it computes. So is what the method does not read.
+        What `says_where` is left out: where a trial runs is not what it computes. So is what the method does not read.
         """
         values = {key: value for key, value in self.used().items() if key != "runtime"}
+        if "train" in values:
+            values["train"] = {key: value for key, value in values["train"].items() if key != "n_workers"}
         return _digest([values, *parts])
 
     def fingerprint_of(self, section: str) -> str:
         """16 hex digits naming one section, e.g. `data`: trials that agree in it share what follows from it alone."""
         return _digest(getattr(self, section).model_dump(mode="json"))
+
+
+def says_where(path: str) -> bool:
+    """Whether a field says where and how a trial runs, not what it computes: it is not part of the fingerprint."""
+    return path.startswith("runtime.") or path == "train.n_workers"
 
 
 def _digest(values: object) -> str:

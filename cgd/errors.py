@@ -24,6 +24,10 @@ class CheckpointError(CGDError):
     """A saved model or checkpoint is missing, incomplete or belongs to another configuration."""
 
 
+class DiskError(CGDError):
+    """A file cannot be written: the disk is full, fails or does not allow it."""
+
+
 class NotFittedError(CGDError):
     """Something was asked of a method or model before it was fitted or loaded."""
 

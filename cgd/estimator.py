@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cgd.calibration import LEVEL, Calibration, SpreadTrend
-from cgd.config import CAUSALGED, Config
+from cgd.config import CAUSALGED, Config, RuntimeConfig
 from cgd.data.pair import make_pair
 from cgd.data.preprocess import PreparedPair, prepare
 from cgd.data.protocol import FloatArray, HiddenGenes, VisiblePair, hide
@@ -27,6 +30,7 @@ from cgd.model.reference import Reference, refines
 from cgd.model.refinement import RefinedCentre
 from cgd.model.ridge import ridge_predict
 from cgd.model.tokens import GeneTable
+from cgd.parallel import ALONE, Parallel
 from cgd.random import derive_seed
 from cgd.training.checkpoint import read_folder, write_folder
 from cgd.training.trainer import Checkpoints, EpochReport, Progress, Trainer
@@ -76,6 +80,7 @@ class CausalGeD:
         if self.config.method != CAUSALGED:
             raise ConfigError(f"method = {self.config.method} is another method; `cgd.evaluate` runs it")
         self.progress: Progress | None = None
+        self.parallel = ALONE  # the processes it was fitted by, which also share out its draws
         self._fitted: _Fitted | None = None
 
     # ---- fitting ----------------------------------------------------------------------------------------------------
@@ -118,18 +123,21 @@ class CausalGeD:
         val: HiddenGenes,
         on_epoch: EpochReport | None = None,
         checkpoints: Checkpoints | None = None,
+        parallel: Parallel = ALONE,
     ) -> tuple[Network, Reference]:
         """Train on a visible pair; `val` scores validation genes after each epoch and calibrates the intervals, and is
-        used for nothing else."""
+        used for nothing else. Several processes that train together then predict together, too: what one of them is
+        asked, all must be."""
         config = self.config
-        if config.runtime.device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("runtime.device = cuda, but torch sees no CUDA device; set runtime.device = cpu")
+        _check_machine(config.runtime)
         torch.set_num_threads(config.runtime.n_threads)
         reference = Reference.build(visible, config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(config.seed, "init"))
             network = Network(config, visible.x_st.shape[1], visible.x_sc.shape[1])
         network.to(config.runtime.device)
+        if config.runtime.compile:
+            network.cat.compile_blocks()
         targets = torch.from_numpy(visible.sc_rows(val.genes)).to(config.runtime.device)
         target_features = reference.features_of(targets)
         target_order = reference.order_of(val.genes, target_features)
@@ -138,18 +146,22 @@ class CausalGeD:
             code = network.encode_code(targets)
             table = GeneTable(code, code, target_features, code, target_order)
             context = reference.context_table(network)
-            return _estimate(network, context, table, reference.ridge_lambda, reference.refined)
+            return _estimate(network, context, table, reference.ridge_lambda, reference.refined, parallel)
 
         def validate() -> float:
-            scores = val.score_heldout(estimate())["pcc"]
+            estimated = estimate()
+            if not parallel.is_main:
+                return math.nan
+            scores = val.score_heldout(estimated)["pcc"]
             return float(scores.mean()) if scores.notna().any() else 0.0
 
-        trainer = Trainer(network, reference, validate, on_epoch, checkpoints)
+        trainer = Trainer(network, reference, validate, on_epoch, checkpoints, parallel)
         self.progress = trainer.fit()
         network.eval()
         trend, center = SpreadTrend.fit(visible.x_st), estimate()
         calibration = Calibration(val.conformity(center, trend(center)), trend)
         self._fitted = self._collect(network, reference, visible, calibration)
+        self.parallel = parallel
         return network, reference
 
     @torch.no_grad()
@@ -242,7 +254,8 @@ class CausalGeD:
         state = self._state()
         if self.config.sampling.estimate == "draws" and draws is not None:
             return draws.mean(axis=0)
-        return _estimate(state.network, state.context, self._targets(genes), state.ridge_lambda, state.refined)
+        targets = self._targets(genes)
+        return _estimate(state.network, state.context, targets, state.ridge_lambda, state.refined, self.parallel)
 
     def predict_interval(self, genes: str | Iterable[str], level: float = LEVEL) -> tuple[FloatArray, FloatArray]:
         """Intervals about the estimate that hold a share `level` of a gene's values, on average over genes.
@@ -283,7 +296,7 @@ class CausalGeD:
         """(n_samples, n_genes, n_spots) independent draws of the reverse process."""
         state, n = self._state(), self.config.sampling.n_samples
         seed, targets = self.config.seed, self._targets(genes)
-        z = generate(state.network, state.context, targets, state.ridge_lambda, seed, n, draw=True)
+        z = generate(state.network, state.context, targets, state.ridge_lambda, seed, n, True, self.parallel)
         values = state.network.decode(z)
         if state.refined is not None:
             center = _center(state.network, state.context, targets, state.ridge_lambda)
@@ -376,9 +389,23 @@ class CausalGeD:
         return model
 
 
+def _check_machine(runtime: RuntimeConfig) -> None:
+    """Raise ConfigError where this machine cannot do what is asked of it."""
+    if runtime.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("runtime.device = cuda, but torch sees no CUDA device; set runtime.device = cpu")
+    compilers = (os.environ.get("CXX", "g++"), "g++", "clang++")
+    if runtime.compile and not any(shutil.which(name) for name in compilers):
+        raise ConfigError("runtime.compile = True needs a C++ compiler (g++ or clang++), and there is none on the path")
+
+
 @torch.no_grad()
 def _estimate(
-    network: Network, context: GeneTable, targets: GeneTable, ridge_lambda: float, refined: RefinedCentre | None
+    network: Network,
+    context: GeneTable,
+    targets: GeneTable,
+    ridge_lambda: float,
+    refined: RefinedCentre | None,
+    parallel: Parallel,
 ) -> FloatArray:
     """(n_genes, n_spots) estimate that `sampling.estimate` names: mean over the ensemble, or over draws."""
     sampling = network.config.sampling
@@ -388,7 +415,7 @@ def _estimate(
         return about.cpu().numpy()
     draw = sampling.estimate == "draws"
     n = sampling.n_samples if draw else sampling.n_ensemble
-    z = generate(network, context, targets, ridge_lambda, network.config.seed, n, draw=draw)
+    z = generate(network, context, targets, ridge_lambda, network.config.seed, n, draw, parallel)
     # what the diffusion adds to its own centre is added to the refined one
     return (network.decode(z.mean(0)) - center + about).cpu().numpy()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+import torch
 
 from cgd.calibration import LEVEL
 from cgd.config import CAUSALGED, Config
@@ -23,7 +24,8 @@ from cgd.memory import peak_memory_mb, reset_peak_memory
 from cgd.metrics.floors import ceiling, predict_floors, visible_mean_fill, zero_fill
 from cgd.metrics.intervals import constant_intervals, score_intervals
 from cgd.metrics.summary import summarise_table
-from cgd.training.checkpoint import CheckpointFolder
+from cgd.parallel import ALONE, Parallel
+from cgd.training.checkpoint import CheckpointFolder, OpenCheckpoints
 from cgd.training.trainer import EpochReport
 from cgd.version import code_version
 
@@ -68,6 +70,7 @@ def evaluate(
     split: GeneSplit,
     on_epoch: EpochReport | None = None,
     checkpoint_root: Path | None = None,
+    open_checkpoints: OpenCheckpoints = CheckpointFolder,
 ) -> Evaluation:
     """Fit on the training genes, predict the test genes, score them.
 
@@ -80,30 +83,55 @@ def evaluate(
     checkpoint_root
         Folder of checkpoints, a folder per fingerprint in it; an interrupted trial continues from there. What the same
         trial predicted under the other protocol is found there too: then nothing is fitted and there is no model.
+    open_checkpoints
+        Makes what keeps the checkpoints of one trial, of its folder and fingerprint.
 
     Raises
     ------
     CGDError
         The data cannot be used or training diverged.
     """
+    found = evaluate_in_group(config, prepared, split, ALONE, on_epoch, checkpoint_root, open_checkpoints)
+    assert found is not None
+    return found
+
+
+def evaluate_in_group(
+    config: Config,
+    prepared: PreparedPair,
+    split: GeneSplit,
+    parallel: Parallel,
+    on_epoch: EpochReport | None = None,
+    checkpoint_root: Path | None = None,
+    open_checkpoints: OpenCheckpoints = CheckpointFolder,
+) -> Evaluation | None:
+    """`evaluate` by several processes together: each of `parallel` calls this with the same trial.
+
+    Rank 0 returns what `evaluate` returns to the order of sums, and alone uses `on_epoch` and `checkpoint_root`; the
+    others return None.
+    """
     kept = KeptPrediction(checkpoint_root, config, prepared, split, trial_code(config))
-    known = kept.of_the_other_protocol()
-    if known is not None:
-        return _scored(hide(prepared, split, config), *known, model=None)
+    known = kept.of_the_other_protocol() if parallel.is_main else None
+    if parallel.from_main(known is not None):
+        return _scored(hide(prepared, split, config), *known, model=None) if known else None
     if config.method != CAUSALGED:
         from cgd.baselines.trial import fit_baseline
 
         hidden, prediction, summary = fit_baseline(config, prepared, split)
         model = None
     else:
-        fit = _fit(config, prepared, split, on_epoch, checkpoint_root)
+        fit = _fit(config, prepared, split, on_epoch, checkpoint_root, open_checkpoints, parallel)
         hidden, model = fit.hidden, fit.model
         draws = model.predict_draws(split.test) if config.sampling.n_samples else None
         prediction = model.predict_mean(split.test, draws)
+        costs = fit.costs()
+        if not parallel.is_main:
+            return None
         summary = _score_calibrated(prediction, fit)
         if draws is not None:
             summary |= _score_draws(draws, hidden.test)
-        summary |= fit.costs()
+        summary |= costs
+        model.parallel = ALONE
     kept.save(prediction, summary)
     return _scored(hidden, prediction, summary, model)
 
@@ -121,15 +149,35 @@ def validate(
     split: GeneSplit,
     on_epoch: EpochReport | None = None,
     checkpoint_root: Path | None = None,
+    open_checkpoints: OpenCheckpoints = CheckpointFolder,
 ) -> Evaluation:
     """Fit on the training genes and score the validation genes: what a search may look at.
 
     No test gene is predicted or scored: `per_gene` has a row per validation gene, `summary` the same costs as that of
     `evaluate` and `val_*` in place of `test_*`. Parameters and errors are those of `evaluate`.
     """
-    fit = _fit(config, prepared, split, on_epoch, checkpoint_root)
-    per_gene = fit.hidden.val.score_heldout(fit.model.predict_mean(split.val))
-    return Evaluation(per_gene, summarise_table(per_gene, "val_") | fit.costs(), fit.model)
+    found = validate_in_group(config, prepared, split, ALONE, on_epoch, checkpoint_root, open_checkpoints)
+    assert found is not None
+    return found
+
+
+def validate_in_group(
+    config: Config,
+    prepared: PreparedPair,
+    split: GeneSplit,
+    parallel: Parallel,
+    on_epoch: EpochReport | None = None,
+    checkpoint_root: Path | None = None,
+    open_checkpoints: OpenCheckpoints = CheckpointFolder,
+) -> Evaluation | None:
+    """`validate` by several processes together, as in `evaluate_in_group`."""
+    fit = _fit(config, prepared, split, on_epoch, checkpoint_root, open_checkpoints, parallel)
+    prediction, costs = fit.model.predict_mean(split.val), fit.costs()
+    if not parallel.is_main:
+        return None
+    fit.model.parallel = ALONE
+    per_gene = fit.hidden.val.score_heldout(prediction)
+    return Evaluation(per_gene, summarise_table(per_gene, "val_") | costs, fit.model)
 
 
 @dataclass(frozen=True)
@@ -140,12 +188,18 @@ class _Fit:
     hidden: HiddenPair
     started: float
     trained: float
+    checkpoints: CheckpointFolder | None
 
     def costs(self) -> dict[str, float]:
-        """Which epoch was kept, and what the trial took until now; of earlier attempts, their epochs count."""
+        """Which epoch was kept, and what the trial took until now; of earlier attempts, their epochs count.
+
+        The memory is that of all its processes.
+        """
         progress = self.model.progress
         assert progress is not None
         earlier = progress.earlier_seconds
+        memory = torch.tensor([peak_memory_mb()], device=self.model.config.runtime.device)
+        self.model.parallel.add_up([memory])
         return {
             "val_pcc": progress.kept_score,
             "kept_epoch": float(progress.kept_epoch),
@@ -153,7 +207,8 @@ class _Fit:
             "n_parameters": float(self.model.n_parameters),
             "train_seconds": self.trained - self.started + earlier,
             "wall_seconds": time.perf_counter() - self.started + earlier,
-            "peak_memory_mb": peak_memory_mb(),
+            "peak_memory_mb": memory.item(),
+            **(self.checkpoints.counts() if self.checkpoints else {}),
         }
 
 
@@ -163,15 +218,17 @@ def _fit(
     split: GeneSplit,
     on_epoch: EpochReport | None,
     checkpoint_root: Path | None,
+    open_checkpoints: OpenCheckpoints = CheckpointFolder,
+    parallel: Parallel = ALONE,
 ) -> _Fit:
     start = time.perf_counter()
     reset_peak_memory()
     fingerprint = trial_fingerprint(config, prepared, split)
-    checkpoints = CheckpointFolder(checkpoint_root / fingerprint, fingerprint) if checkpoint_root else None
+    checkpoints = open_checkpoints(checkpoint_root / fingerprint, fingerprint) if checkpoint_root else None
     hidden = hide(prepared, split, config)
     model = CausalGeD(config)
-    model.fit_visible(hidden.visible, hidden.val, on_epoch, checkpoints)
-    return _Fit(model, hidden, start, time.perf_counter())
+    model.fit_visible(hidden.visible, hidden.val, on_epoch, checkpoints, parallel)
+    return _Fit(model, hidden, start, time.perf_counter(), checkpoints)
 
 
 @dataclass(frozen=True)

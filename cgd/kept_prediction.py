@@ -15,7 +15,7 @@ from cgd.config import Config, EvaluationConfig
 from cgd.data.preprocess import PreparedPair
 from cgd.data.protocol import FloatArray
 from cgd.data.split import GeneSplit
-from cgd.errors import CheckpointError
+from cgd.errors import CheckpointError, DiskError
 from cgd.training.checkpoint import read_folder, write_folder
 
 PREDICTIONS = "predictions"  # their folder among those of checkpoints
@@ -57,5 +57,5 @@ class KeptPrediction:
         """Keep a prediction and the part of the summary that does not depend on the protocol."""
         if self.folder is not None:
             state = {"protocol": self.protocol, "summary": summary}
-            with suppress(OSError):  # it only saves the twin its fit
+            with suppress(OSError, DiskError):  # it only saves the twin its fit
                 write_folder(self.folder, {"prediction": torch.from_numpy(prediction)}, state)

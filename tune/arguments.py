@@ -22,6 +22,14 @@ def positive(text: str) -> int:
     return value
 
 
+def positive_number(text: str) -> float:
+    """A finite number above 0, for argparse."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text}")
+    return value
+
+
 def own_store(output: Path) -> str:
     """Tracking URI of the store that belongs to an output folder."""
     return f"sqlite:///{output / 'mlflow.db'}"

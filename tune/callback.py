@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -9,14 +10,18 @@ from typing import Any
 
 import pandas as pd
 
+from cgd.config import says_where
 from cgd.data.preprocess import PreparedPair
 from cgd.errors import TrackingError
-from cgd.training.checkpoint import CheckpointFolder
+from cgd.training.checkpoint import LOST, CheckpointFolder
+from tune.checkpoint_mirror import CheckpointMirror
 from tune.progress import Progress
 from tune.study_summary import trial_note
 from tune.tracking import FAILED, FINISHED, KILLED, STUDY_TAG, RunRecord, Tracking
-from tune.trial import EPOCH, ERROR, HAS_MODEL, MODEL, RESULT, TrialSpec
+from tune.trial import EPOCH, ERROR, HAS_MODEL, MODEL, RESULT, TAGS, TrialSpec
 from tune.tuning import OpenRun, RunCallback, message_of_death, remember_error
+
+_log = logging.getLogger(__name__)
 
 
 class TrackingCallback(RunCallback):
@@ -42,6 +47,8 @@ class TrackingCallback(RunCallback):
         Where trials keep their checkpoints and models; those of a finished trial are removed.
     log_models
         Attach the fitted model of each finished trial.
+    mirror
+        Where they are kept beside that; None for nowhere.
     """
 
     def __init__(
@@ -55,10 +62,11 @@ class TrackingCallback(RunCallback):
         datasets: dict[str, PreparedPair],
         checkpoints: Path,
         log_models: bool = True,
+        mirror: CheckpointMirror | None = None,
     ) -> None:
         self.tracking, self.progress, self.specs = tracking, progress, specs
         self.known, self.parents, self.tags, self.datasets = known, parents, tags, datasets
-        self.checkpoints, self.log_models = checkpoints, log_models
+        self.checkpoints, self.log_models, self.mirror = checkpoints, log_models, mirror
         self.outcomes: dict[str, RunRecord] = {}
         self._open: dict[str, OpenRun] = {}
 
@@ -129,15 +137,27 @@ class TrackingCallback(RunCallback):
     def _finish(self, spec: TrialSpec, run: OpenRun, result: dict[str, Any]) -> None:
         run.flush(self.tracking)
         summary, per_gene = dict(result["summary"]), pd.DataFrame(result["per_gene"])
+        self._say_lost_checkpoints(spec, run, summary)
         if "val_pcc" in summary:  # the curve of the epochs bears that name
             summary["kept_val_pcc"] = summary.pop("val_pcc")
+        for key, value in result.get(TAGS, {}).items():
+            self.tracking.set_tag(run.run_id, key, value)
         has_model = result.get(HAS_MODEL, True)
         model_id = self._attach_model(spec, run, has_model) if self._keeps_model(spec) else None
         self.tracking.finish(run.run_id, summary, per_gene, model_id, self.datasets[spec.prepared])
         self.outcomes[spec.fingerprint] = RunRecord(run.run_id, FINISHED)
         CheckpointFolder(self.checkpoints / spec.fingerprint, spec.fingerprint).clear()  # the store has it all now
+        if self.mirror:
+            self.mirror.forget(spec.fingerprint)
         text = f"PCC {summary.get('test_pcc', float('nan')):.3f} in {summary['wall_seconds']:.0f} s"
         self.progress.finish(spec.name, text)
+
+    def _say_lost_checkpoints(self, spec: TrialSpec, run: OpenRun, summary: dict[str, float]) -> None:
+        """Tag the run with how many checkpoints were damaged or not kept; none of that is a result."""
+        for key in LOST & summary.keys():
+            count = int(summary.pop(key))
+            self.tracking.set_tag(run.run_id, f"cgd.{key}", str(count))
+            _log.warning("%s: %s %s; training went on", spec.name, count, key.replace("_", " "))
 
     def _keeps_model(self, spec: TrialSpec) -> bool:
         return self.log_models and spec.has_epochs
@@ -148,13 +168,16 @@ class TrackingCallback(RunCallback):
             self.tracking.set_tag(run.run_id, "cgd.no_model", reason)
             return None
         folder = self.checkpoints / spec.fingerprint / MODEL
+        if self.mirror and not folder.is_dir():
+            self.mirror.try_to_fetch(folder)
         if folder.is_dir():
             tags = {"cgd.dataset": spec.dataset, "cgd.seed": str(spec.seed), "cgd.fold": str(spec.fold)}
             tags |= self.tags[spec.fingerprint]
             note = trial_note(spec.name, _levels(tags), spec.config, run.run_id, has_model=True)
             return self.tracking.log_model(run.run_id, folder, {**tags, "mlflow.note.content": note})
         # the trial saved it or would have failed: it ran on a machine that does not share the output folder
-        reason = f"the driver sees no {folder}; give all machines of the cluster the same --output folder"
+        mend = "give all machines of the cluster the same --output folder, or a --checkpoint-storage"
+        reason = f"the driver sees no {folder}; {mend}"
         self.tracking.set_tag(run.run_id, "cgd.no_model", reason)
         return None
 
@@ -171,8 +194,8 @@ def _levels(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def _runtime(spec: TrialSpec) -> dict[str, Any]:
-    return {path: value for path, value in spec.config.flatten().items() if path.startswith("runtime.")}
+    return {path: value for path, value in spec.config.flatten().items() if says_where(path)}
 
 
 def _without_runtime(spec: TrialSpec) -> dict[str, Any]:
-    return {path: value for path, value in spec.config.flatten_used().items() if not path.startswith("runtime.")}
+    return {path: value for path, value in spec.config.flatten_used().items() if not says_where(path)}

@@ -49,6 +49,10 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
     if arguments.list:
         return _list()
+    if arguments.clean:
+        from tune.checkpoint_cleaning import clean
+
+        return clean(arguments)
     assigned = dict(parse_assignment(text) for text in arguments.values)
     base = base_config(arguments, assigned, arguments.protocol)
     studies = load_studies(arguments.study or [])

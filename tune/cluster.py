@@ -27,7 +27,7 @@ class ClusterError(CGDError):
 
 
 @contextmanager
-def connected(address: str, n_cpus: int | None = None) -> Iterator[int]:
+def connected(address: str, n_cpus: int | None = None, groups: bool = False) -> Iterator[int]:
     """Connect, yield the number of CPUs, disconnect.
 
     Parameters
@@ -38,6 +38,9 @@ def connected(address: str, n_cpus: int | None = None) -> Iterator[int]:
         the package was installed, it has to be installed on every node, which `tune.preflight` looks at.
     n_cpus
         CPUs of a local instance; all of them when omitted.
+    groups
+        Whether trials of several workers will run: what Train leaves behind where one is stopped is found and freed
+        through the dashboard, which a local instance then has, on loopback.
 
     Raises
     ------
@@ -49,7 +52,8 @@ def connected(address: str, n_cpus: int | None = None) -> Iterator[int]:
     try:
         if address == "local":
             # trials of one worker need no dashboard; it would listen on a port for nothing
-            ray.init(address="local", num_cpus=n_cpus or os.cpu_count(), include_dashboard=False, **logs)
+            dashboard = {"include_dashboard": groups, "dashboard_host": "127.0.0.1"}
+            ray.init(address="local", num_cpus=n_cpus or os.cpu_count(), **dashboard, **logs)
         else:
             ray.init(address=address, runtime_env=runtime_env(), **logs)
             _state["joined"] = True

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cgd.errors import CGDError
+from cgd.files import disk_error_of, disk_message
 from tune.log_files import CommandLog
 from tune.terminal import make_streams_safe, one_line
 
@@ -54,6 +55,8 @@ def run_command(name: str, body: Callable[[CommandLog], Ending], output: Path, v
     except KeyboardInterrupt:
         print(file=sys.stderr)  # ends the line on which the terminal shows ^C
         ending = Ending(EXIT_STOPPED, ("stopped; the same command with --resume continues",))
+    if log.lost:
+        print(f"the log {log.path or output / 'logs'} is not complete: {log.lost}", file=sys.stderr)
     if ending.code != EXIT_OK and log.path:
         print(f"log: {log.path}", file=sys.stderr)
     for line in ending.errors:
@@ -66,7 +69,11 @@ def _run_body(body: Callable[[CommandLog], Ending], log: CommandLog, output: Pat
         return body(log)
     except (CGDError, KeyboardInterrupt):
         raise
-    except Exception as error:  # the outermost boundary: a defect, or something nobody foresaw
+    except Exception as error:  # the outermost boundary: a full disk, a defect, or something nobody foresaw
+        if full := disk_error_of(error):
+            log.write("".join(traceback.format_exception(error)))
+            path = Path(full.filename) if isinstance(full.filename, str) else output
+            return Ending(EXIT_USAGE, (f"error: {disk_message(path, full)}",))
         return _crashed(error, log, output)
 
 

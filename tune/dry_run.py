@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import ray
+
 from ablations.store_uri import without_password
-from tune.cluster import connected
 from tune.forecast import EpochShares, Forecast, epoch_shares, forecast_trial, make_forecast, save_forecast
 from tune.log_files import CommandLog
+from tune.placement import check_here, placed
 from tune.plan import Plan
 from tune.plan_table import print_forecast, print_plan
 from tune.preflight import check_nodes
 from tune.probing import Probes, group_by_cost, run_probes
+from tune.resources import NO_SHARE, Request, Share, has_groups
 from tune.terminal import make_console
 from tune.tracking import FINISHED, RunRecord, Tracking, sqlite_file
 from tune.trial import TrialSpec
@@ -31,7 +34,7 @@ class DryRun:
         The tracking store; looking does not create it.
     output
         Folder in which the forecast is kept.
-    address, max_concurrent, log_models
+    address, max_concurrent, log_models, share, storage
         As for the real run.
     """
 
@@ -41,26 +44,32 @@ class DryRun:
     address: str
     max_concurrent: int | None
     log_models: bool
+    share: Share = NO_SHARE
+    storage: str | None = None
 
     def show(self, log: CommandLog, with_forecast: bool) -> None:
         """Print the plan and, unless everything is finished, a forecast from probes, which is kept."""
         plan, console, tracking = self.plan, make_console(), self._tracking()
         known = tracking.runs("trial") if tracking else {}
         missing = unfinished(plan, known)
+        requests = [self.share.request(spec.config) for spec in missing]
         probed = [spec for spec in missing if spec.has_epochs]
         if with_forecast and probed:
             log.open(self.output)
             n = len(group_by_cost(probed))
             console.print(f"probing what {len(probed)} trials cost, {n} configurations (--no-forecast skips it) ...")
             shares = epoch_shares(tracking.finished("trial"), (s.study.name for s in plan.studies)) if tracking else {}
-            forecast, probes = self._forecast(probed, shares)
+            forecast, probes = self._forecast(probed, shares, requests)
             print_plan(console, plan, known, forecast)
             print_forecast(console, forecast, probes, shares, self.output)
+            if has_groups(requests):
+                console.print("  times and memory are those of one worker: what several cost on top is not probed")
             if left := len(missing) - len(probed):
                 console.print(f"  {left} trials of other methods are not in it: they have no steps to probe")
             if forecast.trials:
                 save_forecast(self.output, plan, forecast)
         else:
+            self._check(requests)
             print_plan(console, plan, known, None)
         n_trials, n_finished = len(plan.trials), len(plan.trials) - len(missing)
         place = without_password(self.uri)
@@ -71,21 +80,26 @@ class DryRun:
         database = sqlite_file(self.uri)
         return Tracking(self.uri, self.output / "artifacts") if database is None or database.exists() else None
 
-    def _forecast(self, specs: list[TrialSpec], shares: EpochShares) -> tuple[Forecast, Probes]:
-        with connected(self.address) as n_cpus:
-            check_nodes(self.output)
+    def _check(self, requests: list[Request]) -> None:
+        """Raise ResourceError if a trial could never run; a cluster has to be asked."""
+        check_here(requests, self.address, self.max_concurrent)
+        if requests and self.address != "local":
+            with placed(requests, self.address, self.max_concurrent):
+                return
+
+    def _forecast(
+        self, specs: list[TrialSpec], shares: EpochShares, requests: list[Request]
+    ) -> tuple[Forecast, Probes]:
+        with placed(requests, self.address, self.max_concurrent) as limit:
+            check_nodes(self.output, storage=self.storage)
+            n_cpus = int(ray.cluster_resources().get("CPU", 1))
             probes = run_probes(specs, self.plan.datasets)
         probed = [(spec, probes.of[spec.fingerprint]) for spec in specs if spec.fingerprint in probes.of]
         trials = [forecast_trial(spec, probe, shares, self.log_models) for spec, probe in probed]
-        slots = n_slots(n_cpus, self.max_concurrent)
+        slots = limit or max(n_cpus, 1)
         return make_forecast(trials, slots, probes.warmup_seconds, probes.launch_seconds), probes
 
 
 def unfinished(plan: Plan, known: Mapping[str, RunRecord]) -> list[TrialSpec]:
     """Trials the store has no finished run of, in the order they will run."""
     return [spec for key, spec in plan.trials.items() if key not in known or known[key].status != FINISHED]
-
-
-def n_slots(n_cpus: int, max_concurrent: int | None) -> int:
-    """Trials at a time on so many CPUs."""
-    return max(min(max_concurrent or n_cpus, n_cpus), 1)

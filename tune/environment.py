@@ -30,10 +30,20 @@ DEFAULTS = {
     "OMP_NUM_THREADS": "1",
 }
 
+# of trials with several workers, in which Ray Train starts a group each
+GROUP_DEFAULTS = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # how soon the end or the death of a worker is seen
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",  # a cluster may have to start a node first
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # each line would come twice
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a trial that is stopped early ends its workers first
+}
+
 
 def prepare_environment() -> None:
     """Set the defaults, and let Ray's workers import this checkout from whatever folder the command was given."""
-    for key, value in DEFAULTS.items():
+    for key, value in (DEFAULTS | GROUP_DEFAULTS).items():
         os.environ.setdefault(key, value)
     paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))

@@ -21,7 +21,7 @@ from tune.plan import Plan
 from tune.trial import TrialSpec
 
 RECORD_MB = 0.1  # a trial in the store without its model: texts, tables, metrics; 0.06 measured on a small panel
-_CHECKPOINTS_KEPT = 3  # of a running trial: the two newest, and one being written
+_CHECKPOINTS_KEPT = 4  # of a running trial: the last, the best, a spare, and one being written
 EpochShares = Mapping[tuple[str, int], float]
 
 

@@ -14,6 +14,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TextIO
 
+from cgd.files import is_disk_error
+
 KEPT_LOGS = 20
 _FORMAT = "%(asctime)s %(levelname)-8s %(name)s: %(message)s"
 _verbose: ContextVar[bool] = ContextVar("verbose", default=False)
@@ -43,6 +45,7 @@ class CommandLog:
     def __init__(self, command: str, verbose: bool = False) -> None:
         self.command, self.verbose = command, verbose
         self.path: Path | None = None
+        self.lost: str | None = None  # why something could not be written
         self._sink = -1
         self._stack = ExitStack()
 
@@ -85,7 +88,12 @@ class CommandLog:
 
     def write(self, text: str) -> None:
         """Add to the log, and to nothing else."""
-        os.write(self._sink, text.encode(errors="backslashreplace"))
+        try:
+            os.write(self._sink, text.encode(errors="backslashreplace"))
+        except OSError as error:  # it is written to from within libraries: a full disk must not end what they do
+            if not is_disk_error(error):
+                raise
+            self.lost = error.strerror
 
     def is_active(self) -> bool:
         return self._sink >= 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,10 +27,13 @@ from cgd.kept_prediction import PREDICTIONS
 from cgd.metrics.summary import summarise_table
 from cgd.version import code_version
 from tune.callback import TrackingCallback
-from tune.cluster import connected
+from tune.checkpoint_budget import BudgetCallback, CheckpointBudget
+from tune.checkpoint_options import AS_USUAL, CHECKPOINTS, CheckpointOptions
+from tune.placement import placed
 from tune.plan import FloorSpec, Plan, StudyPlan
 from tune.preflight import check_nodes, checked_tasks
 from tune.progress import Progress
+from tune.resources import NO_SHARE, Request, Share, alike
 from tune.study_record import study_record
 from tune.study_summary import (
     DatasetNumbers,
@@ -74,6 +78,10 @@ class Runner:
         What the command was forecast to cost, stored with the study; None for no forecast.
     log_models
         Attach the fitted model to each trial's run.
+    share
+        What the command gives to each trial.
+    keeping
+        How checkpoints are kept.
     """
 
     def __init__(
@@ -84,9 +92,11 @@ class Runner:
         arguments: dict[str, Any],
         forecast: dict[str, Any] | None = None,
         log_models: bool = True,
+        share: Share = NO_SHARE,
+        keeping: CheckpointOptions = AS_USUAL,
     ) -> None:
         self.plan, self.tracking, self.output, self.arguments = plan, tracking, output, arguments
-        self.forecast, self.log_models = forecast, log_models
+        self.forecast, self.log_models, self.share, self.keeping = forecast, log_models, share, keeping
         self.known = tracking.runs("trial")
         self.known_floors = tracking.runs("floors")
 
@@ -127,23 +137,27 @@ class Runner:
         -------
         parents, complete
             Parent run of each study, and False if the user stopped it.
+
+        Raises
+        ------
+        ResourceError
+            A trial asks for more than there is.
         """
         floors, trials = self.missing_floors(), self.missing()
         self._adopt()
         if not floors and not trials:
             return self._open_parents(resume), True
-        with connected(address) as n_cpus:
+        requests = {key: self.share.request(spec.config) for key, spec in trials.items()}
+        with placed(list(requests.values()), address, max_concurrent) as limit:
             needed = {spec.prepared for spec in (*floors, *trials.values())}
             # each pair is put into the object store once and read from there by floors and trials
             shared = {key: ray.put(self.plan.datasets[key]) for key in needed}
             brought = [spec.brought.path for spec in trials.values() if spec.brought]
-            check_nodes(self.output, list(shared.values()), brought)
+            check_nodes(self.output, list(shared.values()), brought, self.keeping.storage)
             parents = self._open_parents(resume)
             try:
                 self._run_floors(floors, shared)
-                # a cluster may grow, so there only the user limits what runs at once
-                limit = min(max_concurrent or n_cpus, n_cpus) if address == "local" else max_concurrent
-                return parents, not trials or self._run_trials(trials, shared, parents, limit)
+                return parents, not trials or self._run_trials(trials, requests, shared, parents, limit)
             except BaseException:  # whatever ends the command, its runs must not stay RUNNING
                 with suppress(TrackingError):  # it may be the store itself that failed
                     for run_id in parents.values():
@@ -165,7 +179,7 @@ class Runner:
         return [spec for key, spec in self.plan.floors.items() if key not in finished]
 
     def _run_floors(self, missing: list[FloorSpec], shared: dict[str, ray.ObjectRef]) -> None:
-        with checked_tasks(evaluate_floors, self.output) as evaluate:
+        with checked_tasks(evaluate_floors, self.output, self.keeping.storage) as evaluate:
             remote = ray.remote(num_cpus=1)(evaluate)
             pending = [(spec, remote.remote(shared[spec.prepared], spec.split, spec.config)) for spec in missing]
             for spec, reference in pending:
@@ -182,13 +196,21 @@ class Runner:
     def _run_trials(
         self,
         missing: dict[str, TrialSpec],
+        requests: dict[str, Request],
         shared: dict[str, ray.ObjectRef],
         parents: dict[str, str],
         max_concurrent: int | None,
     ) -> bool:
-        checkpoints = self.output / "checkpoints"
+        checkpoints = self.output / CHECKPOINTS
+        mirror = self.keeping.mirror(checkpoints)
         trainable = ray_tune.with_parameters(
-            run_trial, specs=missing, datasets=shared, checkpoints=str(checkpoints), log_models=self.log_models
+            run_trial,
+            specs=missing,
+            datasets=shared,
+            requests=requests,
+            checkpoints=str(checkpoints),
+            log_models=self.log_models,
+            mirror=mirror,
         )
         n_epochs = sum(spec.n_epochs for spec in missing.values())
         with Progress(len(missing), n_epochs) as progress:
@@ -202,14 +224,36 @@ class Runner:
                 self.plan.datasets,
                 checkpoints,
                 self.log_models,
+                mirror,
             )
             space = {"trial": ray_tune.grid_search(list(missing))}
-            run_tune(trainable, callback, self.plan.base, self.output, space, max_concurrent_trials=max_concurrent)
+            over = BudgetCallback(CheckpointBudget(checkpoints, self.keeping.budget, self._has_ended(callback)))
+            run_tune(
+                trainable,
+                callback,
+                lambda params: requests[params["trial"]],
+                self.output,
+                space,
+                reuse_actors=alike(requests.values()),
+                also=[over],
+                storage=self.keeping.storage,
+                max_concurrent_trials=max_concurrent,
+            )
         self.known |= callback.outcomes
         complete = set(callback.outcomes) == set(missing)
         if complete:  # every protocol that was asked for has scored them
             shutil.rmtree(checkpoints / PREDICTIONS, ignore_errors=True)
         return complete
+
+    def _has_ended(self, callback: TrackingCallback) -> Callable[[str], bool]:
+        """Whether a trial is finished or has failed, in this command or, where it does not run again, before."""
+        running = set(callback.specs)
+
+        def has_ended(fingerprint: str) -> bool:
+            record = (callback.outcomes if fingerprint in running else self.known).get(fingerprint)
+            return record is not None and record.status in (FINISHED, FAILED)
+
+        return has_ended
 
     def _parents_of(self, parents: dict[str, str]) -> dict[str, str]:
         owner: dict[str, str] = {}

@@ -8,12 +8,14 @@ from pathlib import Path
 from ablations.report.index import write_index
 from ablations.store_uri import without_password
 from tune.arguments import open_ui, own_store, recorded
+from tune.checkpoint_options import usable_options
 from tune.command import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, Ending
 from tune.dry_run import DryRun
 from tune.forecast import Forecast, load_forecast
 from tune.log_files import CommandLog
 from tune.plan import Plan
 from tune.plan_table import describe_wait
+from tune.resources import Share
 from tune.runner import Runner, StudyOutcome
 from tune.store import opened, store_uri
 
@@ -25,23 +27,30 @@ def print_notes(plan: Plan) -> None:
             print(f"{name}: {note}")
 
 
+def share_of(arguments: argparse.Namespace) -> Share:
+    """What the command's options give to each trial."""
+    return Share(arguments.cpus_per_worker, arguments.gpus_per_trial)
+
+
 def execute(arguments: argparse.Namespace, plan: Plan, log: CommandLog) -> Ending:
     """A dry run of the plan, or the plan itself with its reports. `arguments`: of `tune.study_options`."""
     uri = store_uri(arguments.tracking_uri, arguments.output)
     if arguments.dry_run:
-        how = (arguments.address, arguments.max_concurrent, not arguments.no_models)
-        DryRun(plan, uri, arguments.output, *how).show(log, with_forecast=not arguments.no_forecast)
+        how = (arguments.address, arguments.max_concurrent, not arguments.no_models, share_of(arguments))
+        storage = arguments.checkpoint_storage
+        DryRun(plan, uri, arguments.output, *how, storage).show(log, with_forecast=not arguments.no_forecast)
         return Ending()
     return _run_studies(arguments, plan, uri, log)
 
 
 def _run_studies(arguments: argparse.Namespace, plan: Plan, uri: str, log: CommandLog) -> Ending:
-    output = arguments.output
+    output, keeping = arguments.output, usable_options(arguments)
     with opened(uri, output, log) as tracking:
         forecast = load_forecast(output, plan)
         record = forecast.to_record() if forecast else None
         log_models = not arguments.no_models
-        runner = Runner(plan, tracking, output, recorded(arguments), forecast=record, log_models=log_models)
+        told = {"forecast": record, "log_models": log_models, "share": share_of(arguments), "keeping": keeping}
+        runner = Runner(plan, tracking, output, recorded(arguments), **told)
         _announce(runner, len(plan.trials), forecast)
         parents, complete = runner.run(arguments.resume, arguments.address, arguments.max_concurrent)
         outcomes = [runner.conclude(study, parents[study.study.name], complete) for study in plan.studies]

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from cgd.config import Config
-from tune.arguments import positive
+from cgd.errors import ConfigError
+from tune.arguments import positive, positive_number
+from tune.checkpoint_options import add_checkpoint_options, add_clean_option
 
 
 def add_study_options(parser: argparse.ArgumentParser, seeds: str, folds: str) -> None:
@@ -47,8 +49,8 @@ def add_study_options(parser: argparse.ArgumentParser, seeds: str, folds: str) -
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """How it is run, and what is only shown."""
+    add_resource_options(parser)
     add = parser.add_argument
-    add("--max-concurrent", metavar="N", type=positive, help="trials at a time (default: one per CPU)")
     add("--address", metavar="ADDR", default="local", help="Ray cluster to join: auto or HOST:PORT (default: local)")
     add("--resume", action="store_true", help="continue what an interrupted command left; says so where nothing is")
     add(
@@ -58,6 +60,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--no-forecast", action="store_true", help="with --dry-run: no forecast, which runs a few steps of trials")
     add("--no-models", action="store_true", help="do not attach the fitted models to the trials' runs")
+    add_checkpoint_options(parser)
+    add_clean_option(parser)
     add("--verbose", action="store_true", help="show on the terminal, too, what libraries log, and Ray's workers print")
     add(
         "--audit",
@@ -66,10 +70,45 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_resource_options(parser: argparse.ArgumentParser) -> None:
+    """What each trial gets, and how many run at a time."""
+    add = parser.add_argument
+    add("--max-concurrent", metavar="N", type=positive, help="trials at a time (default: as many as fit)")
+    add(
+        "--workers-per-trial",
+        metavar="N",
+        type=positive,
+        help="processes that train a trial together, on one machine or several (default: train.n_workers, 1)",
+    )
+    add(
+        "--cpus-per-worker",
+        metavar="CPUS",
+        type=positive_number,
+        help="CPUs a worker counts for (default: runtime.n_threads)",
+    )
+    add(
+        "--gpus-per-trial",
+        metavar="GPUS",
+        type=positive_number,
+        help="with runtime.device=cuda: a part such as 0.25 lets trials of one worker share a GPU (default: one for "
+        "each worker)",
+    )
+
+
+def with_workers(assigned: dict[str, Any], n_workers: int | None) -> dict[str, Any]:
+    """The values of --set and what --workers-per-trial says. Raises ConfigError where they contradict each other."""
+    if n_workers is None:
+        return assigned
+    if assigned.get("train.n_workers", n_workers) != n_workers:
+        found = assigned["train.n_workers"]
+        raise ConfigError(f"--workers-per-trial {n_workers} and --set train.n_workers={found}: give one of them")
+    return {**assigned, "train.n_workers": n_workers}
+
+
 def base_config(arguments: argparse.Namespace, assigned: dict[str, Any], protocol: str | None) -> Config:
     """The command's configuration: the file, then `assigned` (dotted path -> value), folds and protocol."""
     config = Config.from_yaml(arguments.config) if arguments.config else Config()
-    values = dict(assigned)
+    values = dict(with_workers(assigned, arguments.workers_per_trial))
     if arguments.folds:
         values["split.n_folds"] = arguments.folds
     if protocol:

@@ -120,6 +120,11 @@ class Tracking:
         for run in self._search(f"tags.`cgd.kind` = '{kind}' AND attributes.status = '{FINISHED}'"):
             yield run.data.tags, run.data.params, run.data.metrics
 
+    def statuses(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """Status and tags of every run, the newest first."""
+        for run in self._search(""):
+            yield run.info.status, run.data.tags
+
     def trials_of_other_code(self, code_versions: Iterable[str]) -> list[OlderRun]:
         """Every finished trial of none of these code versions, in one query; the newest first."""
         query = "tags.`cgd.kind` = 'trial' and attributes.status = 'FINISHED' and tags.`cgd.trial_key` != ''"

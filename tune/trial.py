@@ -1,14 +1,14 @@
-"""One trial, as it runs on a Ray worker: configuration and data reference in, metrics out.
+"""One trial, as it runs under Ray Tune: configuration and data reference in, metrics out.
 
-Trials of one worker run here, inside the Tune trial. A nested Ray Train group costs more than ten seconds each; trials
-of several workers would branch off in `run_trial`, around the same `cgd.evaluation.evaluate`.
+A trial of one worker runs here, inside the Tune function: starting a Ray Train group costs more than ten seconds. One
+of several workers calls the same `compute` in each of them.
 """
 
 from __future__ import annotations
 
 import time
-import traceback
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,17 @@ from cgd.baselines.predictions import BroughtFile
 from cgd.config import CAUSALGED, Config
 from cgd.data.preprocess import PreparedPair
 from cgd.data.split import GeneSplit
+from cgd.parallel import ALONE, Parallel
+from tune.checkpoint_mirror import CheckpointMirror
+from tune.failure import describe
+from tune.out_of_memory import with_less_memory
+from tune.resources import Request
+from tune.train_group import Group, Report
 
 EPOCH, RESULT, ERROR = "epoch_metrics", "result", "error"
 TIME = "time_ms"  # when an epoch ended, among its metrics
 HAS_MODEL = "has_model"
+TAGS = "tags"  # what its run is tagged with besides
 MODEL = "model"  # folder of the fitted model, beside the trial's checkpoints
 
 
@@ -78,41 +85,79 @@ def run_trial(
     params: dict[str, str],
     specs: dict[str, TrialSpec],
     datasets: dict[str, ray.ObjectRef],
+    requests: dict[str, Request],
     checkpoints: str,
     log_models: bool = True,
+    mirror: CheckpointMirror | None = None,
 ) -> None:
     """Ray Tune function trainable; `params["trial"]` is a fingerprint of `specs`, `datasets` holds prepared pairs.
 
-    Reports `epoch_metrics` after each epoch, those of the system among them, and one `result` (summary and per-gene
-    table) or `error` at the end; with `log_models` the fitted model is then in the trial's checkpoint folder. An
-    exception is reported, not raised: it is the trial's outcome and repeating it would change nothing, while a worker
-    that dies without a word is Tune's to restart, and continues from its checkpoint.
+    Reports `epoch_metrics` after each epoch, those of the system among them, and one `result` (summary, per-gene
+    table, tags) or `error` at the end; with `log_models` the fitted model is then in the trial's checkpoint folder.
+    `mirror` keeps both where other machines find them. An exception is reported, not raised: it is the trial's outcome
+    and repeating it would change nothing, unless a GPU's memory ran out. A worker that dies without a word is Tune's,
+    or a group's own, to restart, and continues from its checkpoint.
     """
     from ray import tune as ray_tune
 
+    spec = specs[params["trial"]]
+    root, request = Path(checkpoints), requests[params["trial"]]
+
+    def run(config: Config) -> dict[str, Any]:
+        work = partial(compute, spec, config, datasets[spec.prepared], root, log_models, mirror)
+        if request.n_workers == 1:
+            found = work(ray_tune.report, ALONE)
+            assert found is not None
+            return found
+        group = Group(spec.fingerprint, request, config.runtime.device, root / spec.fingerprint)
+        return group.run(work, ray_tune.report)
+
+    try:
+        found, tags = with_less_memory(run, spec.config, request)
+        result: dict[str, Any] = {RESULT: {**found, TAGS: tags}}
+    except Exception as error:  # the boundary between one trial and the study: whatever it was, the others go on
+        failure = describe(error)
+        result = {ERROR: {"type": failure.kind, "message": failure.message, "traceback": failure.traceback}}
+    ray_tune.report(result)
+
+
+def compute(
+    spec: TrialSpec,
+    config: Config,
+    dataset: ray.ObjectRef,
+    checkpoints: Path,
+    log_models: bool,
+    mirror: CheckpointMirror | None,
+    report: Report,
+    parallel: Parallel,
+) -> dict[str, Any] | None:
+    """Evaluate a trial, as one of `parallel`; its result on rank 0, which alone reports and saves the model.
+
+    `config` is that of `spec`, or differs from it in where and how it runs.
+    """
     from cgd.baselines.predictions import Predictions
     from cgd.baselines.trial import evaluate_baseline
-    from cgd.evaluation import Evaluation, evaluate
+    from cgd.evaluation import Evaluation, evaluate_in_group
+    from cgd.training.checkpoint import CheckpointFolder
     from tune.system_metrics import SystemMonitor
 
-    spec = specs[params["trial"]]
     monitor = SystemMonitor()
 
     def on_epoch(metrics: dict[str, float]) -> None:
-        ray_tune.report({EPOCH: {**metrics, **monitor.sample(), TIME: time.time() * 1000}})
+        report({EPOCH: {**metrics, **monitor.sample(), TIME: time.time() * 1000}})
 
-    try:
-        prepared: PreparedPair = ray.get(datasets[spec.prepared])  # read from shared memory, not copied
-        if spec.brought:
-            method = Predictions(spec.brought)
-            outcome = Evaluation(*evaluate_baseline(spec.config, prepared, spec.split, method), model=None)
-        else:
-            outcome = evaluate(spec.config, prepared, spec.split, on_epoch, Path(checkpoints))
-        if log_models and outcome.model:
-            outcome.model.save(Path(checkpoints) / spec.fingerprint / MODEL)
-        found = {"summary": outcome.summary, "per_gene": outcome.per_gene.to_dict("list")}
-        result: dict[str, Any] = {RESULT: {**found, HAS_MODEL: outcome.model is not None}}
-    except Exception as error:  # the boundary between one trial and the study: whatever it was, the others go on
-        message = str(error) or type(error).__name__
-        result = {ERROR: {"type": type(error).__name__, "message": message, "traceback": traceback.format_exc()}}
-    ray_tune.report(result)
+    prepared: PreparedPair = ray.get(dataset)  # read from shared memory, not copied
+    outcome: Evaluation | None
+    if spec.brought:
+        outcome = Evaluation(*evaluate_baseline(config, prepared, spec.split, Predictions(spec.brought)), model=None)
+    else:
+        kept = mirror.open if mirror else CheckpointFolder
+        outcome = evaluate_in_group(config, prepared, spec.split, parallel, on_epoch, checkpoints, kept)
+    if outcome is None:
+        return None
+    if log_models and outcome.model:
+        outcome.model.save(checkpoints / spec.fingerprint / MODEL)
+        if mirror:
+            mirror.try_to_put(checkpoints / spec.fingerprint / MODEL)
+    found = {"summary": outcome.summary, "per_gene": outcome.per_gene.to_dict("list")}
+    return {**found, HAS_MODEL: outcome.model is not None}

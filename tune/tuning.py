@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import wraps
@@ -14,9 +14,10 @@ from typing import Any, TypeVar, cast
 
 from ray import tune as ray_tune
 
-from cgd.config import Config
 from cgd.errors import TrackingError
 from tune.preflight import NodeStop, checked_trials
+from tune.resources import Request
+from tune.retries import RETRIES, RenewRetries
 from tune.tracking import Tracking
 
 _FLUSH_SECONDS = 5.0
@@ -82,10 +83,13 @@ def message_of_death(trial: Any) -> str:
 def run_tune(
     trainable: Any,
     callback: RunCallback,
-    base: Config,
+    request_of: Callable[[dict[str, Any]], Request],
     output: Path,
     param_space: Mapping[str, Any],
     label: str = "",
+    reuse_actors: bool = True,
+    also: Sequence[ray_tune.Callback] = (),
+    storage: str | None = None,
     **how: Any,
 ) -> None:
     """Run trials to the end or until the user stops them.
@@ -94,12 +98,19 @@ def run_tune(
     ----------
     trainable
         Function that runs a trial, with its data bound to it.
-    base
-        Decides by its `runtime` what a trial asks of Ray.
+    request_of
+        What a trial asks of Ray, by its parameters; it is called here and on the driver alone.
     output
         Folder in which Tune keeps its own files.
     label
         Ends the name of Tune's folder.
+    reuse_actors
+        Let a process go on to further trials. Not where trials ask for different things: Tune keeps an idle process
+        with what it holds, for which a trial of another kind would then wait for ever.
+    also
+        Callbacks beside the one that writes to the store, called after it.
+    storage
+        Where checkpoints are kept for all nodes; without one, all must share the output folder.
     how
         Further arguments of `TuneConfig`.
 
@@ -110,36 +121,24 @@ def run_tune(
     ClusterError
         A node that joined the cluster meanwhile cannot run trials.
     """
-    with checked_trials(trainable, output) as checked:
-        _run(checked, callback, base, output, param_space, label, how)
-
-
-def _run(
-    trainable: Any,
-    callback: RunCallback,
-    base: Config,
-    output: Path,
-    param_space: Mapping[str, Any],
-    label: str,
-    how: dict[str, Any],
-) -> None:
     nodes = NodeStop()
-    resources: dict[str, float] = {"CPU": 1, "GPU": 1} if base.runtime.device == "cuda" else {"CPU": 1}
-    tuner = ray_tune.Tuner(
-        ray_tune.with_resources(trainable, resources),
-        param_space=dict(param_space),
-        tune_config=ray_tune.TuneConfig(reuse_actors=True, **how),
-        run_config=ray_tune.RunConfig(
-            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}{label}",
-            storage_path=str(output / "ray_tune"),
-            verbose=0,
-            callbacks=[callback],
-            stop=nodes,
-            failure_config=ray_tune.FailureConfig(max_failures=1),
-        ),
+
+    def resources(params: dict[str, Any]) -> ray_tune.PlacementGroupFactory:
+        return ray_tune.PlacementGroupFactory([request_of(params).driver])
+
+    run_config = ray_tune.RunConfig(
+        name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}{label}",
+        storage_path=str(output / "ray_tune"),
+        verbose=0,
+        stop=nodes,
+        callbacks=[callback, RenewRetries(), *also],
+        failure_config=ray_tune.FailureConfig(max_failures=RETRIES),
     )
+    tuning = ray_tune.TuneConfig(reuse_actors=reuse_actors, **how)
     try:
-        tuner.fit()
+        with checked_trials(trainable, output, storage) as checked:
+            trials = ray_tune.with_resources(checked, resources)
+            ray_tune.Tuner(trials, param_space=dict(param_space), tune_config=tuning, run_config=run_config).fit()
     except Exception:  # whatever Tune made of it: if the store or a node failed, that is what the user must hear
         error = callback.error or nodes.error
         if error is None:

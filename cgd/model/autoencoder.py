@@ -83,35 +83,51 @@ class TwoHeadedAutoencoder(nn.Module):
         mean = self.mean(hidden) + self.mean_residual(nn.functional.gelu(hidden))
         return mean, self.log_variance(hidden).clamp(-12.0, 4.0)
 
-    def sample(self, mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
-        """z = mean + exp(log_variance / 2) * eps when variational, else the mean."""
+    def sample(self, mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
+        """z = mean + exp(log_variance / 2) * noise when variational, else the mean."""
         if not self.variational:
             return mean
-        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-        return mean + torch.exp(0.5 * log_variance) * noise
+        return mean + torch.exp(0.5 * log_variance) * noise.to(mean.device)
+
+    def draw(self, n_genes: int, generator: torch.Generator) -> Tensor:
+        """(n_genes, K) noise of `sample`; nothing is drawn for an encoder that is not variational."""
+        if not self.variational:
+            return torch.empty(n_genes, 0)
+        return torch.randn(n_genes, self.mean.out_features, generator=generator)
 
     def decode(self, z: Tensor) -> Tensor:
         """(..., K) -> (..., S) expression."""
         return self.decoder(z) + self.st_mean
 
-    def loss(self, x_st: Tensor, x_sc: Tensor, kl_weight: float, generator: torch.Generator) -> Tensor:
+    def loss(self, x_st: Tensor, x_sc: Tensor, kl_weight: float, noise: tuple[Tensor, Tensor], rows: slice) -> Tensor:
         """Reconstruction of the ST from both heads, relative to the variance about the mean pattern, plus KL.
 
-        The reconstruction from the scRNA-seq head is what ties the two heads to one latent space.
+        The reconstruction from the scRNA-seq head is what ties the two heads to one latent space. The losses of
+        disjoint `rows` (genes) add up to that of all of them.
+
+        Parameters
+        ----------
+        x_st, x_sc
+            (G, S) and (G, C) expression of all training genes.
+        noise
+            (G, K) for each head, of `draw`.
+        rows
+            Genes whose part of the loss is computed.
         """
         variance = (x_st - self.st_mean).square().mean().clamp_min(1e-8)
-        total = x_st.new_zeros(())
-        for mean, log_variance in (self.encode_st(x_st), self.encode_sc(x_sc)):
-            error = (self.decode(self.sample(mean, log_variance, generator)) - x_st).square().mean()
-            total = total + error / variance
+        truth, total = x_st[rows], x_st.new_zeros(())
+        encoded = (self.encode_st(truth), self.encode_sc(x_sc[rows]))
+        for (mean, log_variance), drawn in zip(encoded, noise, strict=True):
+            error = (self.decode(self.sample(mean, log_variance, drawn[rows])) - truth).square().mean(1)
+            total = total + error.sum() / variance
             if self.variational:
-                total = total + kl_weight * gaussian_kl(mean, log_variance)
-        return total
+                total = total + kl_weight * gaussian_kl(mean, log_variance).sum()
+        return total / len(x_st)
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL divergence from N(0, 1), mean over genes and latent dimensions."""
-    return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
+    """(G,) KL divergence from N(0, 1), mean over the latent dimensions."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean(1)
 
 
 def principal_components(x: Tensor, n: int) -> tuple[Tensor, Tensor]:

@@ -63,11 +63,14 @@ class CAT(nn.Module):
         K: values per token.
     backend
         Attention implementation, `sdpa` or `flex`.
+    precision
+        `fp32`, or `bf16` for autocast in the blocks; weights, norms and the residual stream stay fp32.
     """
 
-    def __init__(self, config: ModelConfig, content_dim: int, backend: str = "sdpa") -> None:
+    def __init__(self, config: ModelConfig, content_dim: int, backend: str = "sdpa", precision: str = "fp32") -> None:
         super().__init__()
         width = config.width
+        self.precision = precision
         self.backend = backend
         self.rule = config.attention_mask
         self.embed_clean = nn.Linear(content_dim, width)
@@ -79,6 +82,11 @@ class CAT(nn.Module):
         self.head = nn.Linear(width, content_dim)
         nn.init.zeros_(self.head.weight)  # an untrained model predicts the centre of the diffusion
         nn.init.zeros_(self.head.bias)
+
+    def compile_blocks(self) -> None:
+        """Let torch compile the blocks when they are first used; their parameters keep their names."""
+        for block in self.blocks:
+            block.compile(dynamic=True)
 
     def start(self, condition: Tensor) -> Prefix:
         """Prefix of the (B, c, D) condition tokens."""
@@ -121,9 +129,10 @@ class CAT(nn.Module):
         keys = layout if prefix is None else _expand(prefix.layout, x.shape[0]).join(layout)
         mask = make_mask(layout, keys, self.backend, self.rule)
         kept = []
-        for i, block in enumerate(self.blocks):
-            x, key_value = block(x, None if prefix is None else prefix.past[i], mask)
-            kept.append(key_value)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            for i, block in enumerate(self.blocks):
+                x, key_value = block(x, None if prefix is None else prefix.past[i], mask)
+                kept.append(key_value)
         return x, tuple(kept), keys
 
 

@@ -16,12 +16,20 @@ from cgd.model.cat import Prefix
 from cgd.model.network import Network
 from cgd.model.ridge import ridge_predict
 from cgd.model.tokens import GeneTable, GeneTokens, LatentTokens, random_rotations
+from cgd.parallel import ALONE, Parallel
 from cgd.random import make_generator
 
 
 @torch.no_grad()
 def generate(
-    network: Network, context: GeneTable, targets: GeneTable, ridge_lambda: float, seed: int, n: int, draw: bool
+    network: Network,
+    context: GeneTable,
+    targets: GeneTable,
+    ridge_lambda: float,
+    seed: int,
+    n: int,
+    draw: bool,
+    parallel: Parallel = ALONE,
 ) -> Tensor:
     """(n, M, K) standardised latents of the target genes.
 
@@ -37,10 +45,17 @@ def generate(
         Independent draws, or members of the ensemble whose mean is the posterior mean.
     draw
         True: run the reverse process. False: the network's x_start from pure noise at t = T.
+    parallel
+        The processes that share the members out among themselves; each has all of them in the end.
     """
     kind = _PanelGeneration if isinstance(network.tokens, GeneTokens) else _LatentGeneration
     generation = kind(network, context, targets, ridge_lambda, draw)
-    return torch.stack([generation.member(make_generator(seed, "generate", str(draw), i)) for i in range(n)])
+    own = range(n)[parallel.share(n)]
+    members = torch.zeros(n, len(targets.code), context.z.shape[1], device=context.z.device)
+    for i in own:
+        members[i] = generation.member(make_generator(seed, "generate", str(draw), i))
+    parallel.add_up([members])
+    return members
 
 
 class _Generation:

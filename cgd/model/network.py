@@ -5,6 +5,8 @@ Shapes: B sequences, L tokens, K latent, k content per token, n training genes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,38 @@ from cgd.diffusion.timesteps import TimestepSampler
 from cgd.model.ar_steps import step_weights
 from cgd.model.autoencoder import TwoHeadedAutoencoder
 from cgd.model.cat import CAT, Prefix
-from cgd.model.tokens import GeneTable, GeneTokens, LatentTokens
+from cgd.model.tokens import BatchDraw, GeneTable, GeneTokens, LatentTokens
+
+
+@dataclass(frozen=True)
+class LossDraw:
+    """All that is random in the diffusion loss of a batch, and the weight of its tokens.
+
+    Attributes
+    ----------
+    batch
+        The sequences.
+    weight
+        (B, L) loss weight of each token.
+    total_weight
+        Sum of the whole batch's weights: the losses of its parts add up to that of the batch.
+    dropped
+        (B,) whose condition is replaced by the blank, or None.
+    noise
+        Timesteps (B, L) and noise (B, L, k), as often as timesteps are drawn for each AR step.
+    """
+
+    batch: BatchDraw
+    weight: Tensor
+    total_weight: Tensor
+    dropped: Tensor | None
+    noise: tuple[tuple[Tensor, Tensor], ...]
+
+    def part(self, rows: slice) -> LossDraw:
+        """The draw of some of the sequences."""
+        dropped = None if self.dropped is None else self.dropped[rows]
+        noise = tuple((t[rows], noise[rows]) for t, noise in self.noise)
+        return LossDraw(self.batch.part(rows), self.weight[rows], self.total_weight, dropped, noise)
 
 
 class Network(nn.Module):
@@ -39,7 +72,7 @@ class Network(nn.Module):
         model, diffusion = config.model, config.diffusion
         self.autoencoder = TwoHeadedAutoencoder(model, n_spots, n_cells)
         self.tokens: GeneTokens | LatentTokens = GeneTokens(config) if model.tokens == "gene" else LatentTokens(config)
-        self.cat = CAT(model, self.tokens.content_dim, config.runtime.attention)
+        self.cat = CAT(model, self.tokens.content_dim, config.runtime.attention, config.train.precision)
         self.process = ForwardProcess(diffusion.schedule, diffusion.n_timesteps, diffusion.prediction_type)
         self.timesteps = TimestepSampler(diffusion.timestep_sampling, diffusion.per_step, diffusion.n_timesteps)
         blank = torch.zeros(model.n_condition_tokens, model.width)
@@ -83,32 +116,42 @@ class Network(nn.Module):
         """(..., S) expression of standardised latents (..., K)."""
         return self.autoencoder.decode(z * self.z_scale + self.z_shift)
 
-    def diffusion_loss(self, table: GeneTable, ridge_lambda: float, generators: dict[str, torch.Generator]) -> Tensor:
-        """Weighted mean squared error of the predicted diffusion target over a batch of sequences."""
-        sequence = self.tokens.training_sequence(table, ridge_lambda, generators["batch"])
-        condition = self._drop_condition(sequence.condition, generators["condition"])
+    def draw(self, table: GeneTable, generators: dict[str, torch.Generator]) -> LossDraw:
+        """Draw a batch, its timesteps and its noise."""
+        train, diffusion = self.config.train, self.config.diffusion
+        batch = self.tokens.draw(table, generators["batch"])
+        weight = step_weights(batch.step, self.config.ar.max_weight, self.config.ar.min_weight)
+        dropped = None
+        if self.blank is not None:
+            dropped = torch.rand(len(batch.step), generator=generators["condition"]) < train.condition_drop
+        shape = (*batch.step.shape, self.tokens.content_dim)
+        noise = tuple(
+            (
+                self.timesteps.sample(batch.step, weight, generators["timestep"]),
+                torch.randn(shape, generator=generators["noise"]),
+            )
+            for _ in range(diffusion.timesteps_per_step)
+        )
+        return LossDraw(batch, weight, weight.sum(), dropped, noise)
+
+    def diffusion_loss(self, table: GeneTable, ridge_lambda: float, draw: LossDraw) -> Tensor:
+        """Weighted mean squared error of the predicted diffusion target; of a part of a batch, its part of that."""
+        sequence = self.tokens.training_sequence(table, ridge_lambda, draw.batch)
+        device = sequence.content.device
+        condition = sequence.condition
+        if draw.dropped is not None and self.blank is not None:
+            condition = torch.where(draw.dropped.to(device)[:, None, None], self.blank, condition)
         prefix = self._clean_prefix(sequence.content, sequence.position, condition, sequence.step)
-        weight = step_weights(sequence.step, self.config.ar.max_weight, self.config.ar.min_weight)
         # without detaching, a jointly trained encoder could shrink its own target
         x_start = ((sequence.content - sequence.center) / sequence.scale).detach()
         center = sequence.center.detach()
-        total = x_start.new_zeros(())
-        for _ in range(self.config.diffusion.timesteps_per_step):
-            t = self.timesteps.sample(sequence.step, weight, generators["timestep"])
-            noise = torch.randn(x_start.shape, generator=generators["noise"]).to(x_start.device)
+        weight, total = (draw.weight / draw.total_weight).to(device), x_start.new_zeros(())
+        for t, noise in ((t.to(device), noise.to(device)) for t, noise in draw.noise):
             x_t = self.process.add_noise(x_start, noise, t)
             predicted = self.predict(prefix, x_t, t, center, sequence.position, sequence.step)
             error = (predicted - self.process.target(x_start, noise, t)).square().mean(-1)
-            total = total + (weight * error).sum() / weight.sum()
-        return total / self.config.diffusion.timesteps_per_step
-
-    def _drop_condition(self, condition: Tensor, generator: torch.Generator) -> Tensor:
-        """(B, c, D) condition, that of a random share of the sequences replaced by the blank."""
-        if self.blank is None:
-            return condition
-        rate = self.config.train.condition_drop
-        dropped = torch.rand(len(condition), generator=generator).to(condition.device) < rate
-        return torch.where(dropped[:, None, None], self.blank, condition)
+            total = total + (weight * error).sum()
+        return total / len(draw.noise)
 
     def _clean_prefix(self, content: Tensor, position: Tensor, condition: Tensor, step: Tensor) -> Prefix:
         """Condition and clean tokens: those of every step that a later one may look at, under the full mask of all."""
@@ -120,8 +163,9 @@ class Network(nn.Module):
             return prefix
         return self.cat.extend(prefix, content[:, :n_clean], position[:, :n_clean], step[:, :n_clean])
 
-    def autoencoder_loss(self, x_st: Tensor, x_sc: Tensor, generator: torch.Generator) -> Tensor:
-        return self.autoencoder.loss(x_st, x_sc, self.config.train.kl_weight, generator)
+    def autoencoder_loss(self, x_st: Tensor, x_sc: Tensor, noise: tuple[Tensor, Tensor], rows: slice) -> Tensor:
+        """Loss of the autoencoder on all training genes; of some `rows`, their part of it."""
+        return self.autoencoder.loss(x_st, x_sc, self.config.train.kl_weight, noise, rows)
 
     # ---- generation -------------------------------------------------------------------------------------------------
 

@@ -141,7 +141,8 @@ class Reference:
             else:  # a frozen encoder gives the same latents at every step
                 self._frozen = self._frozen or self._encode(network)
                 mean, log_variance, code = self._frozen
-            return self._table(network.to_standard(network.autoencoder.sample(mean, log_variance, generator)), code)
+            noise = network.autoencoder.draw(len(mean), generator)
+            return self._table(network.to_standard(network.autoencoder.sample(mean, log_variance, noise)), code)
 
     @torch.no_grad()
     def context_table(self, network: Network) -> GeneTable:

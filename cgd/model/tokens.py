@@ -71,6 +71,40 @@ class Sequence:
     step: Tensor
 
 
+@dataclass(frozen=True)
+class BatchDraw:
+    """The random choices of a batch of sequences, from which any part of it can be computed anywhere.
+
+    Attributes
+    ----------
+    index, weight
+        (B, L, m) genes mixed into each token and their weights; with latent tokens (B, 1, m), the same for all tokens.
+    step
+        (B, L) AR step of each token.
+    rotation
+        (B, K, K) of the S-latent of each panel, or None.
+    token_order
+        (B, L) order in which latent tokens are generated, or None.
+    """
+
+    index: Tensor
+    weight: Tensor
+    step: Tensor
+    rotation: Tensor | None = None
+    token_order: Tensor | None = None
+
+    def part(self, rows: slice) -> BatchDraw:
+        """The draw of some of the sequences."""
+        rotation, order = self.rotation, self.token_order
+        return BatchDraw(
+            self.index[rows],
+            self.weight[rows],
+            self.step[rows],
+            None if rotation is None else rotation[rows],
+            None if order is None else order[rows],
+        )
+
+
 def random_rotations(batch: int, dim: int, generator: torch.Generator) -> Tensor:
     """(batch, dim, dim) orthogonal matrices, uniform (QR of a Gaussian with the signs fixed)."""
     q, r = torch.linalg.qr(torch.randn(batch, dim, dim, generator=generator))
@@ -119,7 +153,7 @@ class GeneTokens(nn.Module):
         attention = (self.summary_query @ code.T / code.shape[1] ** 0.5).softmax(-1)
         return self.embed_summary(attention @ code + self.summary_query)
 
-    def training_sequence(self, table: GeneTable, ridge_lambda: float, generator: torch.Generator) -> Sequence:
+    def draw(self, table: GeneTable, generator: torch.Generator) -> BatchDraw:
         """A batch of random panels of (mixtures of) training genes."""
         train, n_genes = self.config.train, len(table.z)
         largest = max(1, min(train.mixture_size, n_genes // 4))
@@ -127,12 +161,17 @@ class GeneTokens(nn.Module):
         n_tokens = min(train.panel_size, n_genes // size)
         index, weight = draw_mixtures(train.batch_size, n_tokens, size, n_genes, generator)
         index, weight = _arrange(index, weight, table.order)
-        index, weight = index.to(table.z.device), weight.to(table.z.device)
+        rotation = random_rotations(train.batch_size, self.content_dim, generator) if train.rotate else None
+        step = draw_steps(train.batch_size, n_tokens, self.config.ar.decay, generator)
+        return BatchDraw(index, weight, step, rotation)
+
+    def training_sequence(self, table: GeneTable, ridge_lambda: float, draw: BatchDraw) -> Sequence:
+        """The panels that were drawn."""
+        device = table.z.device
+        index, weight, step = draw.index.to(device), draw.weight.to(device), draw.step.to(device)
         content, code, features = (_mix(rows, index, weight) for rows in (table.z, table.code, table.features))
-        if train.rotate:
-            rotation = random_rotations(train.batch_size, self.content_dim, generator).to(content.device)
-            content = content @ rotation
-        step = draw_steps(train.batch_size, n_tokens, self.config.ar.decay, generator).to(content.device)
+        if draw.rotation is not None:
+            content = content @ draw.rotation.to(device)
         if self.config.model.center == "ridge":
             # the centre knows what the transformer may see
             center_on = causal_ridge if self.config.model.attention_mask == "causal" else other_steps_ridge
@@ -140,7 +179,7 @@ class GeneTokens(nn.Module):
             scale = variance.sqrt()
         else:
             center, scale = torch.zeros_like(content), torch.ones_like(content[..., :1])
-        condition = self.condition(table.code).expand(train.batch_size, -1, -1)
+        condition = self.condition(table.code).expand(len(content), -1, -1)
         return Sequence(content, center, scale, self.embed_position(code), condition, step)
 
 
@@ -195,27 +234,33 @@ class LatentTokens(nn.Module):
         natural = torch.empty_like(tokens).scatter(1, order[..., None].expand_as(tokens), tokens)
         return natural.flatten(1)
 
-    def training_sequence(self, table: GeneTable, ridge_lambda: float, generator: torch.Generator) -> Sequence:
-        """A batch of (mixtures of) training genes.
+    def draw(self, table: GeneTable, generator: torch.Generator) -> BatchDraw:
+        """A batch of random (mixtures of) training genes."""
+        train, n_genes = self.config.train, len(table.z)
+        size = int(torch.randint(1, min(train.mixture_size, n_genes) + 1, (1,), generator=generator))
+        index, weight = draw_mixtures(train.batch_size, 1, size, n_genes, generator)
+        order = self.token_order(train.batch_size, generator)
+        step = draw_steps(train.batch_size, self.n_tokens, self.config.ar.decay, generator)
+        return BatchDraw(index, weight, step, token_order=order)
+
+    def training_sequence(self, table: GeneTable, ridge_lambda: float, draw: BatchDraw) -> Sequence:
+        """The genes that were drawn.
 
         The permutation of the tokens needs no undoing before the loss: content, centre and position codes are permuted
         alike and the loss is a mean over tokens.
         """
-        train, n_genes = self.config.train, len(table.z)
-        size = int(torch.randint(1, min(train.mixture_size, n_genes) + 1, (1,), generator=generator))
-        index, weight = (
-            t.squeeze(1).to(table.z.device) for t in draw_mixtures(train.batch_size, 1, size, n_genes, generator)
-        )
+        assert draw.token_order is not None
+        device = table.z.device
+        index, weight = draw.index.squeeze(1).to(device), draw.weight.squeeze(1).to(device)
         z, code, center = (
             torch.einsum("bm,bmd->bd", weight, rows[index]) for rows in (table.z, table.code, table.center)
         )
-        order = self.token_order(train.batch_size, generator).to(z.device)
-        step = draw_steps(train.batch_size, self.n_tokens, self.config.ar.decay, generator).to(z.device)
+        order = draw.token_order.to(device)
         return Sequence(
             self.split(z, order),
             self.split(center, order),
             torch.ones_like(z[:, :1, None]),
             self.embed_index(order),
             self.condition(code),
-            step,
+            draw.step.to(device),
         )

@@ -1,7 +1,8 @@
-"""Checkpoints: tensors in safetensors, everything else in JSON, both checked by hash. No pickle.
+"""Checkpoints: tensors in safetensors, everything else in JSON, both checked by one hash. No pickle.
 
 A checkpoint is a folder `epoch-NNNNN` written under a temporary name and renamed when whole, so that a kill leaves
-either the folder or nothing. The newest whole one is resumed from; the one before it is kept in case it is damaged.
+either the folder or nothing. The newest whole one is resumed from. Beside it stay the one of the epoch that training
+keeps (the best) and the one before it, in case that the newest is damaged.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+import warnings
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,9 +24,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from cgd.errors import CheckpointError
+from cgd.errors import CheckpointError, DiskError
+from cgd.files import explained, sync_folder
 
-_TENSORS, _STATE = "tensors.safetensors", "state.json"
+TENSORS, STATE = "tensors.safetensors", "state.json"
+_HASH, _OLDER_HASH = "sha256", "tensors_sha256"  # the older one was over the tensors alone
+# what `CheckpointFolder.counts` may say of a trial
+LOST = {"damaged_checkpoints", "unsaved_checkpoints", "unmirrored_checkpoints"}
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint is damaged or could not be kept; training goes on."""
 
 
 def write_folder(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -32,21 +44,41 @@ def write_folder(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]
     ------
     CheckpointError
         Something else than a checkpoint bears that name: it is left alone.
+    DiskError
+        The disk is full or fails; nothing is left of the attempt.
     """
     folder = folder.resolve()
-    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= {_TENSORS, _STATE}):
+    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= {TENSORS, STATE}):
         raise CheckpointError(f"{folder} exists and is not a saved model or checkpoint; choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{uuid4().hex}")
-    temporary.mkdir()
     data = save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()})
-    digest = hashlib.sha256(data).hexdigest()
-    for name, content in ((_TENSORS, data), (_STATE, json.dumps({**state, "tensors_sha256": digest}).encode())):
-        with (temporary / name).open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    _replace(folder, temporary)
+    blank = json.dumps({_HASH: "", **state}).encode()
+    content = blank.replace(b'""', f'"{_hash(data, blank)}"'.encode(), 1)
+    temporary = folder.with_name(f".{folder.name}.{uuid4().hex}")
+    with explained(folder):
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+            _write_file(temporary / TENSORS, data)
+            _write_file(temporary / STATE, content)
+            sync_folder(temporary)
+            _replace(folder, temporary)
+        except BaseException:  # whatever stopped the write, half a folder must not fill the disk
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def _hash(data: bytes, state: bytes) -> str:
+    """Over both files as they are on disk; in that of the state the place of the hash is blank."""
+    digest = hashlib.sha256(data)
+    digest.update(state)
+    return digest.hexdigest()
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _replace(folder: Path, new: Path) -> None:
@@ -57,9 +89,10 @@ def _replace(folder: Path, new: Path) -> None:
             folder.rename(older)
         try:
             new.rename(folder)
+            sync_folder(folder.parent)
         except OSError:
             shutil.rmtree(older, ignore_errors=True)
-            if not folder.exists():  # not that another process put its own there in between
+            if not folder.exists() or not new.exists():  # not that another process put its own there in between
                 raise
             continue
         shutil.rmtree(older, ignore_errors=True)
@@ -69,17 +102,44 @@ def _replace(folder: Path, new: Path) -> None:
 def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `write_folder` wrote. Raises CheckpointError if it is missing, incomplete or damaged."""
     try:
-        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-        data = (folder / _TENSORS).read_bytes()
-        expected = state.pop("tensors_sha256")
+        content, data = (folder / STATE).read_bytes(), (folder / TENSORS).read_bytes()
+        state = json.loads(content)
+        is_older = _OLDER_HASH in state
+        expected = state.pop(_OLDER_HASH if is_older else _HASH)
+        found = _hash(data, b"" if is_older else content.replace(expected.encode(), b"", 1))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder} is not a whole checkpoint ({_STATE} and {_TENSORS}): {error!r}") from None
-    if hashlib.sha256(data).hexdigest() != expected:
-        raise CheckpointError(f"{folder / _TENSORS} is damaged: its hash is not the one stored in {_STATE}")
+        raise CheckpointError(f"{folder} is not a whole checkpoint ({STATE} and {TENSORS}): {error!r}") from None
+    if found != expected:
+        raise CheckpointError(f"{folder} is damaged: the hash of {TENSORS} and {STATE} is not the one stored")
     try:
         return load(data), state
     except SafetensorError as error:
-        raise CheckpointError(f"{folder / _TENSORS} is not a safetensors file: {error}") from None
+        raise CheckpointError(f"{folder / TENSORS} is not a safetensors file: {error}") from None
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a checkpoint so that an interruption leaves no half of one under its name, or leave it as it is."""
+    hidden = folder.with_name(f".{folder.name}.{uuid4().hex}.old")
+    with suppress(OSError):  # gone already, or on a disk that fails: no reason to stop a trial
+        folder.rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def epoch_folder(epoch: int) -> str:
+    """Name of the folder of an epoch's checkpoint."""
+    return f"epoch-{epoch:05d}"
+
+
+def epoch_of(name: str) -> int | None:
+    """The epoch of which a folder of that name is the checkpoint; None for any other name."""
+    found = re.fullmatch(r"epoch-(\d{5,})", name)
+    return int(found[1]) if found else None
+
+
+def kept_epochs(epochs: Iterable[int], last: int, best: int | None) -> set[int]:
+    """Which checkpoints the rule keeps: the last, the best, and the one before the last as a spare."""
+    spare = max((epoch for epoch in epochs if epoch < last), default=last)
+    return {epoch for epoch in epochs if epoch in (last, best, spare)}
 
 
 class CheckpointFolder:
@@ -91,34 +151,80 @@ class CheckpointFolder:
         Folder of the trial, named by its fingerprint.
     fingerprint
         Stored in each checkpoint; one that bears another fingerprint is refused.
+
+    Attributes
+    ----------
+    damaged
+        Checkpoints that `load_newest` passed over.
+    unsaved
+        Epochs whose checkpoint could not be written.
     """
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path = path
         self.fingerprint = fingerprint
+        self.damaged: list[str] = []
+        self.unsaved: list[int] = []
 
     def save(self, epoch: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        write_folder(self.path / f"epoch-{epoch:05d}", tensors, {**state, "fingerprint": self.fingerprint})
-        for old in self._folders()[:-2]:
-            shutil.rmtree(old)
+        """Write the checkpoint of an epoch and remove those that the rule no longer keeps.
+
+        The best one is that of `state["kept_epoch"]`. Where the disk is full or fails, that is said once and
+        noted in `unsaved`: the older ones stay, and losing a checkpoint must not lose the trial.
+        """
+        try:
+            write_folder(self.path / epoch_folder(epoch), tensors, {**state, "fingerprint": self.fingerprint})
+        except DiskError as error:
+            if not self.unsaved:
+                self._warn(f"no checkpoint of epoch {epoch}, training goes on and the next epoch tries again: {error}")
+            self.unsaved.append(epoch)
+            return
+        epochs = self.epochs()
+        for old in set(epochs) - kept_epochs(epochs, epoch, state.get("kept_epoch")):
+            remove_folder(self.path / epoch_folder(old))
 
     def load_newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The newest whole checkpoint, or None. Damaged ones are passed over in favour of older ones."""
-        for folder in reversed(self._folders()):
+        """The newest whole checkpoint, or None. Damaged ones are passed over in favour of older ones, and named."""
+        for epoch in reversed(self.epochs()):
+            folder = self.path / epoch_folder(epoch)
             try:
                 tensors, state = read_folder(folder)
-            except CheckpointError:
+            except CheckpointError as error:
+                self._pass_over(folder.name, error)
                 continue
             if state.pop("fingerprint", None) != self.fingerprint:
                 raise CheckpointError(f"{folder} belongs to another trial than {self.fingerprint}; remove {self.path}")
+            if self.damaged:
+                self._warn(f"training continues from {folder}")
             return tensors, state
+        if self.damaged:
+            self._warn(f"no whole checkpoint in {self.path}: training starts from zero")
         return None
+
+    def counts(self) -> dict[str, float]:
+        """How many checkpoints were damaged or not saved, for the record of the trial; nothing where none was."""
+        found = {"damaged_checkpoints": len(self.damaged), "unsaved_checkpoints": len(self.unsaved)}
+        return {key: float(count) for key, count in found.items() if count}
 
     def clear(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def _folders(self) -> list[Path]:
-        return sorted(self.path.glob("epoch-*"))
+    def epochs(self) -> list[int]:
+        """Epochs that have a checkpoint, whole or not; the newest last."""
+        found = (epoch_of(path.name) for path in self.path.glob("epoch-*"))
+        return sorted(epoch for epoch in found if epoch is not None)
+
+    def _pass_over(self, name: str, error: CheckpointError) -> None:
+        if name in self.damaged:
+            return
+        self.damaged.append(name)
+        self._warn(f"passed over a damaged checkpoint: {error}")
+
+    def _warn(self, message: str) -> None:
+        warnings.warn(message, CheckpointWarning, stacklevel=3)
+
+
+OpenCheckpoints = Callable[[Path, str], CheckpointFolder]  # of a trial's folder and fingerprint
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

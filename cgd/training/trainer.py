@@ -1,4 +1,6 @@
-"""One training loop. It knows nothing of Ray: it reports through callbacks and resumes from a folder."""
+"""One training loop, for one process or several. It knows nothing of Ray: it reports through callbacks, resumes from a
+folder, and is told which of the processes it is.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ from cgd.config import TrainConfig
 from cgd.errors import TrainingDiverged
 from cgd.model.network import Network
 from cgd.model.reference import Reference
+from cgd.parallel import ALONE, Parallel, pieces
 from cgd.random import derive_seed, make_generator
 from cgd.training.checkpoint import CheckpointFolder, optimizer_tensors, restore_optimizer
 
@@ -68,6 +71,9 @@ class Trainer:
         Called with the metrics of each epoch, on a resume with those of earlier epochs first.
     checkpoints
         Where to save after each epoch and to resume from; None keeps nothing.
+    parallel
+        This process among those that train the network. Rank 0 alone calls `on_epoch` and touches `checkpoints`;
+        `validate` is called by all, and what rank 0 returns holds.
     """
 
     def __init__(
@@ -77,12 +83,14 @@ class Trainer:
         validate: Validate,
         on_epoch: EpochReport | None = None,
         checkpoints: Checkpoints | CheckpointFolder | None = None,
+        parallel: Parallel = ALONE,
     ) -> None:
         self.network = network
         self.reference = reference
         self.validate = validate
-        self.on_epoch = on_epoch or (lambda metrics: None)
-        self.checkpoints = checkpoints
+        self.parallel = parallel
+        self.on_epoch = on_epoch if on_epoch and parallel.is_main else (lambda metrics: None)
+        self.checkpoints = checkpoints if parallel.is_main else None
         self.config = network.config.train
         self.joint = network.config.model.decoder == "joint"
         self.progress = Progress()
@@ -97,13 +105,14 @@ class Trainer:
         TrainingDiverged
             The loss or the gradient is not finite.
         """
-        with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
-            torch.manual_seed(derive_seed(self.network.config.seed, "dropout"))
-            saved = self.checkpoints.load_newest() if self.checkpoints else None
+        devices = [torch.cuda.current_device()] if self.network.config.runtime.device == "cuda" else []
+        with torch.random.fork_rng(devices=devices):  # dropout draws from the global generators
+            saved = self.parallel.from_main(self.checkpoints.load_newest() if self.checkpoints else None)
             if saved is None:
                 self._prepare()
             else:
                 self.network.load_state_dict(_part(saved[0], "network"))
+            self.parallel.copy_from_main([*self.network.parameters(), *self.network.buffers()])
             self.optimizer = self._make_optimizer()
             self.average = {name: p.detach().clone() for name, p in self._trained().items()}
             self.kept = self._snapshot()
@@ -122,13 +131,14 @@ class Trainer:
         )
         optimizer = torch.optim.AdamW(network.autoencoder.parameters(), lr=self.config.pretrain_learning_rate)
         for _ in range(self.config.pretrain_epochs):
-            loss = self._autoencoder_loss()
+            noise = self._autoencoder_noise()
             optimizer.zero_grad()
-            loss.backward()
-            self._check(
-                loss, torch.nn.utils.clip_grad_norm_(network.autoencoder.parameters(), self.config.gradient_clip)
-            )
-            optimizer.step()
+            loss = torch.zeros((), device=reference.x_st.device)
+            for rows in self._pieces(len(reference.x_st)):
+                part = network.autoencoder_loss(reference.x_st, reference.x_sc_train, noise, rows)
+                part.backward()
+                loss += part.detach()
+            self._apply(optimizer, list(network.autoencoder.parameters()), [loss])
         self._standardise()
         if not self.joint:
             network.autoencoder.requires_grad_(False)
@@ -171,11 +181,12 @@ class Trainer:
     def _run_epoch(self) -> dict[str, float]:
         start = time.perf_counter()
         self.network.train()
+        torch.manual_seed(derive_seed(self.network.config.seed, "dropout", self.parallel.rank, self.progress.epoch))
         if self.joint:
             self._standardise()
         losses = [self._run_step(i) for i in range(self.config.steps_per_epoch)]
         self.progress.epoch += 1
-        score = self._score()
+        score = self.parallel.from_main(self._score())
         self.progress.best_score = max(score, self.progress.best_score)
         if score >= self.progress.best_score - self.config.tolerance:
             self.progress.kept_epoch, self.progress.kept_score = self.progress.epoch, score
@@ -194,26 +205,53 @@ class Trainer:
         step = self.progress.epoch * config.steps_per_epoch + index
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, config.epochs * config.steps_per_epoch, config)
-        diffusion = self._diffusion_loss()
-        loss = diffusion
-        if self.joint:
-            loss = loss + config.reconstruction_weight * self._autoencoder_loss()
         self.optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self._trained().values(), config.gradient_clip)
-        self._check(loss, norm)
-        self.optimizer.step()
+        diffusion, reconstruction = self._backward()
+        norm = self._apply(self.optimizer, list(self._trained().values()), [diffusion, reconstruction])
         with torch.no_grad():
             for name, p in self._trained().items():
                 self.average[name].lerp_(p, 1 - config.ema_decay)
+        loss = diffusion + config.reconstruction_weight * reconstruction
         return {"train_loss": loss.item(), "diffusion_loss": diffusion.item(), "gradient_norm": norm.item()}
 
-    def _diffusion_loss(self) -> Tensor:
-        table = self.reference.training_table(self.network, self.generators["latent"], with_gradient=self.joint)
-        return self.network.diffusion_loss(table, self.reference.ridge_lambda, self.generators)
+    def _backward(self) -> tuple[Tensor, Tensor]:
+        """Leave the gradient of this process's share of a batch; its diffusion and reconstruction loss."""
+        reference, weight = self.reference, self.config.reconstruction_weight
+        table = reference.training_table(self.network, self.generators["latent"], with_gradient=self.joint)
+        draw = self.network.draw(table, self.generators)
+        diffusion, reconstruction = (torch.zeros((), device=table.z.device) for _ in range(2))
+        for rows in self._pieces(self.config.batch_size):
+            part = self.network.diffusion_loss(table, reference.ridge_lambda, draw.part(rows))
+            part.backward(retain_graph=self.joint)  # the table serves all pieces
+            diffusion += part.detach()
+        if self.joint:
+            noise = self._autoencoder_noise()
+            for rows in self._pieces(len(reference.x_st)):
+                part = self.network.autoencoder_loss(reference.x_st, reference.x_sc_train, noise, rows)
+                (weight * part).backward()
+                reconstruction += part.detach()
+        return diffusion, reconstruction
 
-    def _autoencoder_loss(self) -> Tensor:
-        return self.network.autoencoder_loss(self.reference.x_st, self.reference.x_sc_train, self.generators["latent"])
+    def _pieces(self, n: int) -> list[slice]:
+        """This process's share of `n` items, in as many pieces as are computed one after the other."""
+        found = pieces(self.parallel.share(n), self.network.config.runtime.micro_batches)
+        return [piece for piece in found if piece.stop > piece.start]
+
+    def _apply(
+        self, optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], losses: list[Tensor]
+    ) -> Tensor:
+        """Add up the processes' gradients and `losses`, take a step, and return the norm of the gradient."""
+        self.parallel.add_up_gradients(parameters)
+        self.parallel.add_up(losses)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.gradient_clip)
+        self._check(torch.stack(losses).sum(), norm)
+        optimizer.step()
+        return norm
+
+    def _autoencoder_noise(self) -> tuple[Tensor, Tensor]:
+        """Noise of the two heads for all training genes."""
+        autoencoder, n = self.network.autoencoder, len(self.reference.x_st)
+        return autoencoder.draw(n, self.generators["latent"]), autoencoder.draw(n, self.generators["latent"])
 
     def _check(self, loss: Tensor, gradient_norm: Tensor) -> None:
         if not (torch.isfinite(loss) and torch.isfinite(gradient_norm)):
@@ -250,9 +288,7 @@ class Trainer:
         tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}
         tensors |= {f"kept.{name}": tensor for name, tensor in self.kept.items()}
         tensors |= {f"generator.{name}": g.get_state() for name, g in self.generators.items()}
-        tensors |= {"generator.global": torch.get_rng_state(), **optimizer_tensors(self.optimizer)}
-        if self.network.config.runtime.device == "cuda":
-            tensors["generator.cuda"] = torch.cuda.get_rng_state()
+        tensors |= optimizer_tensors(self.optimizer)
         self.checkpoints.save(self.progress.epoch, tensors, vars(self.progress))
 
     def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -264,11 +300,7 @@ class Trainer:
             for prefix in ("average", "kept")
         )
         restore_optimizer(self.optimizer, tensors)
-        streams = _part(tensors, "generator")
-        torch.set_rng_state(streams.pop("global"))
-        if "cuda" in streams:
-            torch.cuda.set_rng_state(streams.pop("cuda"))
-        for name, stream in streams.items():
+        for name, stream in _part(tensors, "generator").items():
             self.generators[name].set_state(stream)
         self.progress = Progress(**state)
         self.progress.earlier_seconds = sum(metrics["epoch_seconds"] for metrics in self.progress.history)

@@ -74,7 +74,7 @@ class Writer:
     def trial(self, trial: Trial, status: str, published: bool) -> dict[str, Any]:
         fingerprint = trial.config.fingerprint(trial.dataset, str(trial.fold))
         tags = {"cgd.fingerprint": fingerprint, "cgd.dataset": trial.dataset}
-        tags |= {"cgd.runtime.device": "cpu", "cgd.runtime.n_threads": "2"}
+        tags |= {"cgd.runtime.device": "cpu", "cgd.runtime.n_threads": "2", "cgd.train.n_workers": "3"}
         run_id = self.run("trial", status, **tags)
         if status == "FINISHED":
             self.client.log_table(run_id, gene_table(LEVEL_PCC[trial.level], trial.seed, published), "per_gene.json")

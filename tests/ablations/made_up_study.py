@@ -82,5 +82,6 @@ def _trial(i: int, seed: int, name: str) -> dict[str, Any]:
         "started": 1000.0,
         "ended": 1030.0 + 10 * i + seed,
         "n_threads": 2.0,
+        "n_workers": 1.0,
         "device": "cpu",
     }

@@ -137,6 +137,7 @@ def test_trials_say_when_and_on_what_they_ran(heldout):
     assert trials["started"].max() < 10_000_000_000
     assert set(trials["device"]) == {"cpu"}
     assert set(trials["n_threads"]) == {2.0}
+    assert set(trials["n_workers"]) == {3.0}
 
 
 def test_an_older_store_lacks_what_came_later_and_is_read(heldout):

@@ -83,12 +83,15 @@ def test_hidden_entries_have_a_correction_of_their_own(published):
 
 
 def test_costs_are_summed_and_unknown_ones_are_not_guessed(heldout):
-    row = build_tables(changed(heldout, n_parameters=1000.0), **BOOTSTRAP)[0].levels[0]
+    row = build_tables(changed(heldout, n_parameters=1000.0, n_workers=1.0), **BOOTSTRAP)[0].levels[0]
     assert (row.n_parameters, row.n_replicates) == (1000.0, 2)
     assert row.cpu_hours == pytest.approx(2 * (10 + 11) / 3600)
     assert row.gpu_hours == 0.0
-    on_gpu = build_tables(changed(heldout, device="cuda"), **BOOTSTRAP)[0].levels[0]
+    on_gpu = build_tables(changed(heldout, device="cuda", n_workers=1.0), **BOOTSTRAP)[0].levels[0]
     assert on_gpu.gpu_hours == pytest.approx(21 / 3600)
+    by_four = build_tables(changed(heldout, device="cuda", n_workers=4.0), **BOOTSTRAP)[0].levels[0]
+    assert by_four.gpu_hours == pytest.approx(4 * 21 / 3600)
+    assert by_four.cpu_hours == pytest.approx(4 * row.cpu_hours)
     unknown = build_tables(changed(heldout, device=None, n_threads=math.nan), **BOOTSTRAP)[0].levels[0]
     assert math.isnan(unknown.cpu_hours)
     assert math.isnan(unknown.gpu_hours)

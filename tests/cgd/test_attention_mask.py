@@ -130,7 +130,7 @@ def test_a_gene_of_a_training_panel_is_predicted_without_its_own_value(tiny, mon
     generator = torch.Generator().manual_seed(3)
     z, code, features = (torch.randn(28, width, generator=generator) for width in (8, 8, 5))
     table = GeneTable(z, code, features, torch.zeros(28, 8), None)
-    sequence = network.tokens.training_sequence(table, LAMBDA, make_generator(0, "batch"))
+    sequence = network.tokens.training_sequence(table, LAMBDA, network.tokens.draw(table, make_generator(0, "batch")))
     step, x_t = sequence.step, torch.randn(sequence.content.shape, generator=generator)
 
     def predict(content):

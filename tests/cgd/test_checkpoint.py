@@ -1,14 +1,25 @@
 """Checkpoints: whole or not there, never of another trial, and the older one when the newest is damaged."""
 
+import errno
+import hashlib
 import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
 
 import pytest
 import torch
+from safetensors.torch import save
 
-from cgd.errors import CheckpointError
+from cgd.errors import CheckpointError, DiskError
+from cgd.evaluation import evaluate
 from cgd.training import checkpoint
 from cgd.training.checkpoint import (
     CheckpointFolder,
+    CheckpointWarning,
+    kept_epochs,
     optimizer_tensors,
     read_folder,
     restore_optimizer,
@@ -57,15 +68,16 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.parametrize("interrupted_at", [1, 2, 3])  # the tensors, the state, the folder
 @pytest.mark.parametrize("there_before", [False, True])
-def test_an_interrupted_write_leaves_no_half_folder(tmp_path, monkeypatch, there_before):
+def test_an_interrupted_write_leaves_no_half_folder(tmp_path, monkeypatch, there_before, interrupted_at):
     folder, calls = tmp_path / "model", []
     if there_before:
         write_folder(folder, tensors(1.0), {})
 
     def interrupted(descriptor):
         calls.append(descriptor)
-        if len(calls) == 2:  # the tensors are written, the state is not
+        if len(calls) == interrupted_at:
             raise Killed
 
     monkeypatch.setattr(checkpoint.os, "fsync", interrupted)
@@ -76,8 +88,18 @@ def test_an_interrupted_write_leaves_no_half_folder(tmp_path, monkeypatch, there
         assert_is(read_folder(folder), 1.0, {})
     else:
         assert not folder.exists()
+    assert [path.name for path in tmp_path.iterdir()] == (["model"] if there_before else [])
     write_folder(folder, tensors(3.0), {})
     assert_is(read_folder(folder), 3.0, {})
+
+
+def test_a_checkpoint_survives_a_power_cut_once_it_is_written(tmp_path, monkeypatch):
+    """Both files, the folder that names them and the folder that names it are flushed to disk, in that order."""
+    synced, real = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")) or real(fd))
+    write_folder(tmp_path / "model", tensors(), {})
+    hidden = synced[2]
+    assert synced == [f"{hidden}/tensors.safetensors", f"{hidden}/state.json", hidden, str(tmp_path)]
 
 
 def damage_state(folder):
@@ -97,11 +119,19 @@ def truncate_tensors(folder):
     path.write_bytes(path.read_bytes()[:-5])
 
 
-def flip_a_bit(folder):
-    path = folder / "tensors.safetensors"
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(bytes(data))
+def flip_a_bit(folder, name="tensors.safetensors", position=-1, bit=0):
+    data = bytearray((folder / name).read_bytes())
+    data[position] ^= 1 << bit
+    (folder / name).write_bytes(bytes(data))
+
+
+def change_the_state(folder):
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({**state, "epoch": 77}))
+
+
+def put_another_json(folder):
+    (folder / "state.json").write_text("[1, 2]")
 
 
 def lose_hash(folder):
@@ -109,14 +139,38 @@ def lose_hash(folder):
 
 
 DAMAGES = [damage_state, lose_state, lose_tensors, truncate_tensors, flip_a_bit, lose_hash]
+DAMAGES += [change_the_state, put_another_json]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_is_found_and_named(tmp_path, damage):
     write_folder(tmp_path / "model", tensors(), {})
     damage(tmp_path / "model")
-    with pytest.raises(CheckpointError, match=r"model.* (is not a whole checkpoint|is damaged: its hash is not)"):
+    with pytest.raises(CheckpointError, match=r"model.* (is not a whole checkpoint|is damaged: the hash of)"):
         read_folder(tmp_path / "model")
+
+
+def test_any_flipped_bit_of_the_state_is_found(tmp_path):
+    state = {"epoch": 1, "scores": [0.5, None], "name": "ü"}
+    write_folder(tmp_path / "model", tensors(), state)
+    whole = (tmp_path / "model" / "state.json").read_bytes()
+    for position in range(8 * len(whole)):
+        flip_a_bit(tmp_path / "model", "state.json", position // 8, position % 8)
+        with pytest.raises(CheckpointError):
+            read_folder(tmp_path / "model")
+        (tmp_path / "model" / "state.json").write_bytes(whole)
+    assert_is(read_folder(tmp_path / "model"), 1.0, state)
+
+
+def test_a_model_saved_before_the_state_was_hashed_too_still_loads(tmp_path):
+    data, folder = save(tensors()), tmp_path / "model"
+    folder.mkdir()
+    (folder / "tensors.safetensors").write_bytes(data)
+    (folder / "state.json").write_text(json.dumps({"x": 1, "tensors_sha256": hashlib.sha256(data).hexdigest()}))
+    assert_is(read_folder(folder), 1.0, {"x": 1})
+    flip_a_bit(folder)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_folder(folder)
 
 
 def test_no_pickle_is_read_or_written(tmp_path):
@@ -143,9 +197,162 @@ def test_a_damaged_newest_one_falls_back_to_the_one_before(tmp_path, damage):
     for epoch in (3, 4):
         folder.save(epoch, tensors(epoch), {"epoch": epoch})
     damage(tmp_path / "epoch-00004")
-    assert_is(folder.load_newest(), 3, {"epoch": 3})
-    damage(tmp_path / "epoch-00003")
-    assert folder.load_newest() is None
+    with pytest.warns(CheckpointWarning) as said:
+        assert_is(folder.load_newest(), 3, {"epoch": 3})
+    assert "epoch-00004" in str(said[0].message)
+    assert str(said[1].message) == f"training continues from {tmp_path / 'epoch-00003'}"
+    assert folder.damaged == ["epoch-00004"]
+    assert folder.counts() == {"damaged_checkpoints": 1}
+
+
+def test_where_none_is_whole_training_starts_from_zero_and_that_is_said(tmp_path):
+    CheckpointFolder(tmp_path, "abc").save(3, tensors(), {})
+    folder = CheckpointFolder(tmp_path, "abc")
+    lose_state(tmp_path / "epoch-00003")
+    with pytest.warns(CheckpointWarning, match="training starts from zero"):
+        assert folder.load_newest() is None
+    assert folder.damaged == ["epoch-00003"]
+
+
+def test_a_damaged_checkpoint_takes_no_place_of_a_whole_one(tmp_path):
+    folder = CheckpointFolder(tmp_path, "abc")
+    for epoch in (3, 4):
+        folder.save(epoch, tensors(epoch), {"epoch": epoch})
+    truncate_tensors(tmp_path / "epoch-00004")
+    shutil.copytree(tmp_path / "epoch-00004", tmp_path / "epoch-00009")
+    with pytest.warns(CheckpointWarning):
+        folder.load_newest()
+    folder.save(4, tensors(4), {"epoch": 4})
+    assert folder.epochs() == [3, 4]
+    assert_is(CheckpointFolder(tmp_path, "abc").load_newest(), 4, {"epoch": 4})
+
+
+def test_the_rule_keeps_the_last_the_best_and_a_spare(tmp_path):
+    folder, kept = CheckpointFolder(tmp_path, "abc"), []
+    for epoch, best in [(1, 1), (2, 2), (3, 2), (4, 2), (5, 2), (6, 6), (7, 6), (8, 6)]:
+        folder.save(epoch, tensors(), {"kept_epoch": best})
+        kept.append(folder.epochs())
+    assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [2, 4, 5], [5, 6], [6, 7], [6, 7, 8]]
+    assert kept_epochs([9, 99_998, 99_999, 100_000], last=100_000, best=None) == {99_999, 100_000}
+    CheckpointFolder(tmp_path / "long", "abc").save(99_999, tensors(1), {})
+    CheckpointFolder(tmp_path / "long", "abc").save(100_000, tensors(2), {})
+    assert_is(CheckpointFolder(tmp_path / "long", "abc").load_newest(), 2, {})
+
+
+# ---- a disk that is full ------------------------------------------------------------------------------------------
+
+
+def full_from(monkeypatch, n_syncs, code=errno.ENOSPC):
+    """From the so-many-th flush on the disk takes nothing."""
+    calls, real = [], os.fsync
+
+    def fsync(descriptor):
+        calls.append(descriptor)
+        if len(calls) >= n_syncs:
+            raise OSError(code, os.strerror(code))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+def save_epochs(folder, *epochs):
+    for epoch in epochs:
+        folder.save(epoch, tensors(epoch), {})
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("n_syncs", [1, 2, 3])
+def test_a_full_disk_loses_that_checkpoint_and_nothing_else(tmp_path, monkeypatch, code, n_syncs):
+    folder = CheckpointFolder(tmp_path, "abc")
+    folder.save(1, tensors(1), {})
+    with monkeypatch.context() as full:
+        full_from(full, n_syncs, code)
+        with pytest.warns(CheckpointWarning) as said:
+            save_epochs(folder, 2, 3)
+    (message,) = (str(warning.message) for warning in said)
+    assert "no checkpoint of epoch 2, training goes on and the next epoch tries again" in message
+    assert f"cannot write {tmp_path / 'epoch-00002'}: {os.strerror(code)}; " in message
+    assert " free there. Free some space or choose another folder" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch-00001"]
+    assert folder.counts() == {"unsaved_checkpoints": 2}
+    folder.save(4, tensors(4), {})
+    assert folder.epochs() == [1, 4]
+    assert_is(folder.load_newest(), 4, {})
+
+
+def test_a_full_disk_changes_no_number_of_a_trial_and_is_on_its_record(tiny, tmp_path, monkeypatch):
+    config = tiny.config({"train.epochs": 3})
+    alone = evaluate(config, tiny.prepared, tiny.split)
+    full_from(monkeypatch, 5)  # each checkpoint flushes four times
+    with pytest.warns(CheckpointWarning, match="no checkpoint of epoch 2"):
+        outcome = evaluate(config, tiny.prepared, tiny.split, checkpoint_root=tmp_path)
+    assert outcome.summary["unsaved_checkpoints"] == 2
+    assert outcome.summary["test_pcc"] == alone.summary["test_pcc"]
+    assert not list(tmp_path.rglob(".*"))
+
+
+LIMITED = """
+import resource, sys, warnings
+from pathlib import Path
+import torch
+from cgd.training.checkpoint import CheckpointFolder
+folder = CheckpointFolder(Path(sys.argv[1]), "abc")
+folder.save(1, {"a": torch.zeros(10)}, {})
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+folder.save(2, {"a": torch.zeros(100_000)}, {})
+folder.save(3, {"a": torch.zeros(10)}, {})
+print(folder.unsaved, folder.epochs())
+"""
+
+
+def test_a_file_that_the_system_cuts_off_is_no_checkpoint(tmp_path):
+    done = subprocess.run([sys.executable, "-c", LIMITED, tmp_path], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[2] [1, 3]", done.stderr
+    assert "File too large" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-00001", "epoch-00003"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of one megabyte."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this user may not mount a file system")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_real_full_file_system(small_disk):
+    folder, large = CheckpointFolder(small_disk / "trial", "abc"), {"a": torch.zeros(100_000)}  # 400 kB
+    folder.save(1, large, {})
+    folder.save(2, large, {})
+    with pytest.warns(CheckpointWarning, match=r"No space left on device; \d+ kB free there"):
+        folder.save(3, large, {})
+    assert [path.name for path in sorted((small_disk / "trial").iterdir())] == ["epoch-00001", "epoch-00002"]
+    assert torch.equal(folder.load_newest()[0]["a"], large["a"])
+    shutil.rmtree(small_disk / "trial" / "epoch-00001")
+    folder.save(4, large, {})
+    assert folder.epochs() == [2, 4]
+
+
+def test_a_model_that_does_not_fit_says_what_to_do(tmp_path, monkeypatch):
+    write_folder(tmp_path / "model", tensors(1), {})
+    full_from(monkeypatch, 1)
+    with pytest.raises(DiskError, match=r"cannot write .*model: No space left .* choose another folder"):
+        write_folder(tmp_path / "model", tensors(2), {})
+    assert_is(read_folder(tmp_path / "model"), 1, {})
+
+
+def test_what_is_no_fault_of_the_disk_is_not_taken_for_one(tmp_path, monkeypatch):
+    def refused(descriptor):
+        raise PermissionError(errno.EACCES, "no")
+
+    monkeypatch.setattr(os, "fsync", refused)
+    with pytest.raises(PermissionError), warnings.catch_warnings(action="error"):
+        CheckpointFolder(tmp_path, "abc").save(1, tensors(), {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_an_interrupted_write_left_is_not_taken_for_a_checkpoint(tmp_path):

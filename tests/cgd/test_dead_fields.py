@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cgd.config import field_paths
+from cgd.config import field_paths, says_where
 from cgd.data.preprocess import prepare
 from cgd.data.split import make_splits
 from cgd.errors import ConfigError
@@ -64,6 +64,7 @@ FIELDS = {
     "sampling.n_ar_steps": (2, {}, "scores"),
     "sampling.center": ("ridge", {}, "scores"),
     "sampling.guidance": (0.0, {"train.condition_drop": 0.5}, "scores"),
+    "train.precision": ("bf16", {}, "scores"),
     "train.epochs": (3, {}, "scores"),
     "train.steps_per_epoch": (3, {}, "scores"),
     "train.batch_size": (4, {}, "scores"),
@@ -106,7 +107,14 @@ LEVELS = [
     ("ar.decay", 0.3, LATENT),
     ("model.n_condition_tokens", 3, LATENT),
 ]
-RUNTIME: dict[str, str | int] = {"runtime.device": "cuda", "runtime.attention": "flex", "runtime.n_threads": 2}
+WHERE: dict[str, str | int] = {
+    "train.n_workers": 2,
+    "runtime.device": "cuda",
+    "runtime.attention": "flex",
+    "runtime.n_threads": 2,
+    "runtime.micro_batches": 2,
+    "runtime.compile": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +142,8 @@ def same(one, other, key):
 
 
 def test_every_field_is_in_exactly_one_table():
-    assert list(FIELDS) + list(RUNTIME) == field_paths()
+    assert sorted([*FIELDS, *WHERE]) == sorted(field_paths())
+    assert [path for path in field_paths() if says_where(path)] == list(WHERE)
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -162,14 +171,16 @@ def test_a_field_without_what_it_needs_changes_nothing(observe):
         assert same(observe({}), observe({field: value}), key), field
 
 
-@pytest.mark.parametrize("field", RUNTIME)
+@pytest.mark.parametrize(
+    "field", [pytest.param(path, marks=pytest.mark.slow) if path == "runtime.compile" else path for path in WHERE]
+)
 def test_where_a_trial_runs_changes_neither_numbers_nor_fingerprint(tiny, observe, field):
     """To 1e-3 in a metric: other kernels and threads sum float32 in another order, and training amplifies it.
 
     What cannot run here says so with a ConfigError that names it.
     """
-    values = {field: RUNTIME[field]}
-    assert tiny.config().flatten()[field] != RUNTIME[field]
+    values = {field: WHERE[field]}
+    assert tiny.config().flatten()[field] != WHERE[field]
     before = observe({})
     refusal = None
     try:
@@ -179,7 +190,7 @@ def test_where_a_trial_runs_changes_neither_numbers_nor_fingerprint(tiny, observ
         refusal = str(error)
     if refusal:
         assert field == "runtime.attention" or not torch.cuda.is_available()
-        assert str(RUNTIME[field]) in refusal
+        assert str(WHERE[field]) in refusal
         return
     assert same(before, after, "split")
     numbers = [table["scores"].drop(columns="gene").to_numpy(dtype=float) for table in (before, after)]

@@ -125,7 +125,7 @@ def test_the_diffusion_is_trained_on_the_error_of_the_centre_in_units_of_its_spr
     monkeypatch.setattr(network.tokens, "training_sequence", lambda *a: seen.setdefault("sequence", sequence_of(*a)))
     monkeypatch.setattr(network.process, "add_noise", lambda x, *a: add_noise(seen.setdefault("x_start", x), *a))
     generators = {name: make_generator(0, name) for name in ("batch", "timestep", "noise", "condition")}
-    network.diffusion_loss(context, reference.ridge_lambda, generators)
+    network.diffusion_loss(context, reference.ridge_lambda, network.draw(context, generators))
     sequence = seen["sequence"]
     assert sequence.center.any()
     assert (sequence.scale > 0).all()

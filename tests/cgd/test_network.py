@@ -154,7 +154,7 @@ def test_no_token_of_a_later_step_reaches_a_prediction_in_training(tiny):
 def loss(network, reference, seed=0):
     table = reference.context_table(network)
     generators = {name: make_generator(seed, name) for name in ("batch", "timestep", "noise", "condition")}
-    return network.diffusion_loss(table, reference.ridge_lambda, generators)
+    return network.diffusion_loss(table, reference.ridge_lambda, network.draw(table, generators))
 
 
 def test_an_untrained_loss_is_that_of_the_best_linear_estimate(tiny):
@@ -208,19 +208,23 @@ def test_guidance_is_a_line_through_the_predictions_with_and_without_the_conditi
     torch.testing.assert_close(beyond, 2 * with_condition - without, rtol=1e-3, atol=1e-3)
 
 
-def test_the_stated_share_of_sequences_loses_its_condition(tiny):
-    network, _, _ = build(tiny, {"train.condition_drop": 0.3})
-    condition = torch.randn(4000, *network.blank.shape)
-    found = network._drop_condition(condition, torch.Generator().manual_seed(0))
-    blank = (found == network.blank).flatten(1).all(1)
-    assert 0.27 < blank.float().mean() < 0.33
-    torch.testing.assert_close(found[~blank], condition[~blank])
+def test_the_stated_share_of_sequences_loses_its_condition(tiny, monkeypatch):
+    network, reference, _ = build(tiny, {"train.condition_drop": 0.3, "train.batch_size": 400}, trained_head=True)
+    table = reference.context_table(network)
+    generators = {name: make_generator(0, name) for name in ("batch", "timestep", "noise", "condition")}
+    draw = network.draw(table, generators)
+    assert 0.25 < draw.dropped.float().mean() < 0.35
+    seen, start = {}, network.cat.start
+    monkeypatch.setattr(network.cat, "start", lambda condition: start(seen.setdefault("condition", condition)))
+    network.diffusion_loss(table, reference.ridge_lambda, draw)
+    blank = (seen["condition"] == network.blank).flatten(1).all(1)
+    assert torch.equal(blank, draw.dropped)
 
 
 def test_the_blank_is_learned_where_the_condition_is_dropped(tiny):
     network, reference, _ = build(tiny, DROP, trained_head=True)
     table = reference.training_table(network, torch.Generator().manual_seed(0), with_gradient=False)
     generators = {name: torch.Generator().manual_seed(0) for name in ("batch", "timestep", "noise", "condition")}
-    network.diffusion_loss(table, reference.ridge_lambda, generators).backward()
+    network.diffusion_loss(table, reference.ridge_lambda, network.draw(table, generators)).backward()
     assert network.blank.grad.abs().sum() > 0
     assert build(tiny, {})[0].blank is None

@@ -35,7 +35,12 @@ def table(order=None):
 
 def gene_sequence(order=None, seed=0, **values):
     torch.manual_seed(0)
-    return GeneTokens(config(**values)).training_sequence(table(order), 0.5, generator(seed))
+    return sequence_of(GeneTokens(config(**values)), seed, order)
+
+
+def sequence_of(tokens, seed=0, order=None):
+    known = table(order)
+    return tokens.training_sequence(known, 0.5, tokens.draw(known, generator(seed)))
 
 
 # ---- rotations, mixtures, steps -----------------------------------------------------------------------------------
@@ -215,7 +220,7 @@ def test_leading_dimensions_come_first_under_variance():
 
 def test_a_latent_sequence_is_one_gene_with_its_own_condition_and_centre():
     tokens = latent_tokens(train__mixture_size=1)
-    sequence = tokens.training_sequence(table(), 0.5, generator())
+    sequence = sequence_of(tokens)
     assert sequence.content.shape == sequence.center.shape == (6, 4, 2)
     assert sequence.position.shape == (6, 4, 16)
     assert sequence.condition.shape == (6, 3, 16)
@@ -232,7 +237,7 @@ def test_a_latent_sequence_is_one_gene_with_its_own_condition_and_centre():
 @pytest.mark.parametrize("kind", ["gene", "latent"])
 def test_sequences_follow_the_generator(kind):
     tokens = GeneTokens(config()) if kind == "gene" else latent_tokens()
-    one, same, other = (tokens.training_sequence(table(), 0.5, generator(seed)) for seed in (0, 0, 1))
+    one, same, other = (sequence_of(tokens, seed) for seed in (0, 0, 1))
     for name in ("content", "center", "position", "step"):
         assert torch.equal(getattr(one, name), getattr(same, name))
     assert one.content.shape != other.content.shape or not torch.equal(one.content, other.content)

@@ -153,6 +153,7 @@ def test_the_best_configuration_is_taken_by_run_ablation(searched, tmp_path):
     assert "depth" in process.stdout
 
 
+@pytest.mark.slow
 def test_killed_and_continued_it_is_the_same_search(searched, search_command, tmp_path):
     output, log = tmp_path / "out", tmp_path / "log.txt"
     with log.open("w") as file:

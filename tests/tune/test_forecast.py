@@ -55,7 +55,7 @@ def test_a_trial_is_setup_epochs_and_prediction():
     one = spec({"train.epochs": 10})
     cost = forecast_trial(one, PROBE, {})
     assert cost.seconds == 3 + 10 * 2 + 4
-    assert (cost.memory_mb, cost.checkpoints_mb, cost.kept_mb) == (500, 18, RECORD_MB + 2)
+    assert (cost.memory_mb, cost.checkpoints_mb, cost.kept_mb) == (500, 24, RECORD_MB + 2)
     assert forecast_trial(one, PROBE, {}, log_models=False).kept_mb == RECORD_MB
     assert forecast_trial(one, PROBE, {("mouse", 10): 0.5}).seconds == 3 + 5 * 2 + 4
     assert forecast_trial(one, PROBE, {("human", 10): 0.5, ("mouse", 20): 0.5}).seconds == cost.seconds

@@ -92,6 +92,10 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
         print_methods()
         print_datasets()
         return Ending()
+    if arguments.clean:
+        from tune.checkpoint_cleaning import clean
+
+        return clean(arguments)
     assigned = _checked(arguments)
     if arguments.write_results:
         return _write_results(arguments)

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cgd.config import Config
+from cgd.config import Config, says_where
 from cgd.data.preprocess import PreparedPair
 from cgd.errors import TrackingError
+from tune.checkpoint_mirror import CheckpointMirror
 from tune.search.progress import SearchProgress
 from tune.search.trial import (
     EPOCH,
@@ -24,6 +25,7 @@ from tune.search.trial import (
     PAYLOAD,
     PERCENT,
     REASON,
+    TAGS,
     VALUE,
     CandidateResult,
 )
@@ -79,7 +81,7 @@ class SearchRuns:
         )
         if record is None or not self.tracking.last_epoch(run_id):  # a kill may have come before these
             flat = candidate.config.flatten()
-            self.tracking.log_params(run_id, {k: v for k, v in flat.items() if not k.startswith("runtime.")})
+            self.tracking.log_params(run_id, {k: v for k, v in flat.items() if not says_where(k)})
             self.tracking.log_texts(run_id, {"config.yaml": candidate.config.to_yaml()})
             for prepared in self.datasets.values():
                 self.tracking.log_dataset(run_id, prepared)
@@ -121,6 +123,8 @@ class SearchCallback(RunCallback):
         Where candidates keep their checkpoints, a folder each; it is removed when one has ended.
     """
 
+    mirror: CheckpointMirror | None = None  # where they are kept beside that
+
     def __init__(self, runs: SearchRuns, progress: SearchProgress, checkpoints: Path) -> None:
         self.runs, self.progress, self.checkpoints = runs, progress, checkpoints
         self._open: dict[str, _Open] = {}
@@ -158,6 +162,8 @@ class SearchCallback(RunCallback):
         elif result[KIND] == IS_RESULT:
             found = self.arrived(trial, result[PAYLOAD])
             run.flush(self.runs.tracking)
+            for key, value in result.get(TAGS, {}).items():
+                self.runs.tracking.set_tag(run.run_id, key, value)
             self.runs.finish(run.candidate, run.run_id, found)
             seconds = found.summary["seconds"]
             self.progress.finish(run.candidate.name, found.value, seconds, self.is_eligible(found))
@@ -204,3 +210,5 @@ class SearchCallback(RunCallback):
     def _end(self, trial: Any, run: _Open) -> None:
         del self._open[trial.trial_id]
         shutil.rmtree(self.checkpoints / run.candidate.key, ignore_errors=True)
+        if self.mirror:
+            self.mirror.forget(run.candidate.key)

@@ -18,8 +18,10 @@ from tune.arguments import (
     print_datasets,
     recorded,
 )
+from tune.checkpoint_options import add_checkpoint_options, usable_options
 from tune.command import EXIT_CODES, EXIT_FAILED, EXIT_STOPPED, Ending, run_command
 from tune.log_files import CommandLog
+from tune.study_options import add_resource_options, with_workers
 
 if TYPE_CHECKING:  # these import torch and ray, which --help and --list do without
     from tune.search.command import SearchOutcome
@@ -63,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--storage", metavar="URL", help="database of the search (default: OUTPUT/search/NAME.journal)")
     add("--name", metavar="NAME", type=file_name, help="name of the search (default: from its space and settings)")
     add("--address", metavar="ADDR", default="local", help="Ray cluster to join: auto or HOST:PORT (default: local)")
-    add("--max-concurrent", metavar="N", type=positive, help="trials at a time (default: one per CPU)")
+    add_resource_options(parser)
     add("--config", metavar="FILE", type=Path, help="default configuration (YAML); --set comes on top")
     add(
         "--set",
@@ -82,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--tracking-uri", metavar="URI", help="MLflow store (default: MLFLOW_TRACKING_URI, or sqlite in --output)")
     add("--resume", action="store_true", help="continue the search that an interrupted command left")
+    add_checkpoint_options(parser)
     add("--verbose", action="store_true", help="show on the terminal what otherwise goes to OUTPUT/logs alone")
     add("--list", action="store_true", help="list spaces and data sets, and stop")
     return parser
@@ -112,7 +115,8 @@ def _list() -> Ending:
 
 
 def _inputs(arguments: argparse.Namespace) -> tuple[Space, Config]:
-    values = dict(parse_assignment(text) for text in arguments.values)
+    assigned = dict(parse_assignment(text) for text in arguments.values)
+    values = with_workers(assigned, arguments.workers_per_trial)
     base = (Config.from_yaml(arguments.config) if arguments.config else Config()).with_values(values)
     space = load_space(arguments.space)
     held = [path for path in values if path in {parameter.path for parameter in space.parameters}]
@@ -149,11 +153,12 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
 def _run_plan(arguments: argparse.Namespace, plan: SearchPlan, log: CommandLog) -> Ending:
     from tune.search.command import SearchCommand
     from tune.store import opened, store_uri
+    from tune.study_command import share_of
 
-    output = arguments.output
+    output, keeping = arguments.output, usable_options(arguments)
     uri = store_uri(arguments.tracking_uri, output)
     with opened(uri, output, log) as tracking:
-        command = SearchCommand(plan, tracking, output, recorded(arguments))
+        command = SearchCommand(plan, tracking, output, recorded(arguments), share_of(arguments), keeping)
         command.open(arguments.storage, arguments.warm_start, arguments.resume)
         outcome = command.run(arguments.address, arguments.max_concurrent)
     where = {

@@ -17,8 +17,10 @@ from ablations.search.wording import opening
 from ablations.store_uri import without_password
 from cgd.errors import TrackingError
 from cgd.files import write_atomically
-from tune.cluster import connected
+from tune.checkpoint_options import AS_USUAL, CHECKPOINTS, CheckpointOptions
+from tune.placement import check_here, placed
 from tune.preflight import check_nodes
+from tune.resources import NO_SHARE, Share
 from tune.search.book import SearchBook
 from tune.search.callback import SearchRuns
 from tune.search.confirm import Confirmed, choose_finalists, choose_winner, confirm
@@ -54,10 +56,24 @@ class SearchCommand:
         Folder of everything the search leaves.
     arguments
         The command's arguments, for the record.
+    share
+        What the command gives to each trial.
+    keeping
+        How checkpoints are kept.
     """
 
-    def __init__(self, plan: SearchPlan, tracking: Tracking, output: Path, arguments: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        plan: SearchPlan,
+        tracking: Tracking,
+        output: Path,
+        arguments: dict[str, Any],
+        share: Share = NO_SHARE,
+        keeping: CheckpointOptions = AS_USUAL,
+    ) -> None:
         self.plan, self.tracking, self.output, self.arguments = plan, tracking, output, arguments
+        self.request = share.request(plan.base)
+        self.share, self.keeping = share, keeping
         self.folder = output / "search" / plan.name
 
     def open(self, storage: str | None, warm_start: str | None, resume: bool) -> None:
@@ -78,6 +94,7 @@ class SearchCommand:
 
     def run(self, address: str, max_concurrent: int | None) -> SearchOutcome:
         """Run what is missing of each stage, on the Ray at `address`; what is there is read."""
+        check_here([self.request], address, max_concurrent)
         parent = self._open_parent()
         try:
             outcome = self._stages(parent, address, max_concurrent)
@@ -113,18 +130,18 @@ class SearchCommand:
         datasets = self.plan.planner.plan.datasets
         runs = SearchRuns(self.tracking, parent, datasets)
         confirmed: list[Confirmed] = []
-        with connected(address) as n_cpus:
-            # a cluster may grow, so there only the user limits what runs at once
-            limit = min(max_concurrent or n_cpus, n_cpus) if address == "local" else max_concurrent
-            place = Workplace(put_datasets(datasets), self.output, self.folder, limit)
-            check_nodes(self.output, list(place.shared.values()))
+        with placed([self.request], address, max_concurrent) as limit:
+            mirror = self.keeping.mirror(self.output / CHECKPOINTS)
+            place = Workplace(put_datasets(datasets), self.output, self.folder, limit, self.request, mirror)
+            check_nodes(self.output, list(place.shared.values()), storage=self.keeping.storage)
             complete = run_search(self.book, runs, place)
             if complete:
                 confirmed, complete = confirm(self.book, choose_finalists(self.book), runs, place)
         winner, test = choose_winner(confirmed) if complete else None, None
         if winner is not None:
             where = (address, max_concurrent)
-            test = run_final_test(self.book, winner, self.tracking, self.output, self.arguments, where)
+            how = (where, self.share, self.keeping)
+            test = run_final_test(self.book, winner, self.tracking, self.output, self.arguments, *how)
         return self._conclude(parent, runs, complete, confirmed, winner, test)
 
     def _conclude(

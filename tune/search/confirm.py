@@ -118,7 +118,7 @@ def confirm(
                 for key, job in missing.items()
             ]
             space = {"job": ray_tune.grid_search(grid)}
-            fit(workplace, book.plan.confirmation, callback, book.plan.base, space)
+            fit(workplace, book.plan.confirmation, callback, space)
             failed = callback.failed
     complete = all(key in failed or _file(folder, key).is_file() for key in jobs)
     return [_collect(finalist, jobs, folder, book.plan.confirmation) for finalist in finalists], complete

@@ -14,7 +14,10 @@ from ray import tune as ray_tune
 
 from cgd.config import Config
 from cgd.data.preprocess import PreparedPair
+from tune.checkpoint_mirror import CheckpointMirror
+from tune.checkpoint_options import CHECKPOINTS
 from tune.progress import Progress
+from tune.resources import Request
 from tune.search.book import ORIGIN, SAMPLE, SearchBook
 from tune.search.callback import Candidate, SearchCallback, SearchRuns
 from tune.search.plan import SearchPlan
@@ -38,20 +41,28 @@ class Workplace:
         The output folder, and the search's own in it.
     max_concurrent
         Trials at a time; None for as many as the cluster takes.
+    request
+        What each trial asks of Ray.
+    mirror
+        Where checkpoints are kept beside the output folder; None for nowhere.
     """
 
     shared: Mapping[str, ray.ObjectRef]
     output: Path
     folder: Path
     max_concurrent: int | None
+    request: Request
+    mirror: CheckpointMirror | None = None
 
     @property
     def checkpoints(self) -> Path:
-        return self.output / "checkpoints"
+        return self.output / CHECKPOINTS
 
     def forget(self, key: str) -> None:
         """Remove the checkpoints of a candidate whose result is kept."""
         shutil.rmtree(self.checkpoints / key, ignore_errors=True)
+        if self.mirror:
+            self.mirror.forget(key)
 
 
 def put_datasets(datasets: Mapping[str, PreparedPair]) -> dict[str, ray.ObjectRef]:
@@ -113,7 +124,6 @@ def run_search(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> bool
                 workplace,
                 book.plan.candidates,
                 callback,
-                book.plan.base,
                 with_checkpoints=book.plan.objective == "accuracy",  # a front of accuracy and seconds wants all seconds
                 search_alg=search,
                 scheduler=make_scheduler(stopping, book.finished()),
@@ -148,7 +158,6 @@ def fit(
     workplace: Workplace,
     replicates: tuple[Replicate, ...],
     callback: SearchCallback,
-    base: Config,
     param_space: Mapping[str, Any] | None = None,
     with_checkpoints: bool = True,
     **how: Any,
@@ -159,24 +168,29 @@ def fit(
     ----------
     replicates
         What candidates are scored on.
-    base
-        Decides by its `runtime` what a trial asks of Ray.
     with_checkpoints
         Whether an interrupted candidate continues; its seconds are then those of the last attempt alone.
     how
         Further arguments of `TuneConfig`.
     """
-    checkpoints = str(workplace.checkpoints) if with_checkpoints else None
     trainable = ray_tune.with_parameters(
-        run_candidate, replicates=replicates, datasets=dict(workplace.shared), checkpoints=checkpoints
+        run_candidate,
+        replicates=replicates,
+        datasets=dict(workplace.shared),
+        request=workplace.request,
+        folder=str(workplace.checkpoints),
+        with_checkpoints=with_checkpoints,
+        mirror=workplace.mirror,
     )
+    callback.mirror = workplace.mirror
     run_tune(
         trainable,
         callback,
-        base,
+        lambda params: workplace.request,
         workplace.output,
         param_space or {},
         f"-{workplace.folder.name}",
+        storage=workplace.mirror.uri if workplace.mirror else None,
         max_concurrent_trials=workplace.max_concurrent,
         **how,
     )

@@ -15,6 +15,8 @@ import pandas as pd
 
 from ablations.results import load_results
 from ablations.study import Study
+from tune.checkpoint_options import CheckpointOptions
+from tune.resources import Share
 from tune.runner import Runner, StudyOutcome
 from tune.search.book import DEFAULT, SearchBook
 from tune.search.confirm import Confirmed
@@ -72,10 +74,13 @@ def run_final_test(
     output: Path,
     arguments: dict[str, Any],
     where: tuple[str, int | None],
+    share: Share,
+    keeping: CheckpointOptions,
 ) -> FinalTest:
     """Run the comparison, or read it back where it was run already: the test genes are looked at once per winner.
 
-    `where` is the address of Ray, and how many trials may run at a time.
+    `where` is the address of Ray, and how many trials may run at a time; `share` what the command gives to each,
+    `keeping` how their checkpoints are kept.
     """
     tested: dict[str, str] = book.study.user_attrs.get(TESTED, {})
     name = winner.finalist.config.fingerprint()
@@ -84,7 +89,7 @@ def run_final_test(
     planner = book.plan.planner
     planner.add(make_study(book.plan, winner))
     plan = planner.plan.studies[-1]
-    runner = Runner(planner.plan, tracking, output, arguments)
+    runner = Runner(planner.plan, tracking, output, arguments, share=share, keeping=keeping)
     parents, complete = runner.run(False, *where)
     outcome = runner.conclude(plan, parents[plan.study.name], complete)
     if not outcome.failed and not outcome.missing:

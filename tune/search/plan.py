@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ablations.search.space import Space
-from cgd.config import Config
+from cgd.config import Config, says_where
 from cgd.data.preprocess import PreparedPair
 from cgd.data.protocol import hide
 from cgd.data.split import GeneSplit, make_splits
@@ -106,7 +106,7 @@ def make_plan(
         "config": {
             path: value
             for path, value in base.flatten().items()
-            if objective == "pareto" or not path.startswith("runtime.")  # seconds depend on it, values do not
+            if objective == "pareto" or not says_where(path)  # seconds depend on it, values do not
         },
         "datasets": {name: planner.plan.datasets[key].sha256 for name, key in keys.items()},
         "search_folds": replication.search_folds,

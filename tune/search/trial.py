@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,15 @@ import ray
 
 from cgd.config import Config
 from cgd.data.split import GeneSplit
+from cgd.parallel import ALONE, Parallel
+from tune.checkpoint_mirror import CheckpointMirror
+from tune.failure import describe
+from tune.out_of_memory import with_less_memory
+from tune.resources import Request
+from tune.train_group import Group, Report
 
 KIND, VALUE, PERCENT, EPOCH, PAYLOAD, REASON = "kind", "val_pcc", "percent", "epoch_metrics", "payload", "reason"
+TAGS = "tags"
 IS_EPOCH, IS_RESULT, IS_ERROR = "epoch", "result", "error"
 
 
@@ -73,43 +80,69 @@ class CandidateResult:
 
 
 def run_candidate(
-    params: dict[str, Any], replicates: Sequence[Replicate], datasets: dict[str, ray.ObjectRef], checkpoints: str | None
+    params: dict[str, Any],
+    replicates: Sequence[Replicate],
+    datasets: dict[str, ray.ObjectRef],
+    request: Request,
+    folder: str,
+    with_checkpoints: bool,
+    mirror: CheckpointMirror | None = None,
 ) -> None:
     """Ray Tune function trainable.
 
     Parameters
     ----------
     params
-        What to run, either as it is or under `job`: `key` names the candidate's checkpoints, `config` is its
-        configuration as JSON, `replicates` are the positions in `replicates` to score it on.
-    checkpoints
-        Folder of checkpoints; None keeps none.
+        What to run, either as it is or under `job`: `key` names the candidate's folder, `config` is its configuration
+        as JSON, `replicates` are the positions in `replicates` to score it on.
+    request
+        What each candidate asks of Ray.
+    folder
+        Of the candidates' folders, which hold their checkpoints if these are kept.
+    mirror
+        Where other machines find them; None for nowhere.
 
     Reports after each epoch, and at the end its result or error. An exception is reported, not raised: repeating it
-    would change nothing, while a worker that dies without a word is Tune's to restart, and continues from its
-    checkpoints.
+    would change nothing, unless a GPU's memory ran out, while a worker that dies without a word is Tune's, or a group's
+    own, to restart, and continues from its checkpoints.
     """
     from ray import tune as ray_tune
 
-    try:
-        job = params.get("job", params)
-        config = Config.from_dict(json.loads(job["config"]))
+    job = params.get("job", params)
+    own = Path(folder) / job["key"]
+
+    def run(config: Config) -> CandidateResult:
         chosen = [replicates[i] for i in job["replicates"]]
-        found = _score(config, chosen, datasets, Path(checkpoints) / job["key"] if checkpoints else None)
+        work = partial(score, config, chosen, datasets, own if with_checkpoints else None, mirror)
+        if request.n_workers == 1:
+            result = work(ray_tune.report, ALONE)
+            assert result is not None
+            return result
+        return Group(job["key"], request, config.runtime.device, own).run(work, ray_tune.report)
+
+    try:
+        found, tags = with_less_memory(run, Config.from_dict(json.loads(job["config"])), request)
         # without its percentage: what has arrived is no longer to be stopped
-        report = {KIND: IS_RESULT, VALUE: found.value, PAYLOAD: found.to_json()}
+        report = {KIND: IS_RESULT, VALUE: found.value, PAYLOAD: found.to_json(), TAGS: tags}
     except Exception as error:  # the boundary between one candidate and the search: whatever it was, others go on
-        reason = f"{type(error).__name__}: {error}"
-        report = {KIND: IS_ERROR, VALUE: math.nan, REASON: reason, PAYLOAD: traceback.format_exc()}
+        failure = describe(error)
+        reason = f"{failure.kind}: {failure.message}"
+        report = {KIND: IS_ERROR, VALUE: math.nan, REASON: reason, PAYLOAD: failure.traceback}
     ray_tune.report(report)
 
 
-def _score(
-    config: Config, replicates: Sequence[Replicate], datasets: dict[str, ray.ObjectRef], checkpoints: Path | None
-) -> CandidateResult:
-    from ray import tune as ray_tune
-
-    from cgd.evaluation import validate
+def score(
+    config: Config,
+    replicates: Sequence[Replicate],
+    datasets: dict[str, ray.ObjectRef],
+    checkpoints: Path | None,
+    mirror: CheckpointMirror | None,
+    report: Report,
+    parallel: Parallel,
+) -> CandidateResult | None:
+    """What a candidate is worth on its replicates, computed as one of `parallel`; None but on rank 0, which reports."""
+    from cgd.evaluation import validate_in_group
+    from cgd.training.checkpoint import CheckpointFolder
 
     tables: list[pd.DataFrame] = []
     summaries: list[dict[str, Any]] = []
@@ -124,19 +157,25 @@ def _score(
             step = done * config.train.epochs + int(metrics["epoch"])
             so_far = (sum(scores) + best) / (done + 1)
             shown = {**metrics, "epoch": step, "percent": float(percent)}
-            ray_tune.report({KIND: IS_EPOCH, VALUE: so_far, PERCENT: percent, EPOCH: shown})
+            report({KIND: IS_EPOCH, VALUE: so_far, PERCENT: percent, EPOCH: shown})
 
-        outcome = validate(
+        outcome = validate_in_group(
             config.with_values({"seed": replicate.seed}),
             ray.get(datasets[replicate.prepared]),
             replicate.split,
+            parallel,
             on_epoch,
             checkpoints,
+            mirror.open if mirror else CheckpointFolder,
         )
+        if outcome is None:
+            continue
         where = {"dataset": replicate.dataset, "seed": replicate.seed, "fold": replicate.fold}
         tables.append(outcome.per_gene.assign(**where))
         summaries.append({**outcome.summary, "dataset": replicate.dataset})
         scores.append(outcome.summary["val_pcc"])
+    if not parallel.is_main:
+        return None
     return _combine(pd.DataFrame(summaries), pd.concat(tables, ignore_index=True))
 
 

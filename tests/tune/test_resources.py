@@ -1,0 +1,130 @@
+"""What a trial asks of Ray, how many fit, and what is refused."""
+
+import itertools
+
+import pytest
+
+from cgd.config import Config
+from cgd.errors import ConfigError
+from tune.capacity import Capacity, Node, _from_bootstrap, of_this_machine
+from tune.resources import DRIVER_CPUS, Request, ResourceError, Share, n_concurrent
+
+ONE_GPU_MACHINE = Capacity((Node(8, 1),))
+
+
+def config(**values):
+    return Config().with_values({path.replace("__", "."): value for path, value in values.items()})
+
+
+def test_a_trial_asks_for_its_threads_and_on_a_gpu_for_one_per_worker():
+    assert Share().request(config(runtime__n_threads=3)) == Request(1, 3, 0)
+    assert Share().request(config(runtime__device="cuda")) == Request(1, 1, 1)
+    assert Share(cpus_per_worker=2).request(config(train__n_workers=4, runtime__device="cuda")) == Request(4, 2, 1)
+    assert Share(gpus_per_trial=0.25).request(config(runtime__device="cuda")).driver == {"CPU": 1, "GPU": 0.25}
+    assert Share(gpus_per_trial=2).request(config(train__n_workers=2, runtime__device="cuda")).worker["GPU"] == 1
+
+
+def test_a_baseline_has_one_worker():
+    assert Share().request(config(method="kernel_ridge", train__n_workers=2)).n_workers == 1
+
+
+@pytest.mark.parametrize(
+    ("gpus", "values", "message"),
+    [
+        (0.5, {"runtime.device": "cuda", "train.n_workers": 2}, "expected 2, or leave it out"),
+        (2, {"runtime.device": "cuda"}, "give --workers-per-trial as well"),
+        (1, {}, "needs --set runtime.device=cuda; found cpu"),
+    ],
+)
+def test_gpus_that_no_worker_could_use_are_refused(gpus, values, message):
+    with pytest.raises(ConfigError, match=message):
+        Share(gpus_per_trial=gpus).request(Config().with_values(values))
+
+
+@pytest.mark.parametrize(
+    ("request_", "capacity", "asked", "expected"),
+    [
+        (Request(1, 1), Capacity((Node(2),)), None, 2),
+        (Request(1, 1), Capacity((Node(2),)), 8, 2),
+        (Request(2, 1), Capacity((Node(2),)), None, 1),  # two drivers would leave neither its workers
+        (Request(2, 1), Capacity((Node(9),)), None, 4),
+        (Request(2, 1), Capacity((Node(9),)), 3, 3),
+        (Request(1, 1, 0.25), ONE_GPU_MACHINE, None, 4),
+        (Request(1, 1, 0.1), Capacity((Node(64, 1),)), None, 10),
+        (Request(1, 4, 0.25), ONE_GPU_MACHINE, None, 2),
+        (Request(2, 3), Capacity((Node(4), Node(4), Node(4))), None, 1),  # 12 CPUs, yet a worker on each node alone
+    ],
+)
+def test_no_more_trials_run_than_fit(request_, capacity, asked, expected):
+    assert n_concurrent([request_], capacity, asked) == expected
+
+
+def test_the_largest_trial_decides():
+    requests = [Request(1, 1), Request(3, 1), Request(2, 1)]
+    assert n_concurrent(requests, Capacity((Node(7),)), None) == 2
+
+
+@pytest.mark.parametrize(("n_workers", "cpus", "total"), list(itertools.product((2, 3, 5), (0.25, 1, 2.5), (2, 7, 16))))
+def test_what_runs_at_a_time_never_exceeds_what_there_is(n_workers, cpus, total):
+    request = Request(n_workers, cpus)
+    if n_workers * cpus > total:
+        with pytest.raises(ResourceError):
+            n_concurrent([request], Capacity((Node(total),)), None)
+        return
+    n = n_concurrent([request], Capacity((Node(total),)), None)
+    assert n * (DRIVER_CPUS + n_workers * request.worker["CPU"]) <= total
+    assert (n + 1) * n_workers * cpus > total  # and no slot is left unused
+
+
+@pytest.mark.parametrize(
+    ("request_", "capacity", "message"),
+    [
+        (
+            Request(3, 1),
+            Capacity((Node(2),)),
+            "3 workers of 1 CPU and 0 GPUs, 3 CPUs and 0 GPUs in all, but there",
+        ),
+        (Request(1, 1, 1), Capacity((Node(2),)), "asks for 1 CPU and 1 GPU, but there are 2 CPUs and 0 GPUs: it could"),
+        (Request(1, 4), Capacity((Node(2), Node(3))), "2 nodes have 5 CPUs and 0 GPUs, one of them at most 3 CPUs"),
+        (
+            Request(4, 1, 1),
+            Capacity((Node(4),), True, Node(32, 2)),
+            "it can grow to 32 CPUs and 2 GPUs: it could",
+        ),
+        (Request(1, 9), Capacity((Node(4),), True, Node(32), Node(8)), "it can grow to 32 CPUs"),
+    ],
+)
+def test_what_can_never_run_is_refused_with_the_numbers(request_, capacity, message):
+    with pytest.raises(ResourceError, match=message):
+        n_concurrent([request_], capacity, None)
+
+
+def test_a_cluster_that_can_grow_holds_what_it_can_grow_to():
+    growing = Capacity((Node(0),), True, Node(8, 4), Node(4, 2))
+    assert n_concurrent([Request(2, 1, 1)], growing, None) == 2
+    assert n_concurrent([Request(1, 1)], growing, None) is None  # Tune asks for as much as it gets
+    assert n_concurrent([Request(1, 1)], growing, 5) == 5
+
+
+def test_a_cluster_that_does_not_say_what_it_can_grow_to_is_waited_for():
+    said = []
+    growing = Capacity((Node(1),), True)
+    assert n_concurrent([Request(2, 1)], growing, None, said.append) == 1
+    assert "trials wait until it has grown" in said[0]
+    assert n_concurrent([Request(2, 1)], growing, 6, said.append) == 6
+
+
+def test_the_description_of_a_cluster_tells_what_it_can_grow_to():
+    types = {
+        "head": {"resources": {"CPU": 4}, "max_workers": 0},
+        "gpu": {"resources": {"CPU": 8, "GPU": 1}, "max_workers": 3},
+        "none": {"resources": {"CPU": 64}, "max_workers": 0},
+    }
+    found = _from_bootstrap((Node(4),), {"head_node_type": "head", "available_node_types": types})
+    assert (found.limit, found.largest) == (Node(24, 3), Node(8, 1))
+    types["gpu"]["resources"] = {}
+    assert _from_bootstrap((Node(4),), {"head_node_type": "head", "available_node_types": types}).limit is None
+
+
+def test_this_machine_has_cpus():
+    assert of_this_machine().n_cpus >= 1

@@ -1,0 +1,44 @@
+"""What a trial reports of an error, wherever among its processes it was raised."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+_LOST_PEER = ("connection closed by peer", "connection reset by peer", "gloo", "nccl", "broken pipe")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error as text: it crosses from one process to another, which not every exception does."""
+
+    kind: str
+    message: str
+    traceback: str
+    is_out_of_memory: bool = False
+
+
+class WorkerError(RuntimeError):
+    """Raised where a worker of a group reported an error of its own."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def describe(error: Exception) -> Failure:
+    """The error as text; that of a worker is given back as it was there. Called while the error is handled."""
+    if isinstance(error, WorkerError):
+        return error.failure
+    kind = type(error).__name__
+    return Failure(kind, str(error) or kind, traceback.format_exc(), isinstance(error, torch.OutOfMemoryError))
+
+
+def is_lost_peer(error: Exception) -> bool:
+    """Whether an error is what a worker sees of another one's death, so that it tells nothing of the trial."""
+    if isinstance(error, dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _LOST_PEER)
