@@ -91,8 +91,8 @@ class DryRun:
         self, specs: list[TrialSpec], shares: EpochShares, requests: list[Request]
     ) -> tuple[Forecast, Probes]:
         with placed(requests, self.address, self.max_concurrent) as limit:
-            n_cpus = int(ray.cluster_resources().get("CPU", 1))
             check_nodes(self.output, storage=self.storage)
+            n_cpus = int(ray.cluster_resources().get("CPU", 1))
             probes = run_probes(specs, self.plan.datasets)
         probed = [(spec, probes.of[spec.fingerprint]) for spec in specs if spec.fingerprint in probes.of]
         trials = [forecast_trial(spec, probe, shares, self.log_models) for spec, probe in probed]

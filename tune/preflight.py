@@ -18,6 +18,7 @@ import ray
 from ray import tune as ray_tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from tune.checkpoint_options import CHECKPOINTS
 from tune.cluster import ClusterError, is_joined
 from tune.node_check import Expected, examine, problems_once
 from tune.search.trial import PERCENT, VALUE
@@ -76,7 +77,7 @@ def node_name(node: Mapping[str, Any]) -> str:
 
 @contextmanager
 def _expectations(output: Path, files: Sequence[Path] = (), storage: str | None = None) -> Iterator[Expected]:
-    expected = Expected.of_this_process(output / "checkpoints", files, storage)
+    expected = Expected.of_this_process(output / CHECKPOINTS, files, storage)
     try:
         expected.write_probe()
         yield expected

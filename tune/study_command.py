@@ -37,8 +37,8 @@ def execute(arguments: argparse.Namespace, plan: Plan, log: CommandLog) -> Endin
     uri = store_uri(arguments.tracking_uri, arguments.output)
     if arguments.dry_run:
         how = (arguments.address, arguments.max_concurrent, not arguments.no_models, share_of(arguments))
-        dry = DryRun(plan, uri, arguments.output, *how, arguments.checkpoint_storage)
-        dry.show(log, with_forecast=not arguments.no_forecast)
+        storage = arguments.checkpoint_storage
+        DryRun(plan, uri, arguments.output, *how, storage).show(log, with_forecast=not arguments.no_forecast)
         return Ending()
     return _run_studies(arguments, plan, uri, log)
 

@@ -110,7 +110,7 @@ def run_tune(
     also
         Callbacks beside the one that writes to the store, called after it.
     storage
-        Where checkpoints are kept for all nodes.
+        Where checkpoints are kept for all nodes; without one, all must share the output folder.
     how
         Further arguments of `TuneConfig`.
 
@@ -121,27 +121,24 @@ def run_tune(
     ClusterError
         A node that joined the cluster meanwhile cannot run trials.
     """
+    nodes = NodeStop()
 
     def resources(params: dict[str, Any]) -> ray_tune.PlacementGroupFactory:
         return ray_tune.PlacementGroupFactory([request_of(params).driver])
 
-    nodes = NodeStop()
     run_config = ray_tune.RunConfig(
         name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}{label}",
         storage_path=str(output / "ray_tune"),
         verbose=0,
-        callbacks=[callback, RenewRetries(), *also],
         stop=nodes,
+        callbacks=[callback, RenewRetries(), *also],
         failure_config=ray_tune.FailureConfig(max_failures=RETRIES),
     )
+    tuning = ray_tune.TuneConfig(reuse_actors=reuse_actors, **how)
     try:
         with checked_trials(trainable, output, storage) as checked:
-            ray_tune.Tuner(
-                ray_tune.with_resources(checked, resources),
-                param_space=dict(param_space),
-                tune_config=ray_tune.TuneConfig(reuse_actors=reuse_actors, **how),
-                run_config=run_config,
-            ).fit()
+            trials = ray_tune.with_resources(checked, resources)
+            ray_tune.Tuner(trials, param_space=dict(param_space), tune_config=tuning, run_config=run_config).fit()
     except Exception:  # whatever Tune made of it: if the store or a node failed, that is what the user must hear
         error = callback.error or nodes.error
         if error is None:

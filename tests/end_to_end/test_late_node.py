@@ -1,10 +1,13 @@
 """Nodes that join while a study waits for them, as the autoscaler starts them: a bad one stops it."""
 
+import os
 import subprocess
 import time
+from pathlib import Path
 
 import mlflow
 import pytest
+import yaml
 from ray.cluster_utils import Cluster
 
 pytestmark = pytest.mark.slow
@@ -19,6 +22,17 @@ def head():
 
 
 @pytest.fixture
+def home(tmp_path):
+    """A home folder like that of a head whose autoscaler may start workers: without one, a study would not wait."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / ".ray").symlink_to(Path.home() / ".ray")
+    workers = {"head": {"max_workers": 0}, "worker": {"max_workers": 2, "resources": {"CPU": 2}}}
+    config = {"head_node_type": "head", "available_node_types": workers}
+    (tmp_path / "home" / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump(config))
+    return tmp_path / "home"
+
+
+@pytest.fixture
 def bad_packages(tmp_path):
     """A folder that makes torch look like another version."""
     info = tmp_path / "packages" / "torch-1.0.dist-info"
@@ -27,10 +41,12 @@ def bad_packages(tmp_path):
     return {"PYTHONPATH": str(info.parent)}
 
 
-def study_with_a_node_that_joins(head, arguments, log, **node):
+def study_with_a_node_that_joins(head, home, arguments, log, **node):
     """Exit code and output of a study that waits for a node, which then joins and is removed at the end."""
     with log.open("w") as file:
-        study = subprocess.Popen(arguments, cwd=log.parent, stdout=file, stderr=subprocess.STDOUT)
+        study = subprocess.Popen(
+            arguments, cwd=log.parent, env={**os.environ, "HOME": str(home)}, stdout=file, stderr=subprocess.STDOUT
+        )
     deadline = time.monotonic() + 120
     while WAITING not in log.read_text():
         assert study.poll() is None, log.read_text()
@@ -44,13 +60,13 @@ def study_with_a_node_that_joins(head, arguments, log, **node):
         head.remove_node(joined, allow_graceful=True)
 
 
-def test_a_bad_node_stops_the_study_and_a_good_one_runs_it(head, bad_packages, command, tmp_path):
+def test_a_bad_node_stops_the_study_and_a_good_one_runs_it(head, home, bad_packages, command, tmp_path):
     output = tmp_path / "outputs"
 
     def run(name, seeds, **node):
         what = ("--study", "center", "--dataset", "simulated", "--folds", 1, "--no-models", "--seeds", seeds)
         arguments = command(*what, "--output", output, "--address", head.address)
-        return study_with_a_node_that_joins(head, arguments, tmp_path / name, **node)
+        return study_with_a_node_that_joins(head, home, arguments, tmp_path / name, **node)
 
     code, said = run("floors on a bad node", 1, env_vars=bad_packages)
     assert code == 2, said
