@@ -122,7 +122,7 @@ class Log:
 
 def test_a_run_that_fails_is_known_to_have_ended(plan, tmp_path):
     runs, progress = Log(), Log()
-    runs.tracking = Log()
+    runs.outbox = Log()
     candidate = Candidate("k", "sample 1", Config(), {})
     jobs = {"k": module._Job(candidate, "sample 1", 0), "other": module._Job(candidate, "sample 1", 1)}
     callback = module.ConfirmationCallback(jobs, tmp_path, runs, progress, tmp_path)
@@ -133,6 +133,6 @@ def test_a_run_that_fails_is_known_to_have_ended(plan, tmp_path):
     callback.on_trial_complete(0, [], one)
     callback.close()  # the other was still running
     assert callback.failed == {"k"}
-    ends = [call[0] for call in runs.tracking.calls if call[0] in ("fail", "end")]
+    ends = [call[0] for call in runs.outbox.calls if call[0] in ("fail", "end")]
     assert ends == ["fail", "end"]
-    assert ("end", "open", "KILLED") in runs.tracking.calls
+    assert ("end", "k", "KILLED") in runs.outbox.calls
