@@ -28,7 +28,7 @@ def test_a_trial_asks_for_its_threads_and_on_a_gpu_for_one_per_worker():
 def test_workers_of_a_trial_are_named_once():
     assert with_workers({"train.epochs": 3}, 2) == {"train.epochs": 3, "train.n_workers": 2}
     assert with_workers({"train.n_workers": 2}, None) == with_workers({"train.n_workers": 2}, 2)
-    with pytest.raises(ConfigError, match=r"--workers-per-trial 2 and --set train\.n_workers=3: give one of them"):
+    with pytest.raises(ConfigError, match="give one of them"):
         with_workers({"train.n_workers": 3}, 2)
 
 
