@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +82,13 @@ def versions_here() -> dict[str, str]:
 
 
 def _tune_code() -> str:
-    root = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
-    for path in sorted(path for package in ("ablations", "tune") for path in (root / package).rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    for package in ("ablations", "tune"):
+        spec = find_spec(package)  # Ray unpacks each package that it ships into a folder of its own
+        places = spec.submodule_search_locations if spec else None
+        for root in map(Path, places or ()):
+            for path in sorted(root.rglob("*.py")):
+                digest.update(f"{package}/{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
 

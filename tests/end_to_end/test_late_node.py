@@ -43,10 +43,10 @@ def bad_packages(tmp_path):
 
 def study_with_a_node_that_joins(head, home, arguments, log, **node):
     """Exit code and output of a study that waits for a node, which then joins and is removed at the end."""
+    # the cluster of this process asks for no token, and a driver that did would refuse its workers
+    environment = {**os.environ, "HOME": str(home), "RAY_AUTH_MODE": "disabled"}
     with log.open("w") as file:
-        study = subprocess.Popen(
-            arguments, cwd=log.parent, env={**os.environ, "HOME": str(home)}, stdout=file, stderr=subprocess.STDOUT
-        )
+        study = subprocess.Popen(arguments, cwd=log.parent, env=environment, stdout=file, stderr=subprocess.STDOUT)
     deadline = time.monotonic() + 120
     while WAITING not in log.read_text():
         assert study.poll() is None, log.read_text()

@@ -69,7 +69,8 @@ def only_from(folder, monkeypatch):
     monkeypatch.chdir(folder)  # Ray has workers import from the driver's folder first
 
 
-def test_good_nodes_are_named_and_the_head_without_cpus_is_left_out(nodes, tmp_path, tiny, capsys):
+def test_good_nodes_are_named_and_the_head_without_cpus_is_left_out(nodes, tmp_path, tiny, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # so that workers cannot take the code from the folder of the driver: it is shipped
     with connected(nodes.address):
         check_nodes(tmp_path, [ray.put(tiny.prepared)])
         (node,) = trial_nodes()
