@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-_MACHINE = re.compile("seconds|memory|^system/|_checkpoints$")  # metrics of the machine, not of the method
+_MACHINE = re.compile("seconds|memory|^system/")  # metrics of the machine rather than of the method
 
 
 @dataclass

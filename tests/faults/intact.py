@@ -59,9 +59,9 @@ class Outcome:
         assert [run.info.status for run in store.runs("study")] == ["FINISHED"]
 
 
-def largest(study: FaultyStudy, metric: str) -> float:
-    """The largest value of a metric among the trials of a study; 0 where no run has it."""
-    return max(run.data.metrics.get(metric, 0.0) for run in Store(study.output).runs("trial"))
+def largest(study: FaultyStudy, tag: str) -> float:
+    """The largest value of a tag that counts something among the trials of a study; 0 where no run has it."""
+    return max(float(run.data.tags.get(tag, 0)) for run in Store(study.output).runs("trial"))
 
 
 def _is_open(run: Any) -> bool:

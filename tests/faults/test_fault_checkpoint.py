@@ -47,7 +47,7 @@ def test_damaged_checkpoints_are_passed_over(study, reference, outcome):
         strikes.append((row, running.strike(epoch, damage_and_kill), older))
     code = running.finish()
     assert code == 0, running.said
-    assert largest(running, "damaged_checkpoints") == len(strikes)
+    assert largest(running, "cgd.damaged_checkpoints") == len(strikes)
     for row, strike, older in strikes:
         row.ending = f"exit {code}"
         row.resumed(strike, max(older))
@@ -73,7 +73,7 @@ def test_all_checkpoints_damaged_is_training_from_zero_and_no_epoch_twice(study,
     code = running.finish()
     row.ending = f"exit {code}"
     assert code == 0, running.said
-    assert largest(running, "damaged_checkpoints") >= 2  # the last one and its spare at least
+    assert largest(running, "cgd.damaged_checkpoints") >= 2  # the last one and its spare at least
     row.resumed(second)
     row.resumed(first, 0)
     row.intact(running, reference)

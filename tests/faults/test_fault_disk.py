@@ -64,7 +64,7 @@ def test_full_disk_while_checkpoints_are_written(study, reference, outcome):
     row.running = f"trained on, epochs {last.epoch + 1} to {after.epoch - 1} not saved; restarted by Tune, same run"
     row.ending = f"exit {code}"
     assert code == 0, running.said
-    assert largest(running, "unsaved_checkpoints") == after.epoch - 1 - last.epoch
+    assert largest(running, "cgd.unsaved_checkpoints") == after.epoch - 1 - last.epoch
     row.resumed(strike)
     row.intact(running, reference)
 
