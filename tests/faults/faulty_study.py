@@ -41,8 +41,9 @@ default: 0.8
 
 @dataclass(frozen=True)
 class Saved:
-    """The newest checkpoint of a trial: its epoch, and the history it carries (one dictionary per epoch)."""
+    """The newest checkpoint of a trial: when it was written (ns), its epoch, its history (a dictionary per epoch)."""
 
+    written: int
     folder: Path
     epoch: int
     history: list[dict[str, float]]
@@ -136,8 +137,8 @@ class FaultyStudy:
         for file in self.output.glob("checkpoints/*/epoch-*/state.json"):
             with suppress(OSError, ValueError):  # removed meanwhile by the retention rule, or damaged by a test
                 state = json.loads(file.read_text())
-                found.append((file.stat().st_mtime_ns, Saved(file.parent, state["epoch"], state["history"])))
-        return max(found, key=lambda pair: pair[0])[1] if found else None
+                found.append(Saved(file.stat().st_mtime_ns, file.parent, state["epoch"], state["history"]))
+        return max(found, key=lambda saved: saved.written, default=None)
 
     def wait_for_epoch(self, epoch: int) -> Saved:
         """The newest checkpoint once it is of that epoch or a later one."""
@@ -175,7 +176,7 @@ class FaultyStudy:
 
     def _newer_than(self, before: Saved) -> Saved | None:
         saved = self.newest()
-        return saved if saved and saved.history != before.history else None
+        return saved if saved and saved.written > before.written else None
 
     def worker(self, *roots: int) -> psutil.Process:
         """The process that trains, below the command or below the processes given."""

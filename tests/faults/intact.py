@@ -41,6 +41,7 @@ class Outcome:
         before, after = strike.before.history, strike.after.history
         kept = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False))))
         assert [m["epoch"] for m in after] == list(range(1, strike.after.epoch + 1))
+        assert len(after) > expected, "nothing was trained since"
         assert kept == expected, f"epochs 1 to {kept} were not trained again, expected {expected}"
         self.resumed_from = f"{kept} of {strike.before.epoch}"
         self.seconds_lost = strike.seconds
