@@ -49,7 +49,7 @@ def write_folder(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]
         The disk is full or fails; nothing is left of the attempt.
     """
     folder = folder.resolve()
-    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= {TENSORS, STATE}):
+    if _is_something_else(folder):
         raise CheckpointError(f"{folder} exists and is not a saved model or checkpoint; choose another folder")
     data = save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()})
     blank = json.dumps({_HASH: "", **state}).encode()
@@ -66,6 +66,15 @@ def write_folder(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]
         except BaseException:  # whatever stopped the write, half a folder must not fill the disk
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+
+
+def _is_something_else(folder: Path) -> bool:
+    try:
+        return not {path.name for path in folder.iterdir()} <= {TENSORS, STATE}
+    except FileNotFoundError:  # nothing is there, or another process puts its own there just now
+        return False
+    except NotADirectoryError:
+        return True
 
 
 def _hash(data: bytes, state: bytes) -> str:

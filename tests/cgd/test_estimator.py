@@ -14,6 +14,7 @@ from cgd.data.protocol import HiddenGenes, VisiblePair
 from cgd.errors import CheckpointError, ConfigError, DataError, NotFittedError
 from cgd.estimator import CausalGeD
 from cgd.metrics import gene_metrics
+from cgd.training.checkpoint import read_folder, write_folder
 
 EXTRA = 3  # genes of the scRNA-seq that the ST does not measure
 
@@ -302,15 +303,15 @@ def test_a_missing_or_damaged_model_is_named(model, tmp_path):
     model.save(tmp_path / "model")
     path = tmp_path / "model" / "tensors.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match=r"tensors\.safetensors is damaged"):
+    with pytest.raises(CheckpointError, match=r"model is damaged: the hash of tensors\.safetensors and state\.json"):
         CausalGeD.load(tmp_path / "model")
 
 
 @pytest.mark.parametrize("change", [{"format": 2}, {"format": None}])
 def test_a_model_of_another_format_is_refused(model, tmp_path, change):
     model.save(tmp_path / "model")
-    path = tmp_path / "model" / "state.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    tensors, state = read_folder(tmp_path / "model")
+    write_folder(tmp_path / "model", tensors, {**state, **change})
     with pytest.raises(CheckpointError, match="is not a saved CausalGeD model of format 3"):
         CausalGeD.load(tmp_path / "model")
 
