@@ -171,7 +171,7 @@ def _trainer(group: Group, work: Work, mailbox: Queue, storage: Path) -> Any:
         run_config=RunConfig(
             name=f"{group.name}-{storage.name}",
             storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=2),
+            failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=2),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )

@@ -129,6 +129,8 @@ class Trainer:
         network.autoencoder.initialise(
             reference.x_st, reference.x_sc_train, from_svd=network.config.model.init == "svd"
         )
+        # the signs of an SVD differ between machines
+        self.parallel.copy_from_main([*network.autoencoder.parameters(), *network.autoencoder.buffers()])
         optimizer = torch.optim.AdamW(network.autoencoder.parameters(), lr=self.config.pretrain_learning_rate)
         for _ in range(self.config.pretrain_epochs):
             noise = self._autoencoder_noise()
