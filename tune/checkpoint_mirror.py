@@ -222,9 +222,8 @@ class MirroredFolder(CheckpointFolder):
                 break
         return super().load_newest()
 
-    def counts(self) -> dict[str, float]:
-        missed = {"unmirrored_checkpoints": float(len(self.unmirrored))} if self.unmirrored else {}
-        return super().counts() | missed
+    def _own_counts(self) -> dict[str, int]:
+        return {**super()._own_counts(), "unmirrored_checkpoints": len(self.unmirrored)}
 
     def _newest_whole(self) -> int:
         """The newest epoch of which this machine has a whole checkpoint; 0 for none."""

@@ -43,7 +43,7 @@ class Delivery:
         if is_new:
             self._opening, self._run_id, self._is_over = entry, None, False
         found = self.tracking.find(self.key) if is_new or self.tracking.is_shared else None
-        self._is_over |= found is not None and found.status == FINISHED and not found.is_partial
+        self._is_over |= _is_whole(found)
         if self._is_over:
             return
         if found and self._is_of_another(found) and entry["op"] not in (FINISH, FAIL):
@@ -101,6 +101,8 @@ class Delivery:
         link: dict[str, str] = {}
         if entry["model_tags"] is not None:
             link = self._attach_model(run_id, entry["model_tags"], entry["dataset"])
+        if self.tracking.is_shared and _is_whole(self.tracking.find(self.key)):
+            return  # another command's while this one's model was on its way
         self.tracking.finish(run_id, entry["summary"], entry["per_gene"], link, entry["at"])
 
     def _attach_model(self, run_id: str, tags: Mapping[str, str], dataset: Mapping[str, str]) -> dict[str, str]:
@@ -110,3 +112,7 @@ class Delivery:
         named = {key: value.replace(RUN_ID, run_id) for key, value in tags.items()}
         model_id = self.tracking.log_model(run_id, self.model, named)
         return {"model_id": model_id, "dataset_name": dataset["name"], "dataset_digest": dataset["digest"]}
+
+
+def _is_whole(found: RunRecord | None) -> bool:
+    return found is not None and found.status == FINISHED and not found.is_partial

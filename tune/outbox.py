@@ -15,10 +15,11 @@ from pathlib import Path
 from threading import Condition, Thread
 from types import TracebackType
 
+from ablations.store_uri import without_password
 from cgd.errors import CGDError, TrackingError
 from tune.command import UndeliveredError
 from tune.delivery import Delivery
-from tune.outbox_entries import END, LAST, Reporting, now
+from tune.outbox_entries import END, LAST, OPEN, Reporting, now
 from tune.outbox_files import Entry, OutboxFiles
 from tune.run_record import KILLED
 from tune.tracking import Tracking
@@ -84,6 +85,8 @@ class Outbox(Reporting):
         """
         self._check()
         entry = {"at": now(), **entry}
+        if entry["op"] == OPEN:
+            entry["store"] = without_password(self.tracking.uri)  # a later command may be given another one
         with self._changed:
             is_news = not self.files.unsaved
             self.files.keep(key, entry, durable=entry["op"] in LAST)
@@ -100,8 +103,19 @@ class Outbox(Reporting):
     # ---- what an earlier command left -------------------------------------------------------------------------------
 
     def take_up(self) -> int:
-        """Have delivered what an earlier command could not; returns of how many runs. Raises TrackingError."""
-        left = self.files.read()
+        """Have delivered what an earlier command could not; returns of how many runs.
+
+        Raises
+        ------
+        TrackingError
+            It is for another store, or damaged.
+        """
+        left, own = self.files.read(), without_password(self.tracking.uri)
+        for store in {entries[0].get("store", own) for entries in left.values()} - {own}:
+            raise TrackingError(
+                f"{self.files.folder} holds what an earlier command could not deliver to {store}, and this one writes "
+                f"to {own}: give the earlier --tracking-uri once more, or move the folder away to give up what is in it"
+            )
         with self._changed:
             for key, entries in left.items():
                 if entries[-1]["op"] not in LAST:  # its driver was killed
@@ -130,7 +144,7 @@ class Outbox(Reporting):
             while not self._is_idle():
                 before = self._n_delivered
                 took_some = self._changed.wait_for(lambda seen=before: self._is_settled(seen), wait)  # type: ignore[misc]
-                if not took_some and self._away:  # else it is at a large one; what hangs, the client gives up
+                if not took_some and self._failures:  # else it is at a large one; what hangs, the client gives up
                     raise self._undelivered(wait)
         self._check()
 

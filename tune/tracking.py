@@ -18,6 +18,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
 
 from tune.claims import DRIVER, Claims
 from tune.run_record import (
@@ -79,10 +80,19 @@ class Tracking:
             experiment = self.client.get_experiment_by_name(EXPERIMENT)
             if experiment is None:
                 location = artifact_root.resolve().as_uri() if uri.startswith("sqlite") else None
-                tags = {"mlflow.experimentKind": "custom_model_development"}
-                self.experiment_id = self.client.create_experiment(EXPERIMENT, artifact_location=location, tags=tags)
+                self.experiment_id = self._create_experiment(location)
             else:
                 self.experiment_id = experiment.experiment_id
+
+    def _create_experiment(self, location: str | None) -> str:
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        try:
+            return str(self.client.create_experiment(EXPERIMENT, artifact_location=location, tags=tags))
+        except MlflowException:  # another command on the same server may have made it in between
+            made = self.client.get_experiment_by_name(EXPERIMENT)
+            if made is None:
+                raise
+            return str(made.experiment_id)
 
     # ---- finding ----------------------------------------------------------------------------------------------------
 

@@ -219,9 +219,12 @@ class CheckpointFolder:
 
         Checkpoints carry it, so that a worker that takes over knows what was lost before.
         """
-        own = {"damaged_checkpoints": len(self.damaged), "unsaved_checkpoints": len(self.unsaved)}
-        total = {key: count + self._earlier.get(key, 0.0) for key, count in own.items()}
+        total = {key: count + self._earlier.get(key, 0.0) for key, count in self._own_counts().items()}
         return {key: float(count) for key, count in total.items() if count}
+
+    def _own_counts(self) -> dict[str, int]:
+        """What this process lost."""
+        return {"damaged_checkpoints": len(self.damaged), "unsaved_checkpoints": len(self.unsaved)}
 
     def clear(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)

@@ -5,6 +5,7 @@ import json
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mlflow.exceptions import MlflowException
@@ -228,7 +229,7 @@ def test_a_driver_killed_between_two_writes_loses_none_and_repeats_none(store, t
 
 def journal(tmp_path, write):
     """Lines that an outbox with no store leaves."""
-    outbox = Outbox(None, tmp_path / "elsewhere")
+    outbox = Outbox(SimpleNamespace(uri=f"sqlite:///{tmp_path}/mlflow.db"), tmp_path / "elsewhere")
     write(outbox)
     (path,) = (tmp_path / "elsewhere" / "outbox").glob("*.jsonl")
     return path.read_text().splitlines(keepends=True)
