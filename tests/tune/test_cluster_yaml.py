@@ -44,6 +44,14 @@ def test_ray_takes_the_file(config):
     validate_config(prepare_config(config))
 
 
+def test_ray_sets_nodes_up_with_our_commands_alone(config):
+    """For AWS it would add `pip install boto3` of its own on the head, which has no pip that would do it."""
+    ours = config["setup_commands"]
+    prepared = prepare_config(config)
+    assert prepared["head_setup_commands"] == prepared["worker_setup_commands"] == ours
+    assert prepared.get("initialization_commands", []) == []
+
+
 def test_ray_refuses_a_misspelt_key(config):
     config["idle_timeout"] = 5
     with pytest.raises(jsonschema.ValidationError, match="idle_timeout"):
