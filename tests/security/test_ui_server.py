@@ -1,4 +1,4 @@
-"""The MLflow servers of `make ui` and of a cluster's head: where they listen, whom they answer, what they do not serve."""
+"""The MLflow servers of `make ui` and of a cluster's head: where they listen, whom they answer, what they serve."""
 
 import contextlib
 import json
