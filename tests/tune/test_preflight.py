@@ -180,8 +180,10 @@ def test_an_output_folder_of_a_nodes_own_is_refused(nodes, tmp_path):
     assert "--output folder that all of them share" in message
 
 
-def where_it_runs(sent):
-    return ray.get_runtime_context().get_node_id()
+@pytest.fixture
+def where_it_runs():
+    """A task that says on which node it ran; of no module, since nodes have none of the tests."""
+    return lambda sent: ray.get_runtime_context().get_node_id()
 
 
 def on(node, function):
@@ -190,7 +192,7 @@ def on(node, function):
     return ray.get(ray.remote(num_cpus=0)(function).options(scheduling_strategy=where).remote(None))
 
 
-def test_a_node_that_joins_after_the_check_is_looked_at_before_its_first_task(nodes, bad_node, tmp_path):
+def test_a_node_that_joins_after_the_check_is_looked_at_before_its_first_task(nodes, bad_node, tmp_path, where_it_runs):
     """As during the floors of a study, before its trials."""
     good = next(iter(nodes.worker_nodes))
     with connected(nodes.address):
@@ -206,7 +208,7 @@ def test_a_node_that_joins_after_the_check_is_looked_at_before_its_first_task(no
     assert not list((tmp_path / "checkpoints").glob(".nodes*"))
 
 
-def test_a_node_that_joins_must_see_the_files_too_and_what_was_checked_is_forgotten(nodes, tmp_path):
+def test_a_node_that_joins_must_see_the_files_too_and_what_was_checked_is_forgotten(nodes, tmp_path, where_it_runs):
     good = next(iter(nodes.worker_nodes))
     missing = tmp_path / "values.csv"
     with connected(nodes.address):
