@@ -8,6 +8,11 @@ set -euo pipefail
 PYTHON=3.11.13
 UV=0.13.9
 
+# Ray makes its token for everybody to read
+for secret in ~/.ray/auth_token ~/causalged.env; do
+  if [ -f "$secret" ]; then chmod 600 "$secret"; fi
+done
+
 checkout="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 grep -qs causalged/cluster/environment.sh ~/.bashrc || echo '. ~/causalged/cluster/environment.sh' >> ~/.bashrc
 . "$checkout/cluster/environment.sh"

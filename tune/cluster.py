@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ _MEND = "Give the address of a running cluster's head, or omit --address to run 
 _PACKAGES = ("ablations", "cgd", "tune")
 _NETWORK = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")  # which of its networks a node trains over
 _state = {"joined": False}
+_checked: set[str] = set()  # nodes that were looked at and found good
 
 
 @contextmanager
@@ -59,22 +60,28 @@ def connected(address: str, n_cpus: int | None = None, groups: bool = False) -> 
         raise
     except Exception as error:  # Ray raises a bare one where a busy machine does not start it in time
         ray.shutdown()  # it may be half connected
-        if address == "local":
-            raise ClusterError(
-                f"Ray did not start on this machine: {error} Give the same command again with --resume once the "
-                "machine is less busy; what is finished is kept"
-            ) from None
-        raise _not_joined(address, error) from None
+        raise (_not_started(error) if address == "local" else _not_joined(address, error)) from None
     try:
         yield int(ray.cluster_resources().get("CPU", 1))
     finally:
         _state["joined"] = False
+        _checked.clear()
         ray.shutdown()
 
 
 def is_joined() -> bool:
     """Whether this process is connected to a cluster that it did not start itself."""
     return _state["joined"]
+
+
+def note_checked(node_ids: Iterable[str]) -> None:
+    """Note that these nodes of the cluster can run our trials, until this process leaves it."""
+    _checked.update(node_ids)
+
+
+def checked_nodes() -> frozenset[str]:
+    """Ids of the nodes that were noted; one that joined since is not among them."""
+    return frozenset(_checked)
 
 
 def runtime_env(root: Path = ROOT) -> dict[str, Any]:
@@ -86,6 +93,15 @@ def runtime_env(root: Path = ROOT) -> dict[str, Any]:
     # the packages alone: data and results that lie in a checkout would be shipped with it
     packages = [str(root / name) for name in _PACKAGES]
     return {"py_modules": packages, "excludes": ["__pycache__"], "env_vars": variables}
+
+
+def _not_started(error: Exception) -> ClusterError:
+    if "AF_UNIX path length" in str(error):  # of its sockets, which lie in the folder of the session
+        return ClusterError(f"Ray did not start on this machine: {error}. Set RAY_TMPDIR to a shorter folder")
+    return ClusterError(
+        f"Ray did not start on this machine: {error} Give the same command again with --resume once the machine is "
+        "less busy; what is finished is kept"
+    )
 
 
 def _not_joined(address: str, error: Exception) -> ClusterError:

@@ -19,7 +19,7 @@ from ray import tune as ray_tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tune.checkpoint_options import CHECKPOINTS
-from tune.cluster import ClusterError, is_joined
+from tune.cluster import ClusterError, checked_nodes, is_joined, note_checked
 from tune.node_check import Expected, examine, problems_once
 from tune.search.trial import PERCENT, VALUE
 
@@ -57,11 +57,13 @@ def check_nodes(
     if not is_joined():
         return
     with _expectations(output, files, storage) as expected:
-        answers = _ask_all(trial_nodes(), expected, data)
-    problems = {name: answer for name, answer in answers.items() if answer}
+        nodes = {node["NodeID"]: node for node in trial_nodes()}
+        answers = _ask_all(list(nodes), expected, data)
+    problems = {node_name(nodes[node_id]): answer for node_id, answer in answers.items() if answer}
     if problems:
         raise ClusterError(_refusal(problems, len(answers)))
-    names = ", ".join(answers)
+    note_checked(answers)
+    names = ", ".join(node_name(nodes[node_id]) for node_id in answers)
     print(f"nodes checked: {names}" if names else "no node can run trials yet; each is checked as it joins")
 
 
@@ -85,20 +87,18 @@ def _expectations(output: Path, files: Sequence[Path] = (), storage: str | None 
         expected.remove_probe()
 
 
-def _ask_all(
-    nodes: Sequence[Mapping[str, Any]], expected: Expected, data: Sequence[ray.ObjectRef]
-) -> dict[str, list[str]]:
-    """Problems of each node, by name; without those that are gone by then, as spot instances may be."""
+def _ask_all(node_ids: Sequence[str], expected: Expected, data: Sequence[ray.ObjectRef]) -> dict[str, list[str]]:
+    """Problems of each node, by id; without those that are gone by then, as spot instances may be."""
     # no CPU asked for: a node that is busy with another study answers too
     task = ray.remote(num_cpus=0, max_retries=0)(examine)
     asked = {}
-    for node in nodes:
-        where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    for node_id in node_ids:
+        where = NodeAffinitySchedulingStrategy(node_id, soft=False)
         # in a list, so that the node fetches them itself and can say what went wrong
-        asked[node["NodeID"]] = task.options(scheduling_strategy=where).remote(expected, list(data))
+        asked[node_id] = task.options(scheduling_strategy=where).remote(expected, list(data))
     answers = _answers(asked)
     alive = {node["NodeID"] for node in trial_nodes()}
-    return {node_name(node): answers[node["NodeID"]] for node in nodes if node["NodeID"] in alive}
+    return {node_id: answer for node_id, answer in answers.items() if node_id in alive}
 
 
 def _answers(asked: Mapping[str, ray.ObjectRef]) -> dict[str, list[str]]:
@@ -148,10 +148,10 @@ class NodeStop(ray_tune.Stopper):
 
 @contextmanager
 def checked_trials(
-    trainable: Callable[..., Any], output: Path, storage: str | None = None
+    trainable: Callable[..., Any], output: Path, files: Sequence[Path] = (), storage: str | None = None
 ) -> Iterator[Callable[..., Any]]:
     """The trainable, looking at its node first unless `check_nodes` has; for a `Tuner` with a `NodeStop`."""
-    with _nodes_that_join(output, storage) as problem_here:
+    with _nodes_that_join(output, files, storage) as problem_here:
 
         def guarded(config: dict[str, Any]) -> Any:
             problem = problem_here()
@@ -165,10 +165,10 @@ def checked_trials(
 
 @contextmanager
 def checked_tasks(
-    function: Callable[..., Any], output: Path, storage: str | None = None
+    function: Callable[..., Any], output: Path, files: Sequence[Path] = (), storage: str | None = None
 ) -> Iterator[Callable[..., Any]]:
     """The function of a Ray task, looking at its node first; `ray.get` of it within raises ClusterError."""
-    with _nodes_that_join(output, storage) as problem_here:
+    with _nodes_that_join(output, files, storage) as problem_here:
 
         def guarded(*arguments: Any) -> Any:
             problem = problem_here()
@@ -191,13 +191,13 @@ def _late_refusal(problem: object) -> ClusterError:
 
 
 @contextmanager
-def _nodes_that_join(output: Path, storage: str | None) -> Iterator[Callable[[], str]]:
-    """A function that says on a node what is wrong with it, empty if nothing is or if it was looked at already."""
+def _nodes_that_join(output: Path, files: Sequence[Path], storage: str | None) -> Iterator[Callable[[], str]]:
+    """A function that says on a node what is wrong with it, empty if nothing is or if `check_nodes` found it good."""
     if not is_joined():
         yield str
         return
-    checked = frozenset(node["NodeID"] for node in trial_nodes())
-    with _expectations(output, storage=storage) as expected:
+    checked = checked_nodes()
+    with _expectations(output, files, storage) as expected:
 
         def problem_here() -> str:
             problems = [] if ray.get_runtime_context().get_node_id() in checked else problems_once(expected)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -56,14 +57,16 @@ def loopback_only() -> Iterator[None]:
 def session_folder() -> str:
     """The folder of Ray's sessions, below RAY_TMPDIR or the machine's own for temporary files.
 
-    Ray opens it to everybody, so it lies in one that nobody else may enter.
+    Ray opens it to everybody, so it lies in one that nobody else may enter. On macOS a user's own folder for temporary
+    files is too deep for Ray's sockets, whose path may have 103 bytes there: it is `/tmp`, as for Ray itself.
 
     Raises
     ------
     ClusterError
         It cannot be made, or is not this user's alone.
     """
-    folder = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()).resolve() / f"ray-{os.getuid()}"
+    base = os.environ.get("RAY_TMPDIR") or ("/tmp" if sys.platform == "darwin" else tempfile.gettempdir())
+    folder = Path(base).resolve() / f"ray-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()  # not what a link there leads to

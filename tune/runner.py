@@ -162,7 +162,7 @@ class Runner:
             ):
                 shared = self._share(floors, trials)
                 parents = self._open_parents(resume)
-                self._run_floors(floors, shared, outbox)
+                self._run_floors(floors, shared, outbox, _brought(trials))
                 complete = not trials or self._run_trials(trials, requests, shared, parents, limit, outbox)
                 outbox.settle()
         except BaseException:  # whatever ends the command, its runs must not stay RUNNING
@@ -178,8 +178,7 @@ class Runner:
         refused."""
         needed = {spec.prepared for spec in (*floors, *trials.values())}
         shared = {key: ray.put(self.plan.datasets[key]) for key in needed}
-        brought = [spec.brought.path for spec in trials.values() if spec.brought]
-        check_nodes(self.output, list(shared.values()), brought, self.keeping.storage)
+        check_nodes(self.output, list(shared.values()), _brought(trials), self.keeping.storage)
         return shared
 
     def _read_back(self, floors: list[FloorSpec]) -> None:
@@ -203,8 +202,11 @@ class Runner:
         finished = {key for key, record in self.known_floors.items() if record.status == FINISHED}
         return [spec for key, spec in self.plan.floors.items() if key not in finished]
 
-    def _run_floors(self, missing: list[FloorSpec], shared: dict[str, ray.ObjectRef], outbox: Outbox) -> None:
-        with checked_tasks(evaluate_floors, self.output, self.keeping.storage) as evaluate:
+    def _run_floors(
+        self, missing: list[FloorSpec], shared: dict[str, ray.ObjectRef], outbox: Outbox, files: list[Path]
+    ) -> None:
+        # the files are the trials': a node without them is refused before the floors have taken their time
+        with checked_tasks(evaluate_floors, self.output, files, self.keeping.storage) as evaluate:
             remote = ray.remote(num_cpus=1)(evaluate)
             pending = [(spec, remote.remote(shared[spec.prepared], spec.split, spec.config)) for spec in missing]
             for spec, reference in pending:
@@ -257,6 +259,7 @@ class Runner:
                 space,
                 reuse_actors=alike(requests.values()),
                 also=[over],
+                files=_brought(missing),
                 storage=self.keeping.storage,
                 max_concurrent_trials=max_concurrent,
             )
@@ -345,6 +348,11 @@ class Runner:
             for epoch, value in self.tracking.curve(self.known[spec.fingerprint].run_id, "val_pcc")
         ]
         return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _brought(trials: dict[str, TrialSpec]) -> list[Path]:
+    """Files of predictions that the trials score."""
+    return [spec.brought.path for spec in trials.values() if spec.brought]
 
 
 def _floor_metrics(table: pd.DataFrame) -> dict[str, float]:

@@ -89,6 +89,7 @@ def run_tune(
     label: str = "",
     reuse_actors: bool = True,
     also: Sequence[ray_tune.Callback] = (),
+    files: Sequence[Path] = (),
     storage: str | None = None,
     **how: Any,
 ) -> None:
@@ -109,6 +110,8 @@ def run_tune(
         with what it holds, for which a trial of another kind would then wait for ever.
     also
         Callbacks beside the one that writes to the store, called after it.
+    files
+        What trials read from disk, which a node that joins must see.
     storage
         Where checkpoints are kept for all nodes; without one, all must share the output folder.
     how
@@ -136,7 +139,7 @@ def run_tune(
     )
     tuning = ray_tune.TuneConfig(reuse_actors=reuse_actors, **how)
     try:
-        with checked_trials(trainable, output, storage) as checked:
+        with checked_trials(trainable, output, files, storage) as checked:
             trials = ray_tune.with_resources(checked, resources)
             ray_tune.Tuner(trials, param_space=dict(param_space), tune_config=tuning, run_config=run_config).fit()
     except Exception:  # whatever Tune made of it: if the store or a node failed, that is what the user must hear

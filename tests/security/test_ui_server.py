@@ -1,4 +1,4 @@
-"""The MLflow server of `make ui`: where it listens, whom it answers, and what it does not serve."""
+"""The MLflow servers of `make ui` and of a cluster's head: where they listen, whom they answer, what they serve."""
 
 import contextlib
 import json
@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -53,23 +54,61 @@ def test_the_command_that_opens_another_store_does_the_same():
     assert "--gunicorn-opts" in shown
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """(address, process, output) of a server started as `make ui` starts it."""
-    output = tmp_path_factory.mktemp("served")
+@dataclass(frozen=True)
+class Served:
+    """A server: its address, the folder with its database, and its first process."""
+
+    address: str
+    folder: Path
+    process: psutil.Process
+
+    def processes(self):
+        return [self.process, *self.process.children(recursive=True)]
+
+
+@pytest.fixture(scope="module", params=["make ui", "cluster"])
+def served(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    variables, arguments = recipe(output, port)
-    with (output / "server.log").open("w") as log:
-        env = user_environment(output, **variables)
-        server = subprocess.Popen(arguments, env=env, cwd=output, stdout=log, stderr=log)
+    with (by_make if request.param == "make ui" else on_a_head)(folder, port) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def by_make(folder, port):
+    """As `make ui` starts it."""
+    variables, arguments = recipe(folder, port)
+    with (folder / "server.log").open("w") as log:
+        env = user_environment(folder, **variables)
+        server = subprocess.Popen(arguments, env=env, cwd=folder, stdout=log, stderr=log)
     try:
         _wait(f"http://127.0.0.1:{port}/health", server)
-        yield f"http://127.0.0.1:{port}", server, output
+        yield Served(f"http://127.0.0.1:{port}", folder, psutil.Process(server.pid))
     finally:
         server.terminate()
         server.wait(timeout=60)
+
+
+@contextlib.contextmanager
+def on_a_head(home, port):
+    """As a cluster's head starts it, over a database of its own."""
+    (home / "venv").symlink_to(sys.prefix)
+    (home / "causalged.env").write_text(f"CGD_MLFLOW_PORT={port}\nCGD_MLFLOW_STORE=sqlite:///{home}/{SECRET}.db\n")
+    try:
+        head_script(home)
+        yield Served(f"http://127.0.0.1:{port}", home, psutil.Process(int((home / "mlflow/server.pid").read_text())))
+    finally:
+        head_script(home, "stop")
+
+
+def head_script(home, *arguments):
+    """Output of `mlflow_server.sh`."""
+    command = ["bash", ROOT / "cluster" / "mlflow_server.sh", *arguments]
+    done = subprocess.run(command, env=user_environment(home), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def _wait(address, server):
@@ -95,17 +134,16 @@ def ask(address, method="GET", body=None, **headers):
 
 @pytest.mark.slow
 def test_the_server_listens_on_loopback_alone(served):
-    _, server, _ = served
-    root = psutil.Process(server.pid)
-    all_of_it = [root, *root.children(recursive=True)]
-    places = [c.laddr.ip for one in all_of_it for c in one.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    places = [
+        c.laddr.ip for one in served.processes() for c in one.net_connections("inet") if c.status == psutil.CONN_LISTEN
+    ]
     assert places
     assert [place for place in places if not is_local(place)] == []
 
 
 @pytest.mark.slow
 def test_a_page_of_another_site_is_turned_away(served):
-    address, _, _ = served
+    address = served.address
     search = f"{address}/ajax-api/2.0/mlflow/experiments/search?max_results=1"
     create = f"{address}/ajax-api/2.0/mlflow/experiments/create"
     assert ask(search) == 200
@@ -117,7 +155,7 @@ def test_a_page_of_another_site_is_turned_away(served):
 
 @pytest.mark.slow
 def test_the_assistant_and_the_gateway_are_not_served(served):
-    address, _, _ = served
+    address = served.address
     for path in ("/providers", "/config"):
         assert ask(address + ASSISTANT + path) == 404
     for method, path in (("POST", "/message"), ("PUT", "/config"), ("POST", "/skills/install")):
@@ -126,9 +164,34 @@ def test_the_assistant_and_the_gateway_are_not_served(served):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("served", ["cluster"], indirect=True)
+def test_the_address_of_a_clusters_database_is_the_servers_alone(served):
+    """It may hold a password: no list of processes shows it, and no other process is given it."""
+    assert served.processes()
+    assert [one.pid for one in served.processes() if SECRET in " ".join(one.cmdline())] == []
+    shown = subprocess.run(
+        ["bash", "-c", f". {ROOT}/cluster/environment.sh; env"],
+        env=user_environment(served.folder),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "CGD_MLFLOW_PORT=" in shown
+    assert SECRET not in shown
+    assert (served.folder / f"{SECRET}.db").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("served", ["cluster"], indirect=True)
+def test_a_server_that_runs_is_not_started_twice(served):
+    assert f"runs already (pid {served.process.pid})" in head_script(served.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("served", ["make ui"], indirect=True)
 def test_a_password_is_in_nothing_that_a_study_leaves(served, tmp_path):
     """The store itself among it: it is this server's, which asks for no password."""
-    address, _, store = served
+    address, store = served.address, served.folder
     (tmp_path / "s.yaml").write_text(STUDY)
     (tmp_path / "c.yaml").write_text(TINY)
     uri = address.replace("://", f"://me:{SECRET}@")

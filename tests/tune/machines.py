@@ -1,6 +1,8 @@
 """Several machines on one: a network, processes, host name and home folder of its own for each, and sshd on it.
 
 All live below one process in namespaces of its own; when it ends, nothing of them is left. Takes root.
+
+Run as a script, it says why they cannot be made here and ends with 1, or says nothing and ends with 0.
 """
 
 from __future__ import annotations
@@ -8,11 +10,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-NEEDED = ("sshd", "ssh", "ssh-keygen", "rsync", "ip", "unshare", "nsenter")
+NEEDED = ("sshd", "ssh", "ssh-keygen", "rsync", "ip", "unshare", "nsenter", "curl", "ps")
 _PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 _NAMESPACES = ("--net", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc")
 _QUIET = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -28,7 +31,8 @@ def missing() -> str:
         return f"not installed: {', '.join(absent)}"
     if os.geteuid() != 0:
         return "network namespaces take root"
-    tried = subprocess.run(["unshare", *_NAMESPACES, "ip", "link", "add", "br0", "type", "bridge"], capture_output=True)
+    command = ["unshare", *_NAMESPACES, "ip", "link", "add", "br0", "type", "bridge"]
+    tried = subprocess.run(command, env={**os.environ, "PATH": _PATH}, capture_output=True)
     return "" if tried.returncode == 0 else f"no namespaces here: {tried.stderr.decode().strip()}"
 
 
@@ -138,3 +142,7 @@ def _child_of(process: subprocess.Popen[bytes]) -> str:
     """The one process that `unshare --fork` started, which is the first in the new namespaces; empty before."""
     found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return found[0] if found else ""
+
+
+if __name__ == "__main__":
+    sys.exit(missing() or 0)

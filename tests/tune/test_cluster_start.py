@@ -1,9 +1,15 @@
 """What a user hears where Ray does not start."""
 
+import os
+from contextlib import suppress
+from pathlib import Path
+
 import pytest
 import ray
 
+from tune import private_ray
 from tune.cluster import ClusterError, connected
+from tune.private_ray import session_folder
 
 
 @pytest.mark.parametrize(
@@ -20,3 +26,24 @@ def test_a_ray_that_does_not_start_is_no_crash(monkeypatch, address, message):
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(ClusterError, match=message), connected(address):
         pass
+
+
+def test_a_folder_too_deep_for_sockets_is_said(monkeypatch, tmp_path):
+    """By Ray itself; a machine that is less busy would not help."""
+    deep = tmp_path / ("x" * 80)
+    deep.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(deep))
+    with pytest.raises(ClusterError, match=r"AF_UNIX .*\. Set RAY_TMPDIR to a shorter folder$"), connected("local", 1):
+        pass
+    assert not ray.is_initialized()
+
+
+def test_on_a_mac_the_folder_of_the_sessions_is_not_the_users_deep_one(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setattr(private_ray.sys, "platform", "darwin")
+    monkeypatch.setattr(private_ray.tempfile, "gettempdir", lambda: str(tmp_path / ("x" * 80)))
+    monkeypatch.setattr(private_ray.Path, "mkdir", lambda folder, **how: asked.append(folder))
+    with suppress(ClusterError):  # it was not made
+        session_folder()
+    assert asked == [Path("/tmp").resolve() / f"ray-{os.getuid()}"]

@@ -1,6 +1,7 @@
 """`cluster.local.yaml` brought up for real on two machines made here: its own commands, a study, and down again."""
 
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -74,6 +75,9 @@ def wait_until(condition, seconds, what):
 def test_up_study_down(machines, launcher):
     ok(launcher("up", "-y", seconds=600))
     wait_until(lambda: n_nodes(launcher) == 2, 300, "the worker did not join")
+    for name in machines.addresses:
+        for secret in (".ray/auth_token", "causalged.env"):
+            assert stat.S_IMODE((machines.homes[name] / secret).stat().st_mode) == 0o600
 
     output = machines.folder / "outputs"
     (machines.folder / "tiny.yaml").write_text(TINY)

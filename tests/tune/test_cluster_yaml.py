@@ -3,10 +3,13 @@
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
 import yaml
+from click import ClickException
+from ray.autoscaler._private.aws import config as aws_config
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +45,14 @@ def commands(config):
 
 def test_ray_takes_the_file(config):
     validate_config(prepare_config(config))
+
+
+def test_ray_sets_nodes_up_with_our_commands_alone(config):
+    """For AWS it would add `pip install boto3` of its own on the head, which has no pip that would do it."""
+    ours = config["setup_commands"]
+    prepared = prepare_config(config)
+    assert prepared["head_setup_commands"] == prepared["worker_setup_commands"] == ours
+    assert prepared.get("initialization_commands", []) == []
 
 
 def test_ray_refuses_a_misspelt_key(config):
@@ -92,10 +103,28 @@ def test_no_secret_is_in_the_files(name):
     assert not re.findall(r"\b[0-9a-fA-F]{32,}\b|-----BEGIN", text)
 
 
-def test_no_inbound_rule_is_added_to_those_of_the_group(aws):
-    assert aws["provider"]["security_group"] == {"GroupName": "causalged-ssh-only"}
-    for node_type in aws["available_node_types"].values():
-        assert not node_type["node_config"].keys() & {"SecurityGroupIds", "NetworkInterfaces"}
+def test_nodes_are_in_the_users_own_group_and_ray_makes_none(aws, monkeypatch):
+    """Each node type names it, or Ray would make one that lets SSH in from anywhere."""
+
+    def asked(*arguments, **how):
+        pytest.fail("Ray asks AWS for a group")
+
+    monkeypatch.setattr(aws_config, "_resource", asked)
+    monkeypatch.setattr(aws_config, "_client", asked)
+    prepared = aws_config._configure_security_group(prepare_config(aws))
+    assert "security_group" not in prepared["provider"]
+    for node_type in prepared["available_node_types"].values():
+        assert node_type["node_config"]["SecurityGroupIds"] == ["sg-PUT-YOURS-HERE"]
+        assert "NetworkInterfaces" not in node_type["node_config"]
+
+
+def test_a_group_that_is_not_there_stops_the_launch(aws, monkeypatch, capsys):
+    """As the one in the file, before the user has put in the own."""
+    none = SimpleNamespace(security_groups=SimpleNamespace(filter=lambda Filters: []))
+    monkeypatch.setattr(aws_config, "_resource", lambda name, config: none)
+    with pytest.raises((AssertionError, ClickException)):  # as Ray writes to a log or to a terminal
+        aws_config._configure_subnet(prepare_config(aws))
+    assert "Failed to detect a security group" in "".join(capsys.readouterr())
 
 
 def test_the_head_runs_no_trial_and_workers_are_spot_and_none_at_first(aws):

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tune import cluster as cluster_module
-from tune.cluster import ClusterError, connected
-from tune.preflight import SECONDS_VARIABLE, check_nodes, trial_nodes
+from tune.cluster import ClusterError, checked_nodes, connected
+from tune.preflight import SECONDS_VARIABLE, check_nodes, checked_tasks, trial_nodes
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -110,11 +111,12 @@ def test_a_node_with_other_code_installed_is_refused(nodes, bad_node, tmp_path, 
 
 def test_a_node_without_any_of_the_code_is_refused(nodes, bad_node, tmp_path, monkeypatch):
     (tmp_path / "broken" / "tune").mkdir(parents=True)
-    (tmp_path / "broken" / "tune" / "__init__.py").write_text("")
+    # not empty: where the package is installed in editable mode, its modules would be found all the same
+    (tmp_path / "broken" / "tune" / "__init__.py").write_text("""raise ModuleNotFoundError("No module named 'tune'")""")
     only_from(tmp_path / "broken", monkeypatch)
     message = refusal(nodes.address, tmp_path)
     assert "cannot run a task: " in message
-    assert "No module named 'tune.node_check'" in message
+    assert "No module named 'tune'" in message
 
 
 def test_a_node_that_goes_away_while_it_is_asked_is_no_reason_to_refuse(nodes, bad_node, tmp_path, capsys):
@@ -152,7 +154,13 @@ def test_data_that_a_node_cannot_read_are_said(nodes, bad_node, tmp_path, monkey
     assert "only_on_the_driver" in message
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a node with a file system of its own takes root")
+def can_mount():
+    """Whether a process may have mounts of its own here; root in a container may not."""
+    tried = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/tmp"]
+    return shutil.which("unshare") is not None and subprocess.run(tried, capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not can_mount(), reason="a node with a file system of its own takes the right to mount one")
 def test_an_output_folder_of_a_nodes_own_is_refused(nodes, tmp_path):
     output = tmp_path / "outputs"
     (output / "checkpoints").mkdir(parents=True)
@@ -171,6 +179,48 @@ def test_an_output_folder_of_a_nodes_own_is_refused(nodes, tmp_path):
     assert message.startswith("1 of ")
     assert f"{output}/checkpoints is not the driver's folder of that name" in message
     assert "--output folder that all of them share" in message
+
+
+@pytest.fixture
+def where_it_runs():
+    """A task that says on which node it ran; of no module, since nodes have none of the tests."""
+    return lambda sent: ray.get_runtime_context().get_node_id()
+
+
+def on(node, function):
+    """What the function says on this node."""
+    where = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+    return ray.get(ray.remote(num_cpus=0)(function).options(scheduling_strategy=where).remote(None))
+
+
+def test_a_node_that_joins_after_the_check_is_looked_at_before_its_first_task(nodes, bad_node, tmp_path, where_it_runs):
+    """As during the floors of a study, before its trials."""
+    good = next(iter(nodes.worker_nodes))
+    with connected(nodes.address):
+        check_nodes(tmp_path)
+        bad = bad_node(PYTHONPATH=fake_torch(tmp_path / "packages"))
+        wait_for_trial_nodes(2)
+        with checked_tasks(where_it_runs, tmp_path) as guarded:
+            assert on(good, guarded) == good.node_id
+        with pytest.raises(ClusterError) as caught, checked_tasks(where_it_runs, tmp_path) as guarded:
+            on(bad, guarded)
+    assert "a node that joined meanwhile cannot run trials of this study" in str(caught.value)
+    assert "torch 1.0, the driver has 2." in str(caught.value)
+    assert not list((tmp_path / "checkpoints").glob(".nodes*"))
+
+
+def test_a_node_that_joins_must_see_the_files_too_and_what_was_checked_is_forgotten(nodes, tmp_path, where_it_runs):
+    good = next(iter(nodes.worker_nodes))
+    missing = tmp_path / "values.csv"
+    with connected(nodes.address):
+        check_nodes(tmp_path)
+        assert checked_nodes() == {good.node_id}
+    with (
+        connected(nodes.address),
+        pytest.raises(ClusterError, match=r"sees no file .*values\.csv"),
+        checked_tasks(where_it_runs, tmp_path, [missing]) as guarded,
+    ):
+        on(good, guarded)
 
 
 def wait_for_trial_nodes(n, seconds=120):
