@@ -94,7 +94,7 @@ def _is_head(alive: Sequence[dict[str, Any]]) -> bool:
 
 
 def _types(groups: Iterable[Any]) -> tuple[tuple[int, Node], ...]:
-    """Node groups as Ray's autoscaler reports them; a number below 0 is none at all."""
+    """Node groups as Ray's autoscaler reports them; a number below 0 says that there is no bound."""
 
     def number(value: int) -> int:
         return value if value >= 0 else sys.maxsize

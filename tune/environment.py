@@ -39,8 +39,8 @@ DEFAULTS = {
 # of trials with several workers, in which Ray Train starts a group each
 GROUP_DEFAULTS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # how soon the end or the death of a worker is seen
-    # bounds no more than the wait for room, which a trial of one worker has without end: it is Tune that starts them,
-    # and only as many as fit, so that what holds the room is another user of the cluster or a node still to come
+    # bounds the wait for room alone, for which a trial of one worker has no bound: no more trials are started than fit,
+    # so that what is waited for is a node still to come, or one that others use
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(7 * 24 * 3600),
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # each line would come twice
     "RAY_TRAIN_METRICS_ENABLED": "0",
