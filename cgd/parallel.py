@@ -79,8 +79,8 @@ class Parallel:
             dist.broadcast(tensor.detach(), src=0)
 
     def from_main(self, value: _Value) -> _Value:
-        """The value rank 0 gives; those of the other processes are not looked at. (They are one trial's own: what
-        travels between them is trusted.)"""
+        """The value rank 0 gives; those of the other processes are not looked at. (It is unpickled: whoever speaks on
+        the process group is trusted like the trial itself.)"""
         if self.size == 1:
             return value
         held = [value if self.is_main else None]
