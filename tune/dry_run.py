@@ -72,8 +72,8 @@ class DryRun:
             print_forecast(console, forecast, probes, shares, self.output)
             if has_groups(requests):
                 console.print(
-                    "  of several workers each is taken to need the memory of one; seconds are those of one worker, and "
-                    f"{GROUP_START_SECONDS:g} for the start of a group",
+                    "  of several workers each is taken to need the memory of one, and seconds are those of one "
+                    f"worker and {GROUP_START_SECONDS:g} for the start of a group",
                     soft_wrap=True,
                 )
             if left := len(missing) - len(probed):
