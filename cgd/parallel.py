@@ -1,9 +1,10 @@
 """Several processes that train one model: what each takes of a batch, and what they tell each other.
 
 Every process draws the same batch from the same streams and computes its share of it; the gradients of the shares add
-up to that of the batch. So the number of processes changes no more than the order of sums does, a share may be larger
-than another, and nothing is lost or counted twice. (DistributedDataParallel averages over processes instead, which is
-the gradient of the batch only where all shares weigh the same.)
+up to that of the batch. So the number of processes changes no more than the order of sums does (but for dropout, whose
+masks each draws for its share), a share may be larger than another, and nothing is lost or counted twice.
+(DistributedDataParallel averages over processes instead, which is the gradient of the batch only where all shares weigh
+the same.)
 
 Whoever starts the processes also makes the process group; nothing here knows about Ray.
 """
@@ -79,8 +80,8 @@ class Parallel:
             dist.broadcast(tensor.detach(), src=0)
 
     def from_main(self, value: _Value) -> _Value:
-        """The value rank 0 gives; those of the other processes are not looked at. (They are one trial's own: what
-        travels between them is trusted.)"""
+        """The value rank 0 gives; those of the other processes are not looked at. (It is unpickled: whoever speaks on
+        the process group is trusted like the trial itself.)"""
         if self.size == 1:
             return value
         held = [value if self.is_main else None]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,14 @@ class Capacity:
         Whether an autoscaler adds nodes; False for one machine or a fixed cluster.
     limit
         CPUs and GPUs the cluster can grow to, where that is known.
-    largest
-        The largest node it can start, where that is known.
+    types
+        How many nodes of which size it can start; known where `limit` is.
     """
 
     nodes: tuple[Node, ...]
     can_grow: bool = False
     limit: Node | None = None
-    largest: Node | None = None
+    types: tuple[tuple[int, Node], ...] = ()
 
     @property
     def n_cpus(self) -> int:
@@ -78,7 +79,8 @@ def of_cluster() -> Capacity:
     nodes = tuple(Node(n["Resources"].get("CPU", 0.0), n["Resources"].get("GPU", 0.0)) for n in alive)
     told = ray._private.state.state.get_max_resources_from_cluster_config()  # Ray has no public way to ask
     if told:
-        return Capacity(nodes, True, Node(told.get("CPU", 0), told.get("GPU", 0)))
+        groups = ray._private.state.state.get_cluster_config().node_group_configs
+        return Capacity(nodes, True, Node(told.get("CPU", 0), told.get("GPU", 0)), _types(groups))
     path = _BOOTSTRAP.expanduser()
     if path.is_file() and _is_head(alive):
         return _from_bootstrap(nodes, yaml.safe_load(path.read_text(encoding="utf-8")))
@@ -91,6 +93,16 @@ def _is_head(alive: Sequence[dict[str, Any]]) -> bool:
     return any(n["NodeID"] == here and "node:__internal_head__" in n["Resources"] for n in alive)
 
 
+def _types(groups: Iterable[Any]) -> tuple[tuple[int, Node], ...]:
+    """Node groups as Ray's autoscaler reports them; a number below 0 says that there is no bound."""
+
+    def number(value: int) -> int:
+        return value if value >= 0 else sys.maxsize
+
+    sizes = [(g.max_count, g.resources.get("CPU", 0), g.resources.get("GPU", 0)) for g in groups]
+    return tuple((number(n), Node(number(cpus), number(gpus))) for n, cpus, gpus in sizes if n)
+
+
 def _from_bootstrap(nodes: tuple[Node, ...], config: dict[str, Any]) -> Capacity:
     """Worker types of a cluster description; one that does not state its CPUs leaves the limit open."""
     types = config.get("available_node_types", {})
@@ -99,7 +111,6 @@ def _from_bootstrap(nodes: tuple[Node, ...], config: dict[str, Any]) -> Capacity
     found = [(n, resources) for n, resources in found if n > 0]
     if not found or any("CPU" not in resources for _, resources in found):
         return Capacity(nodes, True)
-    sizes = [(n, Node(float(r["CPU"]), float(r.get("GPU", 0)))) for n, r in found]
-    limit = Node(sum(n * node.cpus for n, node in sizes), sum(n * node.gpus for n, node in sizes))
-    largest = Node(max(node.cpus for _, node in sizes), max(node.gpus for _, node in sizes))
-    return Capacity(nodes, True, limit, largest)
+    types = tuple((n, Node(float(r["CPU"]), float(r.get("GPU", 0)))) for n, r in found)
+    limit = Node(sum(n * node.cpus for n, node in types), sum(n * node.gpus for n, node in types))
+    return Capacity(nodes, True, limit, types)

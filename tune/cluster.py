@@ -14,7 +14,7 @@ import ray
 
 from tune.environment import DEFAULTS, ROOT
 from tune.log_files import is_verbose
-from tune.private_ray import ClusterError, loopback_only, protect_token, session_folder
+from tune.private_ray import ClusterError, gloo_on_loopback, loopback_only, protect_token, session_folder
 
 _MEND = "Give the address of a running cluster's head, or omit --address to run on this machine"
 _PACKAGES = ("ablations", "cgd", "tune")
@@ -51,7 +51,7 @@ def connected(address: str, n_cpus: int | None = None, groups: bool = False) -> 
         if address == "local":
             # trials of one worker need no dashboard; it would listen on a port for nothing
             own = {"include_dashboard": groups, "dashboard_host": "127.0.0.1", "_temp_dir": session_folder()}
-            with loopback_only():
+            with loopback_only(), gloo_on_loopback():
                 ray.init(address="local", num_cpus=n_cpus or os.cpu_count(), **own, **logs)
         else:
             ray.init(address=address, runtime_env=runtime_env(), **logs)

@@ -9,7 +9,15 @@ from pathlib import Path
 import ray
 
 from ablations.store_uri import without_password
-from tune.forecast import EpochShares, Forecast, epoch_shares, forecast_trial, make_forecast, save_forecast
+from tune.forecast import (
+    GROUP_START_SECONDS,
+    EpochShares,
+    Forecast,
+    epoch_shares,
+    forecast_trial,
+    make_forecast,
+    save_forecast,
+)
 from tune.log_files import CommandLog
 from tune.placement import check_here, placed
 from tune.plan import Plan
@@ -63,7 +71,11 @@ class DryRun:
             print_plan(console, plan, known, forecast)
             print_forecast(console, forecast, probes, shares, self.output)
             if has_groups(requests):
-                console.print("  times and memory are those of one worker: what several cost on top is not probed")
+                console.print(
+                    "  of several workers each is taken to need the memory of one, and seconds are those of one "
+                    f"worker and {GROUP_START_SECONDS:g} for the start of a group",
+                    soft_wrap=True,
+                )
             if left := len(missing) - len(probed):
                 console.print(f"  {left} trials of other methods are not in it: they have no steps to probe")
             if forecast.trials:

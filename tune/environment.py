@@ -39,7 +39,9 @@ DEFAULTS = {
 # of trials with several workers, in which Ray Train starts a group each
 GROUP_DEFAULTS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # how soon the end or the death of a worker is seen
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",  # a cluster may have to start a node first
+    # bounds the wait for room alone, for which a trial of one worker has no bound: no more trials are started than fit,
+    # so that what is waited for is a node still to come, or one that others use
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(7 * 24 * 3600),
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # each line would come twice
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+# of memory asked for by CUDA itself, cuBLAS or NCCL, for which torch has no class of their own
+_OUT_OF_MEMORY = ("out of memory", "cublas_status_alloc_failed")
 _LOST_PEER = ("connection closed by peer", "connection reset by peer", "gloo", "nccl", "broken pipe")
 
 
@@ -34,11 +36,20 @@ def describe(error: Exception) -> Failure:
     if isinstance(error, WorkerError):
         return error.failure
     kind = type(error).__name__
-    return Failure(kind, str(error) or kind, traceback.format_exc(), isinstance(error, torch.OutOfMemoryError))
+    return Failure(kind, str(error) or kind, traceback.format_exc(), is_out_of_memory(error))
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a GPU's memory ran out, in torch's own allocator or beside it, as where other processes took the rest."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _OUT_OF_MEMORY)
 
 
 def is_lost_peer(error: Exception) -> bool:
     """Whether an error is what a worker sees of another one's death, so that it tells nothing of the trial."""
+    if is_out_of_memory(error):  # NCCL's own has the class of a lost connection
+        return False
     if isinstance(error, dist.DistError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _LOST_PEER)

@@ -18,9 +18,11 @@ from typing import Any
 from cgd.evaluation import Probe
 from cgd.files import write_atomically
 from tune.plan import Plan
+from tune.resources import n_workers_of
 from tune.trial import TrialSpec
 
 RECORD_MB = 0.1  # a trial in the store without its model: texts, tables, metrics; 0.06 measured on a small panel
+GROUP_START_SECONDS = 15.0  # of the workers of a trial that has several: the difference measured in docs/studies.md
 _CHECKPOINTS_KEPT = 4  # of a running trial: the last, the best, a spare, and one being written
 EpochShares = Mapping[tuple[str, int], float]
 
@@ -107,6 +109,9 @@ def schedule(seconds: Sequence[float], n_slots: int) -> float:
 def forecast_trial(spec: TrialSpec, probe: Probe, shares: EpochShares, log_models: bool = True) -> TrialForecast:
     """Setup, epochs and prediction of one trial.
 
+    A probe has one worker. Each of several is taken to need its memory, and the steps to last as long as with one: what
+    workers save and what they spend on each other is not probed. Starting them comes on top.
+
     Parameters
     ----------
     spec, probe
@@ -120,8 +125,11 @@ def forecast_trial(spec: TrialSpec, probe: Probe, shares: EpochShares, log_model
     n_epochs = spec.config.train.epochs
     epochs = n_epochs * shares.get((spec.dataset, n_epochs), 1.0)
     seconds = probe.setup_seconds + epochs * probe.epoch_seconds + probe.predict_seconds
-    kept = RECORD_MB + (probe.model_mb if log_models else 0.0)
-    return TrialForecast(spec.fingerprint, seconds, probe.peak_memory_mb, _CHECKPOINTS_KEPT * probe.checkpoint_mb, kept)
+    n_workers = n_workers_of(spec.config)
+    if n_workers > 1:
+        seconds += GROUP_START_SECONDS
+    kept, memory = RECORD_MB + (probe.model_mb if log_models else 0.0), n_workers * probe.peak_memory_mb
+    return TrialForecast(spec.fingerprint, seconds, memory, _CHECKPOINTS_KEPT * probe.checkpoint_mb, kept)
 
 
 def make_forecast(

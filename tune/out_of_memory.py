@@ -1,4 +1,7 @@
-"""A trial that runs out of GPU memory is run again with its batches in smaller pieces: same numbers, less memory."""
+"""A trial that runs out of GPU memory is run again with its batches in smaller pieces: the same numbers in less memory.
+
+The same but for dropout (`model.dropout`), whose masks are drawn piece by piece.
+"""
 
 from __future__ import annotations
 

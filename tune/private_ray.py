@@ -7,6 +7,7 @@ every user of the machine may write, and writes the token that guards it so that
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import sys
 import tempfile
@@ -52,6 +53,23 @@ def loopback_only() -> Iterator[None]:
             f"Ray {ray.__version__} listens on {found}, where other machines may reach it; expected {LOOPBACK}. "
             "Install the version that constraints.txt names"
         )
+
+
+@contextmanager
+def gloo_on_loopback() -> Iterator[None]:
+    """What a Ray started inside runs has gloo listen on loopback, unless GLOO_SOCKET_IFNAME names another network.
+
+    The variable is taken back: a command that joins a cluster would give it to nodes that have to reach each other.
+    """
+    name = "GLOO_SOCKET_IFNAME"
+    if name in os.environ or "lo" not in {interface for _, interface in socket.if_nameindex()}:
+        yield
+        return
+    os.environ[name] = "lo"
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
 
 
 def session_folder() -> str:

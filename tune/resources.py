@@ -157,8 +157,9 @@ def _fits(request: Request, capacity: Capacity) -> int | None:
     if capacity.can_grow:
         if capacity.limit is None:
             return None
-        too_large = capacity.largest is not None and not request.fits_in(capacity.largest)
-        n = max(n, 0 if too_large else request.fits_in(capacity.limit) // request.n_workers)
+        # node by node: what is left over on one is of no use to a worker on another
+        n_workers = sum(most * request.fits_in(node) for most, node in capacity.types)
+        n = max(n, min(n_workers, request.fits_in(capacity.limit)) // request.n_workers)
     if not n:
         raise ResourceError(f"a trial asks for {request}, but {capacity}: it could never run. {_MEND}")
     return n

@@ -27,6 +27,9 @@ from tune.resources import Request, Share
 from tune.train_group import Group, Report
 
 _STEPS = 50  # in an epoch, so that its validation weighs little
+_CONFIG_HELP = (
+    f"configuration (YAML); --set comes on top. Where neither names train.steps_per_epoch, epochs have {_STEPS} steps"
+)
 _LEFT_OUT = 1  # epochs at the start, which also pay for what torch does once
 
 
@@ -59,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dataset", metavar="NAME|PATH", default="simulated", help="a name, a folder, or ST.h5ad,SC.h5ad")
     add("--workers", metavar="N", type=positive, default=2, help="the most workers (default: 2)")
     add("--epochs", metavar="N", type=positive, default=5, help="epochs of each trial, the first left out (default: 5)")
-    add("--config", metavar="FILE", type=Path, help="configuration (YAML); --set comes on top")
+    add("--config", metavar="FILE", type=Path, help=_CONFIG_HELP)
     add("--set", metavar="PATH=VALUE", action="append", default=[], dest="values", help="set a configuration field")
     add("--address", metavar="ADDR", default="local", help="Ray cluster to join (default: local)")
     add("--output", metavar="DIR", type=Path, default=Path("outputs"), help="where a log goes (default: outputs)")
@@ -75,11 +78,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, output: Path) -> Ending:
     check_reachable(arguments.address)
-    config = Config.from_yaml(arguments.config) if arguments.config else Config()
-    values = dict(parse_assignment(text) for text in arguments.values)
-    values.setdefault("train.steps_per_epoch", _STEPS)
-    fixed = {"train.epochs": arguments.epochs + _LEFT_OUT, "train.patience": arguments.epochs + _LEFT_OUT}
-    config = config.with_values({**values, **fixed})
+    config = configuration(arguments)
     counts = range(1, arguments.workers + 1)
     configs = [config.with_values({"train.n_workers": n}) for n in counts]
     requests = [Share().request(one) for one in configs]
@@ -94,6 +93,16 @@ def _run(arguments: argparse.Namespace, output: Path) -> Ending:
             speeds.append(measure(one, request, dataset, split, Path(scratch)))
             print(_row(speeds[-1], speeds[0]), flush=True)
     return Ending()
+
+
+def configuration(arguments: argparse.Namespace) -> Config:
+    """What is measured: --set comes before --config, and that before epochs of 50 steps; --epochs holds in any case."""
+    config = Config.from_yaml(arguments.config) if arguments.config else Config()
+    values = dict(parse_assignment(text) for text in arguments.values)
+    if "steps_per_epoch" not in config.train.model_fields_set:
+        values.setdefault("train.steps_per_epoch", _STEPS)
+    fixed = {"train.epochs": arguments.epochs + _LEFT_OUT, "train.patience": arguments.epochs + _LEFT_OUT}
+    return config.with_values({**values, **fixed})
 
 
 def _row(speed: Speed, first: Speed) -> str:

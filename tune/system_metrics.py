@@ -47,12 +47,12 @@ class SystemMonitor:
 
 
 def _gpu_memory() -> dict[str, float]:
-    """Memory in use on each GPU this process has been using; none where it uses none."""
+    """Memory in use on the GPU this process computes on, numbered as it is seen here; none where it uses none."""
     if not torch.cuda.is_initialized():  # asking would set up a context of hundreds of megabytes
         return {}
-    values = {}
-    for index in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(index)
-        values[f"gpu_{index}_memory_usage_megabytes"] = (total - free) / MEGABYTE
-        values[f"gpu_{index}_memory_usage_percentage"] = 100 * (total - free) / total
-    return values
+    index = torch.cuda.current_device()  # a worker of a group sees the others' GPUs too: asking would use them
+    free, total = torch.cuda.mem_get_info(index)
+    return {
+        f"gpu_{index}_memory_usage_megabytes": (total - free) / MEGABYTE,
+        f"gpu_{index}_memory_usage_percentage": 100 * (total - free) / total,
+    }

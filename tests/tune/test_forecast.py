@@ -9,6 +9,7 @@ import pytest
 from cgd.config import Config
 from cgd.evaluation import Probe
 from tune.forecast import (
+    GROUP_START_SECONDS,
     RECORD_MB,
     Forecast,
     TrialForecast,
@@ -59,6 +60,15 @@ def test_a_trial_is_setup_epochs_and_prediction():
     assert forecast_trial(one, PROBE, {}, log_models=False).kept_mb == RECORD_MB
     assert forecast_trial(one, PROBE, {("mouse", 10): 0.5}).seconds == 3 + 5 * 2 + 4
     assert forecast_trial(one, PROBE, {("human", 10): 0.5, ("mouse", 20): 0.5}).seconds == cost.seconds
+
+
+def test_several_workers_need_the_memory_of_each_and_have_to_be_started():
+    alone, three = (forecast_trial(spec({"train.n_workers": n}), PROBE, {}) for n in (1, 3))
+    assert three.memory_mb == 3 * alone.memory_mb
+    assert three.seconds == alone.seconds + GROUP_START_SECONDS
+    assert (three.checkpoints_mb, three.kept_mb) == (alone.checkpoints_mb, alone.kept_mb)  # rank 0 alone writes them
+    baseline = forecast_trial(spec({"train.n_workers": 3, "method": "spage"}), PROBE, {})
+    assert baseline.memory_mb == PROBE.peak_memory_mb
 
 
 def test_the_share_of_epochs_comes_from_the_finished_trials_of_the_study():

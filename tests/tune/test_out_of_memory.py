@@ -91,6 +91,16 @@ def test_workers_share_the_batch_out_so_that_there_are_fewer_pieces(tiny):
     assert tried == [1, 2, 3]  # three sequences for each worker
 
 
+def test_memory_that_another_process_took_is_tried_again_too(tiny):
+    def compute(config):
+        if config.runtime.micro_batches == 1:
+            raise torch.AcceleratorError("CUDA error: out of memory")
+        return config.runtime.micro_batches
+
+    found, tags = with_less_memory(compute, tiny.config({"train.batch_size": 4}), Request(1, 1, 0.25))
+    assert (found, tags["cgd.out_of_memory_retries"]) == (2, "1")
+
+
 def test_other_errors_and_other_methods_are_not_tried_again(tiny):
     def compute(config):
         calls.append(config.method)

@@ -1,12 +1,15 @@
 """What a trial asks of Ray, how many fit, and what is refused."""
 
 import itertools
+import sys
 
 import pytest
+from ray.core.generated.autoscaler_pb2 import NodeGroupConfig
 
 from cgd.config import Config
 from cgd.errors import ConfigError
-from tune.capacity import Capacity, Node, _from_bootstrap, of_this_machine
+from tune.capacity import Capacity, Node, _from_bootstrap, _types, of_this_machine
+from tune.environment import GROUP_DEFAULTS
 from tune.resources import DRIVER_CPUS, Request, ResourceError, Share, n_concurrent
 from tune.study_options import with_workers
 
@@ -96,10 +99,10 @@ def test_what_runs_at_a_time_never_exceeds_what_there_is(n_workers, cpus, total)
         (Request(1, 4), Capacity((Node(2), Node(3))), "2 nodes have 5 CPUs and 0 GPUs, one of them at most 3 CPUs"),
         (
             Request(4, 1, 1),
-            Capacity((Node(4),), True, Node(32, 2)),
+            Capacity((Node(4),), True, Node(32, 2), ((2, Node(16, 1)),)),
             "it can grow to 32 CPUs and 2 GPUs: it could",
         ),
-        (Request(1, 9), Capacity((Node(4),), True, Node(32), Node(8)), "it can grow to 32 CPUs"),
+        (Request(1, 9), Capacity((Node(4),), True, Node(32), ((4, Node(8)),)), "it can grow to 32 CPUs"),
     ],
 )
 def test_what_can_never_run_is_refused_with_the_numbers(request_, capacity, message):
@@ -108,10 +111,48 @@ def test_what_can_never_run_is_refused_with_the_numbers(request_, capacity, mess
 
 
 def test_a_cluster_that_can_grow_holds_what_it_can_grow_to():
-    growing = Capacity((Node(0),), True, Node(8, 4), Node(4, 2))
+    growing = Capacity((Node(0),), True, Node(8, 4), ((2, Node(4, 2)),))
     assert n_concurrent([Request(2, 1, 1)], growing, None) == 2
     assert n_concurrent([Request(1, 1)], growing, None) is None  # Tune asks for as much as it gets
     assert n_concurrent([Request(1, 1)], growing, 5) == 5
+
+
+@pytest.mark.parametrize(
+    ("request_", "types", "expected"),
+    [
+        (Request(2, 3), ((3, Node(4)),), 1),  # 12 CPUs, yet a worker on each node alone
+        (Request(2, 3), ((1, Node(4)), (2, Node(7))), 2),  # 1 + 2 * 2 workers
+        (Request(2, 1, 1), ((2, Node(8, 1)), (4, Node(16, 0))), 1),
+    ],
+)
+def test_workers_on_a_growing_cluster_are_counted_node_by_node(request_, types, expected):
+    limit = Node(sum(n * node.cpus for n, node in types), sum(n * node.gpus for n, node in types))
+    assert n_concurrent([request_], Capacity((Node(0),), True, limit, types), None) == expected
+
+
+def test_a_worker_that_no_node_of_a_growing_cluster_could_hold_is_refused():
+    growing = Capacity((Node(0),), True, Node(12), ((3, Node(4)),))
+    with pytest.raises(ResourceError, match="it could never run"):
+        n_concurrent([Request(2, 5)], growing, None)
+    with pytest.raises(ResourceError, match="it could never run"):
+        n_concurrent([Request(4, 3)], growing, None)  # 12 CPUs, on which three fit
+
+
+def test_what_ray_tells_of_a_growing_cluster_has_node_groups_and_may_have_no_bound():
+    groups = [
+        NodeGroupConfig(name="gpu", resources={"CPU": 8, "GPU": 1}, max_count=3),
+        NodeGroupConfig(name="none", resources={"CPU": 64}, max_count=0),
+        NodeGroupConfig(name="endless", resources={"CPU": 4}, max_count=-1),
+    ]
+    types = _types(groups)
+    assert types == ((3, Node(8, 1)), (sys.maxsize, Node(4, 0)))
+    growing = Capacity((Node(0),), True, Node(100, 3), types)  # the whole cluster may have a bound of its own
+    assert n_concurrent([Request(2, 1, 1)], growing, None) == 1
+    assert n_concurrent([Request(2, 4)], growing, None) == 12
+
+
+def test_workers_wait_for_room_for_days():
+    assert float(GROUP_DEFAULTS["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"]) >= 3 * 24 * 3600
 
 
 def test_a_cluster_that_does_not_say_what_it_can_grow_to_is_waited_for():
@@ -129,7 +170,7 @@ def test_the_description_of_a_cluster_tells_what_it_can_grow_to():
         "none": {"resources": {"CPU": 64}, "max_workers": 0},
     }
     found = _from_bootstrap((Node(4),), {"head_node_type": "head", "available_node_types": types})
-    assert (found.limit, found.largest) == (Node(24, 3), Node(8, 1))
+    assert (found.limit, found.types) == (Node(24, 3), ((3, Node(8, 1)),))
     types["gpu"]["resources"] = {}
     assert _from_bootstrap((Node(4),), {"head_node_type": "head", "available_node_types": types}).limit is None
 

@@ -33,10 +33,19 @@ def test_a_sample_too_soon_is_none_and_the_next_sees_what_changed():
     assert second["system/process_cpu_utilization_percentage"] > 5  # the waiting above keeps a core busy
 
 
-def test_gpu_memory_is_reported_where_a_gpu_is_in_use(monkeypatch):
+def test_gpu_memory_is_that_of_the_gpu_in_use_and_no_other_is_touched(monkeypatch):
+    asked = []
+
+    def mem_get_info(index):
+        asked.append(index)
+        return 3_000_000_000, 4_000_000_000
+
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (3_000_000_000, 4_000_000_000))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", mem_get_info)
     found = SystemMonitor().sample()
-    assert found["system/gpu_0_memory_usage_megabytes"] == 1000
-    assert found["system/gpu_0_memory_usage_percentage"] == 25
+    assert asked == [2]
+    assert found["system/gpu_2_memory_usage_megabytes"] == 1000
+    assert found["system/gpu_2_memory_usage_percentage"] == 25
+    assert sum("gpu" in name for name in found) == 2

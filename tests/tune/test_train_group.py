@@ -14,6 +14,10 @@ from tune.failure import Failure, WorkerError, describe, is_lost_peer
 from tune.resources import Request
 from tune.train_group import Group, GroupDied
 
+NCCL_OUT_OF_MEMORY = dist.DistBackendError(
+    "NCCL error in: ProcessGroupNCCL.cpp:3690, unhandled cuda error. Last error: Cuda failure 2 'out of memory'"
+)
+
 
 def group(folder):
     return Group("trial", Request(2, 1), "cpu", folder)
@@ -95,10 +99,27 @@ def test_a_group_that_gets_further_is_started_again_for_as_long_as_it_does(tmp_p
         (dist.DistBackendError("NCCL communicator was aborted"), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (torch.OutOfMemoryError("CUDA out of memory"), False),
+        (NCCL_OUT_OF_MEMORY, False),
     ],
 )
 def test_the_death_of_another_worker_is_told_from_an_error(error, lost):
     assert is_lost_peer(error) == lost
+
+
+@pytest.mark.parametrize(
+    ("error", "ran_out"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (NCCL_OUT_OF_MEMORY, True),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), False),
+        (dist.DistBackendError("NCCL communicator was aborted"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_memory_of_a_gpu_that_ran_out_is_known_by_whoever_asked_for_it(error, ran_out):
+    assert describe(error).is_out_of_memory == ran_out
 
 
 def test_an_error_of_a_worker_keeps_its_kind_and_traceback():
