@@ -31,6 +31,7 @@ from tune.search.trial import (
     VALUE,
     CandidateResult,
 )
+from tune.store import after_all_ran
 from tune.tuning import OpenRun, RunCallback, message_of_death, remember_error
 
 KIND_OF_RUN = "search_trial"
@@ -105,7 +106,8 @@ class SearchRuns:
     def settle(self) -> None:
         """Wait for the store, and read its runs back. Raises UndeliveredError."""
         self.outbox.settle()
-        self.known = self.outbox.tracking.runs(KIND_OF_RUN)
+        with after_all_ran():
+            self.known = self.outbox.tracking.runs(KIND_OF_RUN)
 
 
 def _metric_name(name: str) -> str:
