@@ -135,7 +135,8 @@ class SearchCommand:
         with placed([self.request], address, max_concurrent) as limit, Outbox(self.tracking, self.output) as outbox:
             runs = SearchRuns(outbox, parent, datasets)
             mirror = self.keeping.mirror(self.output / CHECKPOINTS)
-            place = Workplace(put_datasets(datasets), self.output, self.folder, limit, self.request, mirror)
+            shared, budget = put_datasets(datasets), self.keeping.budget
+            place = Workplace(shared, self.output, self.folder, limit, self.request, mirror, budget)
             check_nodes(self.output, list(place.shared.values()), storage=self.keeping.storage)
             complete = run_search(self.book, runs, place)
             if complete:
