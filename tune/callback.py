@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,7 @@ from tune.progress import Progress
 from tune.run_record import FAILED, FINISHED, KILLED, NOTE, STUDY_TAG, RunRecord, describe_dataset, table_text
 from tune.study_summary import trial_note
 from tune.trial import EPOCH, ERROR, HAS_MODEL, MODEL, RESULT, TAGS, TrialSpec
-from tune.tuning import OpenRun, RunCallback, message_of_death, remember_error
-
-_log = logging.getLogger(__name__)
+from tune.tuning import OpenRun, RunCallback, message_of_death, remember_error, say_lost_checkpoints
 
 
 class TrackingCallback(RunCallback):
@@ -130,7 +127,8 @@ class TrackingCallback(RunCallback):
     def _finish(self, spec: TrialSpec, run: OpenRun, result: dict[str, Any]) -> None:
         run.flush(self.outbox)
         summary, per_gene = dict(result["summary"]), table_text(pd.DataFrame(result["per_gene"]))
-        self._say_lost_checkpoints(spec, run, summary)
+        lost = {what: summary.pop(what) for what in LOST & summary.keys()}
+        say_lost_checkpoints(self.outbox, run.key, spec.name, lost)
         if "val_pcc" in summary:  # the curve of the epochs bears that name
             summary["kept_val_pcc"] = summary.pop("val_pcc")
         for key, value in result.get(TAGS, {}).items():
@@ -148,13 +146,6 @@ class TrackingCallback(RunCallback):
         CheckpointFolder(self.checkpoints / fingerprint, fingerprint).clear()
         if self.mirror:
             self.mirror.forget(fingerprint)
-
-    def _say_lost_checkpoints(self, spec: TrialSpec, run: OpenRun, summary: dict[str, float]) -> None:
-        """Tag the run with how many checkpoints were damaged or not kept; none of that is a result."""
-        for key in LOST & summary.keys():
-            count = int(summary.pop(key))
-            self.outbox.tag(run.key, f"cgd.{key}", str(count))
-            _log.warning("%s: %s %s; training went on", spec.name, count, key.replace("_", " "))
 
     def _keeps_model(self, spec: TrialSpec) -> bool:
         return self.log_models and spec.has_epochs

@@ -3,7 +3,8 @@
 What goes, and nothing else: checkpoints of trials that the store has as finished; folders half written when a process
 was killed; kept predictions, unless a study was interrupted (its trials under the other protocol would be fitted
 again); what Ray Tune wrote for itself, which is never read. `--clean all` also removes checkpoints that this version of
-the code cannot continue: those of trials of other versions and of trials the store does not know.
+the code cannot continue: those of trials of other versions and of trials the store does not know. From a checkpoint
+storage, which other commands may be using, only those of finished trials go.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from tune.tracking import FINISHED, KILLED, RUNNING, Tracking, sqlite_file
 
 TUNE = "ray_tune"
 _HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{32}(\.old)?")  # how `cgd.training.checkpoint` names what is not whole yet
+
+_FINISHED = "the store has the trial as finished"
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def _reason(name: str, known: Known | None, everything: bool) -> str | None:
     if name == PREDICTIONS:
         return None if known.is_interrupted else "kept predictions; no study was interrupted"
     if known.status.get(name) == FINISHED:
-        return "the store has the trial as finished"
+        return _FINISHED
     if everything and name not in known.status:
         return "the store does not know the trial"
     if everything and known.code[name] not in ("", code_version("cgd.evaluation")):
@@ -153,11 +156,17 @@ def clean(arguments: argparse.Namespace) -> Ending:
 
 
 def _clean_storage(arguments: argparse.Namespace, known: Known | None) -> None:
-    """The same of what --checkpoint-storage holds, where one is given."""
+    """Finished trials of what --checkpoint-storage holds, where one is given.
+
+    Nothing else, whatever is asked for: commands on other output folders, other stores and other versions of the code
+    may keep checkpoints of running trials there.
+    """
     mirror = checkpoint_options(arguments).mirror(arguments.output / CHECKPOINTS)
-    for name in mirror.trials() if mirror else []:
-        if mirror and (reason := _reason(name, known, arguments.clean == "all")):
-            print(f"{'in storage':>10}  {name}  ({reason})")
+    if mirror is None or known is None:
+        return
+    for name in mirror.trials():
+        if known.status.get(name) == FINISHED:
+            print(f"{'in storage':>10}  {name}  ({_FINISHED})")
             if not arguments.dry_run:
                 mirror.remove(mirror.root / name)
 

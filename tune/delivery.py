@@ -2,7 +2,9 @@
 
 Where commands on several output folders share a server, the one that opened a run writes to it (`cgd.driver`). The
 others compute the same trial and keep what they have, until theirs is done: then the run is finished, and theirs is
-left out, or it is not, and they take it over. A finished run is written to no more.
+left out, or it is not, and they take it over. A run found finished is written to no more. MLflow has no lock: where two
+commands finish one trial within the same request, after both have found it open, both write their final metrics, which
+are those of the same trial; the run then has two points of each and shows the later.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from tune.outbox_entries import END, EPOCHS, FAIL, FINISH, OPEN, RUN_ID, TAG
 from tune.outbox_files import Entry
 from tune.run_record import FINISHED, RUNNING, RunRecord
 from tune.tracking import Tracking
+from tune.tracking_errors import TooLargeError
 
 
 class Delivery:
@@ -110,7 +113,11 @@ class Delivery:
             self.tracking.set_tag(run_id, "cgd.no_model", f"{self.model} was gone when it was to be attached")
             return {}
         named = {key: value.replace(RUN_ID, run_id) for key, value in tags.items()}
-        model_id = self.tracking.log_model(run_id, self.model, named)
+        try:
+            model_id = self.tracking.log_model(run_id, self.model, named)
+        except TooLargeError as error:  # the result is worth more than its model
+            self.tracking.set_tag(run_id, "cgd.no_model", str(error).partition(". Give a database")[0])
+            return {}
         return {"model_id": model_id, "dataset_name": dataset["name"], "dataset_digest": dataset["digest"]}
 
 

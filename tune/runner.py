@@ -37,6 +37,7 @@ from tune.preflight import check_nodes, checked_tasks
 from tune.progress import Progress
 from tune.resources import NO_SHARE, Request, Share, alike
 from tune.run_record import table_text
+from tune.store import after_all_ran
 from tune.study_record import study_record
 from tune.study_summary import (
     DatasetNumbers,
@@ -170,7 +171,8 @@ class Runner:
                 for run_id in parents.values():
                     self.tracking.end(run_id, KILLED)
             raise
-        self._read_back(floors)
+        with after_all_ran():
+            self._read_back(floors)
         return parents, complete
 
     def _share(self, floors: list[FloorSpec], trials: dict[str, TrialSpec]) -> dict[str, ray.ObjectRef]:

@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from cgd.errors import TrackingError
 from tune.arguments import own_store
+from tune.command import UndeliveredError
 from tune.lock import locked
 from tune.log_files import CommandLog
 from tune.outbox import Outbox
 from tune.tracking import Tracking, sqlite_file
+from tune.tracking_errors import comes_of_absence
 
 
 def store_uri(given: str | None, output: Path) -> str:
@@ -47,3 +50,26 @@ def deliver_leftovers(tracking: Tracking, output: Path) -> None:
         outbox.settle()
     if n_runs:
         print(f"delivered what an earlier command had left for the tracking store: {n_runs} run(s)")
+
+
+@contextmanager
+def after_all_ran() -> Iterator[None]:
+    """For what is read from the store and written to it when all trials have run: losing it there loses no result.
+
+    Raises
+    ------
+    UndeliveredError
+        The store went away.
+    """
+    try:
+        yield
+    except UndeliveredError:
+        raise
+    except TrackingError as error:
+        if not comes_of_absence(error):
+            raise
+        reason = str(error).partition(". Give a database")[0].partition("; pass the store")[0]
+        raise UndeliveredError(
+            f"the tracking store went away: {reason}. Everything ran and is in the store or in the outbox; the same "
+            "command writes the report"
+        ) from None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
 from ablations.report.index import write_index
 from ablations.store_uri import without_password
+from cgd.errors import TrackingError
 from tune.arguments import open_ui, own_store, recorded
 from tune.checkpoint_options import usable_options
 from tune.command import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, Ending
@@ -17,7 +19,8 @@ from tune.plan import Plan
 from tune.plan_table import describe_wait
 from tune.resources import Share
 from tune.runner import Runner, StudyOutcome
-from tune.store import opened, store_uri
+from tune.store import after_all_ran, opened, store_uri
+from tune.tracking import KILLED
 
 
 def print_notes(plan: Plan) -> None:
@@ -53,9 +56,24 @@ def _run_studies(arguments: argparse.Namespace, plan: Plan, uri: str, log: Comma
         runner = Runner(plan, tracking, output, recorded(arguments), **told)
         _announce(runner, len(plan.trials), forecast)
         parents, complete = runner.run(arguments.resume, arguments.address, arguments.max_concurrent)
-        outcomes = [runner.conclude(study, parents[study.study.name], complete) for study in plan.studies]
+        outcomes = _conclude(runner, parents, complete)
         index = write_index(output / "reports")
     return _print_outcomes(outcomes, index, uri, output if uri == own_store(output) else None, log)
+
+
+def _conclude(runner: Runner, parents: dict[str, str], complete: bool) -> list[StudyOutcome]:
+    """Every study's report. Raises UndeliveredError if the store goes away meanwhile."""
+    outcomes: list[StudyOutcome] = []
+    try:
+        with after_all_ran():
+            for study in runner.plan.studies:
+                outcomes.append(runner.conclude(study, parents[study.study.name], complete))
+    except BaseException:  # whatever ends the command, its runs must not stay RUNNING
+        with suppress(TrackingError):  # it may be the store itself that failed
+            for study in runner.plan.studies[len(outcomes) :]:
+                runner.tracking.end(parents[study.study.name], KILLED)
+        raise
+    return outcomes
 
 
 def _announce(runner: Runner, n_trials: int, forecast: Forecast | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from abc import ABC, abstractmethod
@@ -20,6 +21,7 @@ from tune.preflight import NodeStop, checked_trials
 from tune.resources import Request
 from tune.retries import RETRIES, RenewRetries
 
+_log = logging.getLogger(__name__)
 _FLUSH_SECONDS = 5.0
 _Method = TypeVar("_Method", bound=Callable[..., None])
 
@@ -45,6 +47,13 @@ class OpenRun:
         """Hand over what is pending."""
         outbox.epochs(self.key, self.pending)
         self.pending, self.flushed = [], time.monotonic()
+
+
+def say_lost_checkpoints(outbox: Outbox, key: str, name: str, lost: Mapping[str, float]) -> None:
+    """Tag a run with how many checkpoints were damaged or not kept, by what befell them; none of that is a result."""
+    for what, count in lost.items():
+        outbox.tag(key, f"cgd.{what}", str(int(count)))
+        _log.warning("%s: %s %s; training went on", name, int(count), what.replace("_", " "))
 
 
 class RunCallback(ray_tune.Callback, ABC):

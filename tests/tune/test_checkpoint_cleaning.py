@@ -134,16 +134,19 @@ def test_links_are_not_followed_out_of_the_folder(output, tmp_path):
     (root / "stopped" / "link").unlink()
 
 
-def test_what_is_in_the_checkpoint_storage_goes_by_the_same_rule(output, tmp_path, capsys):
+@pytest.mark.parametrize("what", ["finished", "all"])
+def test_of_a_checkpoint_storage_others_may_be_using_only_finished_trials_go(output, tmp_path, capsys, what):
     storage = tmp_path.as_uri()
     mirror = CheckpointMirror(storage, output / "checkpoints")
-    for name in ("done", "stopped", "unknown"):
+    names = ["done", "older", "predictions", "stopped", "unknown"]
+    for name in names:
+        CheckpointFolder(output / "checkpoints" / name, name).save(3, {"a": torch.zeros(10)}, {})
         mirror.put(output / "checkpoints" / name / "epoch-00003")
-    clean(options(output, dry_run=True, storage=storage))
-    assert mirror.trials() == ["done", "stopped", "unknown"]
-    clean(options(output, storage=storage))
+    clean(options(output, what, dry_run=True, storage=storage))
+    assert mirror.trials() == names
+    clean(options(output, what, storage=storage))
     assert "in storage  done  (the store has the trial as finished)" in capsys.readouterr().out
-    assert mirror.trials() == ["stopped", "unknown"]
+    assert mirror.trials() == names[1:]
 
 
 def test_without_a_store_no_trial_is_taken_for_finished_or_unknown(tmp_path, capsys):

@@ -135,6 +135,21 @@ def test_a_store_that_is_away_loses_no_trial_and_is_said_once(tmp_path, storage)
     assert names(storage) == whole(1, 4)
 
 
+def test_a_worker_that_takes_over_goes_on_counting_what_did_not_reach_the_store(tmp_path, storage):
+    mirror, away = machine(tmp_path, storage), tmp_path / "away"
+    for worker, epoch in enumerate((1, 4)):
+        folder = opened(mirror)
+        folder.load_newest()
+        assert folder.counts().get("unmirrored_checkpoints", 0) == worker
+        save(folder, epoch)
+        storage.rename(away)
+        with pytest.warns(CheckpointWarning, match="did not reach"):
+            save(folder, epoch + 1)
+        away.rename(storage)
+        save(folder, epoch + 2)
+        assert folder.counts() == {"unmirrored_checkpoints": worker + 1}
+
+
 def test_training_does_not_begin_again_because_the_store_is_away(tmp_path, storage, monkeypatch):
     def refused(uri):
         raise OSError("no route to host")

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 
@@ -327,6 +328,42 @@ def test_a_defect_in_the_thread_reaches_the_command(store, tmp_path, monkeypatch
             outbox.settle()
 
 
+def test_what_is_left_for_another_store_is_refused_and_stays_for_its_own(store, empty_store, tmp_path):
+    tracking = store()
+    tracking.client.error = away()
+    with Outbox(tracking, tmp_path) as outbox:
+        report(outbox)
+    shutil.copy(empty_store, tmp_path / "other.db")
+    other = Tracking(f"sqlite:///{tmp_path}/other.db", tmp_path / "artifacts")
+    with pytest.raises(TrackingError, match=r"could not deliver to sqlite:///.*mlflow\.db.*earlier --tracking-uri"):
+        deliver_leftovers(other, tmp_path)
+    assert (left(tmp_path), other.runs("trial")) == (["one.jsonl"], {})
+    deliver_leftovers(store(), tmp_path)
+    assert everything(tracking)["one"][0] == FINISHED
+
+
+def test_a_large_write_after_the_store_came_back_is_waited_for(store, tmp_path, monkeypatch):
+    patience_seconds, writing, original = 0.2, threading.Event(), Tracking.log_epochs
+
+    def slowly(*arguments):
+        writing.set()
+        threading.Event().wait(5 * patience_seconds)
+        original(*arguments)
+
+    monkeypatch.setattr("tune.outbox.patience", lambda: patience_seconds)
+    monkeypatch.setattr(Tracking, "log_epochs", slowly)
+    tracking, said = store(), []
+    with Outbox(tracking, tmp_path) as outbox:
+        outbox.say = said.append
+        tracking.client.error = away()
+        report(outbox, epochs=(1,))
+        wait_for(lambda: said)
+        tracking.client.error = None
+        wait_for(writing.is_set)
+        outbox.settle()
+    assert everything(tracking)["one"][0] == FINISHED
+
+
 @pytest.mark.parametrize("given", ["soon", "0", "-1", "inf", "nan"])
 def test_the_wait_is_a_number_of_seconds(monkeypatch, given):
     monkeypatch.setenv("CGD_STORE_WAIT", given)
@@ -381,6 +418,54 @@ def test_a_run_that_another_command_left_behind_is_taken_over_by_who_finishes(tw
     status, _, tags, _, points, _ = finished["one"]
     assert (status, tags["cgd.driver"]) == (FINISHED, two[1].driver)
     assert [step for step, _, _ in points["train_loss"]] == [1, 2, 3]
+
+
+def test_of_two_that_finish_at_once_the_later_finds_it_done_and_changes_nothing(two, tmp_path, monkeypatch):
+    """The other one finishes while this one's model is on its way, after the run was found open."""
+    finished = []
+
+    def meanwhile(*arguments):
+        first.finish("one", {"test_pcc": 0.5}, TABLE)
+        first.settle()
+        finished.append(everything(two[0]))
+        return "m-1"
+
+    monkeypatch.setattr(Tracking, "log_model", meanwhile)
+    (tmp_path / "model").mkdir()
+    with Outbox(two[0], tmp_path / "a") as first, Outbox(two[1], tmp_path / "b") as second:
+        begin(first)
+        first.settle()
+        begin(second)
+        second.finish("one", {"test_pcc": 0.25}, TABLE, (tmp_path / "model", {}, {"name": "tiny", "digest": "0"}))
+        second.settle()
+    assert finished == [everything(two[0])]
+    assert [value for _, _, value in finished[0]["one"][4]["test_pcc"]] == [0.5]
+    assert left(tmp_path / "b") == []
+
+
+def test_commands_that_make_the_experiment_at_once_share_it(empty_store, tmp_path, monkeypatch):
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    both_looked, found = threading.Barrier(2), []
+
+    class Client(MlflowClient):
+        def get_experiment_by_name(self, name):
+            seen = super().get_experiment_by_name(name)
+            if seen is None:
+                both_looked.wait(60)
+            return seen
+
+    def open_store():
+        found.append(Tracking(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "artifacts").experiment_id)
+
+    monkeypatch.setattr("tune.tracking.MlflowClient", Client)
+    monkeypatch.setattr("tune.tracking.EXPERIMENT", "made by two at once")
+    threads = [threading.Thread(target=open_store) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 2
+    assert len(set(found)) == 1
 
 
 def test_commands_that_begin_a_trial_at_once_make_one_run_of_it(two):

@@ -31,7 +31,8 @@ from tune.search.trial import (
     VALUE,
     CandidateResult,
 )
-from tune.tuning import OpenRun, RunCallback, message_of_death, remember_error
+from tune.store import after_all_ran
+from tune.tuning import OpenRun, RunCallback, message_of_death, remember_error, say_lost_checkpoints
 
 KIND_OF_RUN = "search_trial"
 KEPT = "kept_val_pcc"  # the value in the end; `val_pcc` is the curve, and MLflow shows the last of its points
@@ -89,8 +90,13 @@ class SearchRuns:
         metrics = {KEPT: result.value, **result.summary}
         if len(result.by_dataset) > 1:
             metrics |= {f"{KEPT}_{_metric_name(name)}": value for name, value in result.by_dataset.items()}
+        say_lost_checkpoints(self.outbox, candidate.key, candidate.name, result.lost)
         self.outbox.finish(candidate.key, metrics, table_text(result.per_gene))
         self._finished.add(candidate.key)
+
+    def is_finished(self, key: str) -> bool:
+        """Whether a candidate has its result; its checkpoints are then of no use."""
+        return key in self._finished
 
     def complete(self, candidate: Candidate, result: CandidateResult) -> None:
         """Write a result that the store lost: its command was killed between two writes."""
@@ -105,7 +111,8 @@ class SearchRuns:
     def settle(self) -> None:
         """Wait for the store, and read its runs back. Raises UndeliveredError."""
         self.outbox.settle()
-        self.known = self.outbox.tracking.runs(KIND_OF_RUN)
+        with after_all_ran():
+            self.known = self.outbox.tracking.runs(KIND_OF_RUN)
 
 
 def _metric_name(name: str) -> str:

@@ -31,6 +31,7 @@ from tune.search.plan import SearchPlan
 from tune.search.record import make_record, summary_metrics
 from tune.search.start import first_points
 from tune.search.storage import open_storage
+from tune.store import after_all_ran
 from tune.tracking import FAILED, FINISHED, KILLED, Tracking
 
 
@@ -104,7 +105,8 @@ class SearchCommand:
                 self.tracking.end(parent, KILLED)
             raise
         status = KILLED if outcome.stopped else FAILED if outcome.failed else FINISHED
-        self.tracking.end(parent, status)
+        with after_all_ran():
+            self.tracking.end(parent, status)
         return outcome
 
     def _open_parent(self) -> str:
@@ -133,7 +135,8 @@ class SearchCommand:
         with placed([self.request], address, max_concurrent) as limit, Outbox(self.tracking, self.output) as outbox:
             runs = SearchRuns(outbox, parent, datasets)
             mirror = self.keeping.mirror(self.output / CHECKPOINTS)
-            place = Workplace(put_datasets(datasets), self.output, self.folder, limit, self.request, mirror)
+            shared, budget = put_datasets(datasets), self.keeping.budget
+            place = Workplace(shared, self.output, self.folder, limit, self.request, mirror, budget)
             check_nodes(self.output, list(place.shared.values()), storage=self.keeping.storage)
             complete = run_search(self.book, runs, place)
             if complete:
@@ -144,7 +147,8 @@ class SearchCommand:
             where = (address, max_concurrent)
             how = (where, self.share, self.keeping)
             test = run_final_test(self.book, winner, self.tracking, self.output, self.arguments, *how)
-        return self._conclude(parent, runs, complete, confirmed, winner, test)
+        with after_all_ran():
+            return self._conclude(parent, runs, complete, confirmed, winner, test)
 
     def _conclude(
         self,

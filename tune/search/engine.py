@@ -14,8 +14,9 @@ from ray import tune as ray_tune
 
 from cgd.config import Config
 from cgd.data.preprocess import PreparedPair
+from tune.checkpoint_budget import BudgetCallback, CheckpointBudget
 from tune.checkpoint_mirror import CheckpointMirror
-from tune.checkpoint_options import CHECKPOINTS
+from tune.checkpoint_options import CHECKPOINTS, DEFAULT_BUDGET
 from tune.progress import Progress
 from tune.resources import Request
 from tune.search.book import ORIGIN, SAMPLE, SearchBook
@@ -45,6 +46,8 @@ class Workplace:
         What each trial asks of Ray.
     mirror
         Where checkpoints are kept beside the output folder; None for nowhere.
+    budget
+        Bytes that the checkpoints below the output folder may take.
     """
 
     shared: Mapping[str, ray.ObjectRef]
@@ -53,6 +56,7 @@ class Workplace:
     max_concurrent: int | None
     request: Request
     mirror: CheckpointMirror | None = None
+    budget: int = DEFAULT_BUDGET
 
     @property
     def checkpoints(self) -> Path:
@@ -183,6 +187,7 @@ def fit(
         mirror=workplace.mirror,
     )
     callback.mirror = workplace.mirror
+    over = BudgetCallback(CheckpointBudget(workplace.checkpoints, workplace.budget, callback.runs.is_finished))
     run_tune(
         trainable,
         callback,
@@ -190,6 +195,7 @@ def fit(
         workplace.output,
         param_space or {},
         f"-{workplace.folder.name}",
+        also=[over],
         storage=workplace.mirror.uri if workplace.mirror else None,
         max_concurrent_trials=workplace.max_concurrent,
         **how,

@@ -21,6 +21,7 @@ from tune.runner import Runner, StudyOutcome
 from tune.search.book import DEFAULT, SearchBook
 from tune.search.confirm import Confirmed
 from tune.search.plan import SearchPlan
+from tune.store import after_all_ran
 from tune.tracking import Tracking
 
 TESTED = "tested"  # user attribute of the study: every comparison on the test genes
@@ -85,16 +86,18 @@ def run_final_test(
     tested: dict[str, str] = book.study.user_attrs.get(TESTED, {})
     name = winner.finalist.config.fingerprint()
     if name in tested:
-        return _read(tracking, tested[name])
+        with after_all_ran():
+            return _read(tracking, tested[name])
     planner = book.plan.planner
     planner.add(make_study(book.plan, winner))
     plan = planner.plan.studies[-1]
     runner = Runner(planner.plan, tracking, output, arguments, share=share, keeping=keeping)
     parents, complete = runner.run(False, *where)
-    outcome = runner.conclude(plan, parents[plan.study.name], complete)
-    if not outcome.failed and not outcome.missing:
-        book.study.set_user_attr(TESTED, {**tested, name: outcome.parent_run_id})
-    return _read(tracking, outcome.parent_run_id, outcome)
+    with after_all_ran():
+        outcome = runner.conclude(plan, parents[plan.study.name], complete)
+        if not outcome.failed and not outcome.missing:
+            book.study.set_user_attr(TESTED, {**tested, name: outcome.parent_run_id})
+        return _read(tracking, outcome.parent_run_id, outcome)
 
 
 def _read(tracking: Tracking, run_id: str, outcome: StudyOutcome | None = None) -> FinalTest:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,18 +56,21 @@ class CandidateResult:
         Costs: `seconds` and `train_seconds` summed, `peak_memory_mb` the largest, `n_parameters`, `epochs`.
     per_gene
         A row per replicate and validation gene.
+    lost
+        How many checkpoints were damaged or not kept, by what befell them; none of that is a result.
     """
 
     value: float
     by_dataset: dict[str, float]
     summary: dict[str, float]
     per_gene: pd.DataFrame
+    lost: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """As JSON; numbers that are not finite become null."""
         table = self.per_gene.astype(object).where(self.per_gene.notna(), None).to_dict("list")
         content = {"value": self.value, "by_dataset": self.by_dataset, "summary": self.summary, "per_gene": table}
-        return json.dumps(content)
+        return json.dumps({**content, "lost": self.lost})
 
     @classmethod
     def from_json(cls, text: str) -> CandidateResult:
@@ -76,7 +79,8 @@ class CandidateResult:
         table = pd.DataFrame(content["per_gene"])
         numbers = [column for column in table.columns if column not in ("dataset", "gene")]
         table[numbers] = table[numbers].apply(pd.to_numeric)
-        return cls(content["value"], content["by_dataset"], content["summary"], table)
+        lost = content.get("lost", {})  # results of earlier versions do not say
+        return cls(content["value"], content["by_dataset"], content["summary"], table, lost)
 
 
 def run_candidate(
@@ -180,6 +184,8 @@ def score(
 
 
 def _combine(summaries: pd.DataFrame, per_gene: pd.DataFrame) -> CandidateResult:
+    from cgd.training.checkpoint import LOST
+
     by_dataset = summaries.groupby("dataset", sort=False)["val_pcc"].mean()
     value = float(by_dataset.mean())
     if not math.isfinite(value):
@@ -191,4 +197,5 @@ def _combine(summaries: pd.DataFrame, per_gene: pd.DataFrame) -> CandidateResult
         "n_parameters": float(summaries["n_parameters"].max()),
         "epochs": float(summaries["epochs"].sum()),
     }
-    return CandidateResult(value, {str(k): float(v) for k, v in by_dataset.items()}, costs, per_gene)
+    lost = {key: int(summaries[key].sum()) for key in sorted(LOST & set(summaries.columns))}
+    return CandidateResult(value, {str(k): float(v) for k, v in by_dataset.items()}, costs, per_gene, lost)
