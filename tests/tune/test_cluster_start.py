@@ -1,6 +1,7 @@
-"""What a user hears where Ray does not start."""
+"""What a user hears where Ray does not start, and what a Ray of this machine is told."""
 
 import os
+import socket
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,3 +48,24 @@ def test_on_a_mac_the_folder_of_the_sessions_is_not_the_users_deep_one(monkeypat
     with suppress(ClusterError):  # it was not made
         session_folder()
     assert asked == [Path("/tmp").resolve() / f"ray-{os.getuid()}"]
+
+
+@pytest.mark.parametrize(
+    ("address", "own", "expected"), [("local", None, "lo"), ("local", "eth7", "eth7"), ("host:6379", None, None)]
+)
+def test_gloo_stays_on_loopback_under_a_ray_of_this_machine_alone(monkeypatch, address, own, expected):
+    seen = []
+
+    def refuse(**how):
+        seen.append(os.environ.get("GLOO_SOCKET_IFNAME"))
+        raise Exception("The node timed out.")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(socket, "if_nameindex", lambda: [(1, "lo"), (2, "eth7")])
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    if own:
+        monkeypatch.setenv("GLOO_SOCKET_IFNAME", own)
+    with pytest.raises(ClusterError), connected(address):
+        pass
+    assert seen == [expected]
+    assert os.environ.get("GLOO_SOCKET_IFNAME") == own  # a cluster joined later is not told
