@@ -1,7 +1,10 @@
 """The table that `make reliability` writes."""
 
+import ast
+import re
 from dataclasses import fields
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from intact import Outcome
@@ -26,3 +29,22 @@ def test_a_document_without_markers_is_refused():
     with pytest.raises(ValueError, match="expected <!-- outcomes: begin -->"):
         write_between("table", "no markers")
     assert write_between("", DOCUMENT.read_text())
+
+
+def faults_of(file):
+    """The faults that a test file puts into the table, as patterns: the first argument of `outcome`."""
+    for call in ast.walk(ast.parse(file.read_text())):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "outcome":
+            name = call.args[0]
+            parts = name.values if isinstance(name, ast.JoinedStr) else [name]
+            yield "".join(re.escape(part.value) if isinstance(part, ast.Constant) else ".+" for part in parts)
+
+
+@pytest.mark.parametrize("file", sorted(Path(__file__).parent.glob("test_fault_*.py")), ids=lambda file: file.stem)
+def test_the_document_has_what_came_of_every_fault_that_is_tested(file):
+    table = DOCUMENT.read_text().partition(BEGIN)[2].partition(END)[0]
+    rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
+    faults = list(faults_of(file))
+    assert faults, f"{file.name} records no outcome"
+    absent = [fault for fault in faults if not any(re.fullmatch(fault, row) for row in rows)]
+    assert not absent, f"no row of docs/reliability.md for {absent} of {file.name}: run `make reliability`"
