@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tune.outbox_entries import END, EPOCHS, FAIL, FINISH, OPEN, RUN_ID, TAG
 from tune.outbox_files import Entry
-from tune.run_record import FINISHED, RUNNING, RunRecord
+from tune.run_record import FINISHED, KILLED, RUNNING, RunRecord
 from tune.tracking import Tracking
 from tune.tracking_errors import TooLargeError
 
@@ -54,6 +54,12 @@ class Delivery:
                 self._held.append(entry)
             return
         self._write_all(found, entry)
+
+    def abandon(self) -> None:
+        """End the run, as nothing more of it will be written now. Raises TrackingError."""
+        found = self.tracking.find(self.key)
+        if found and found.status == RUNNING and not self._is_of_another(found):
+            self.tracking.end(found.run_id, KILLED)
 
     def _is_of_another(self, found: RunRecord) -> bool:
         shared = self.tracking.is_shared and found.driver not in (None, self.tracking.driver)

@@ -10,7 +10,7 @@ import gc
 import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Condition, Thread
 from types import TracebackType
@@ -236,6 +236,9 @@ class Outbox(Reporting):
         del self._deliveries[key]
 
     def _stop_with(self, error: BaseException) -> None:
+        for delivery in self._deliveries.values():  # none of the runs may stay RUNNING
+            with suppress(TrackingError):  # it may be the store that failed
+                delivery.abandon()
         with self._changed:
             self._error = error
             self._changed.notify_all()
