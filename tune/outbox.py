@@ -83,11 +83,11 @@ class Outbox(Reporting):
         TrackingError
             The store refused an earlier one.
         """
-        self._check()
         entry = {"at": now(), **entry}
         if entry["op"] == OPEN:
             entry["store"] = without_password(self.tracking.uri)  # a later command may be given another one
         with self._changed:
+            self._check()
             is_news = not self.files.unsaved
             self.files.keep(key, entry, durable=entry["op"] in LAST)
             self._waiting.setdefault(key, deque()).append(entry)
@@ -200,8 +200,10 @@ class Outbox(Reporting):
         except StoreAwayError as error:
             self._went_away(key, error)
         except TrackingError as error:
-            place = self.files.refuse(key)
-            raise TrackingError(f"{error} (refused; what was reported of this run is in {place})") from None
+            with self._changed:  # from here on nothing is kept of it, so that no file begins in its middle
+                place = self.files.refuse(key)
+                self._error = TrackingError(f"{error} (refused; what was reported of this run is in {place})")
+            raise self._error from None
         else:
             self._delivered(key, entry)
 
