@@ -111,6 +111,9 @@ class Outbox(Reporting):
             It is for another store, or damaged.
         """
         left, own = self.files.read(), without_password(self.tracking.uri)
+        for key in (key for key, entries in left.items() if entries[0]["op"] != OPEN):
+            place = self.files.folder / f"{key}.jsonl"
+            raise TrackingError(f"{place} does not begin with the start of its run; move it away")
         for store in {entries[0].get("store", own) for entries in left.values()} - {own}:
             raise TrackingError(
                 f"{self.files.folder} holds what an earlier command could not deliver to {store}, and this one writes "

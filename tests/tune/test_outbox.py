@@ -253,6 +253,9 @@ def test_a_damaged_file_is_named(store, tmp_path):
     (tmp_path / "outbox" / "one.jsonl").write_text("no json\n")
     with pytest.raises(TrackingError, match=r"one\.jsonl is damaged"):
         deliver_leftovers(store(), tmp_path)
+    (tmp_path / "outbox" / "one.jsonl").write_text('{"op": "end", "at": 1, "status": "KILLED"}\n')
+    with pytest.raises(TrackingError, match=r"one\.jsonl does not begin with the start of its run"):
+        deliver_leftovers(store(), tmp_path)
 
 
 def test_a_resumed_trial_reports_epochs_again_and_they_count_once(store, tmp_path):
