@@ -161,10 +161,11 @@ class SamplingConfig(_Section):
     n_samples: Annotated[int, Field(ge=0)] = Field(8, description="draws; their spread is the reported uncertainty")
     n_ensemble: PositiveInt = Field(4, description="noise draws and rotations the posterior mean is averaged over")
     n_ar_steps: PositiveInt = Field(1, description="AR steps at inference")
-    center: Literal["refined", "ridge"] = Field(
-        "refined",
-        description="what a prediction is about (model.center: ridge): the training's own ridge in the latent, or the "
-        "mean of four ridge regressions in expression space",
+    center: Literal["blended", "refined", "ridge"] = Field(
+        "blended",
+        description="what a prediction is about (model.center: ridge). ridge: the training's own ridge in the latent; "
+        "refined: the mean of four ridge regressions in expression space; blended: that and, as far as it helps with "
+        "training genes left out, what the cells that a spot resembles express",
     )
     guidance: NonNegative = Field(
         1.0, description="classifier-free guidance: 0 without the condition, 1 with it, above 1 beyond it"

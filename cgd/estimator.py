@@ -36,7 +36,7 @@ from cgd.training.checkpoint import read_folder, write_folder
 from cgd.training.trainer import Checkpoints, EpochReport, Progress, Trainer
 from cgd.version import environment
 
-_FORMAT = 3  # of a saved model
+_FORMAT = 4  # of a saved model
 _CHUNK = 2048  # scRNA-seq genes encoded at once, so that they are never all dense
 
 
@@ -49,6 +49,7 @@ class _Fitted:
     genes: tuple[str, ...]
     code: Tensor
     features: Tensor
+    cell_features: Tensor | None
     order: Tensor | None
     ridge_lambda: float
     calibration: Calibration
@@ -108,12 +109,10 @@ class CausalGeD:
         prepared = prepare(pair, self.config.data)
         split = split_train_val(prepared.panel, self.config.split)
         hidden = hide(prepared, split, self.config)
-        network, reference = self.fit_visible(hidden.visible, hidden.val, on_epoch)
-        code, features = self._encode_all(network, reference, prepared)
+        _, reference = self.fit_visible(hidden.visible, hidden.val, on_epoch)
         assert self._fitted is not None
-        self._fitted.genes, self._fitted.code, self._fitted.features = prepared.sc_genes, code, features
+        self._encode_all(self._fitted, reference, prepared)
         self._fitted.measured_genes = pair.genes
-        self._fitted.order = reference.order_of(prepared.sc_genes, features)
         self._fitted.provenance |= {"data_sha256": pair.sha256, "notes": [*prepared.notes, *hidden.notes]}
         return self
 
@@ -141,12 +140,15 @@ class CausalGeD:
         targets = torch.from_numpy(visible.sc_rows(val.genes)).to(config.runtime.device)
         target_features = reference.features_of(targets)
         target_order = reference.order_of(val.genes, target_features)
+        about = None
+        if reference.refined is not None:
+            about = reference.refined.predict(target_features, reference.cell_features_of(targets))
 
         def estimate() -> FloatArray:
             code = network.encode_code(targets)
             table = GeneTable(code, code, target_features, code, target_order)
             context = reference.context_table(network)
-            return _estimate(network, context, table, reference.ridge_lambda, reference.refined, parallel)
+            return _estimate(network, context, table, reference.ridge_lambda, about, parallel)
 
         def validate() -> float:
             estimated = estimate()
@@ -178,6 +180,7 @@ class CausalGeD:
             genes=visible.genes,
             code=network.encode_code(x_sc),
             features=features,
+            cell_features=reference.cell_features_of(x_sc),
             order=reference.order_of(visible.genes, features),
             ridge_lambda=reference.ridge_lambda,
             refined=reference.refined,
@@ -188,14 +191,19 @@ class CausalGeD:
         )
 
     @torch.no_grad()
-    def _encode_all(self, network: Network, reference: Reference, prepared: PreparedPair) -> tuple[Tensor, Tensor]:
-        codes, features = [], []
+    def _encode_all(self, state: _Fitted, reference: Reference, prepared: PreparedPair) -> None:
+        """Let every gene of the scRNA-seq be asked for, not the panel's alone."""
+        codes, features, cell_features = [], [], []
         for start in range(0, len(prepared.sc_genes), _CHUNK):
             rows = torch.from_numpy(prepared.sc_dense(prepared.sc_genes[start : start + _CHUNK]))
             rows = rows.to(self.config.runtime.device)
-            codes.append(network.encode_code(rows))
+            codes.append(state.network.encode_code(rows))
             features.append(reference.features_of(rows))
-        return torch.cat(codes), torch.cat(features)
+            if (mapped := reference.cell_features_of(rows)) is not None:
+                cell_features.append(mapped)
+        state.genes, state.code, state.features = prepared.sc_genes, torch.cat(codes), torch.cat(features)
+        state.cell_features = torch.cat(cell_features) if cell_features else None
+        state.order = reference.order_of(prepared.sc_genes, state.features)
 
     # ---- predicting -------------------------------------------------------------------------------------------------
 
@@ -254,8 +262,8 @@ class CausalGeD:
         state = self._state()
         if self.config.sampling.estimate == "draws" and draws is not None:
             return draws.mean(axis=0)
-        targets = self._targets(genes)
-        return _estimate(state.network, state.context, targets, state.ridge_lambda, state.refined, self.parallel)
+        targets, about = self._targets(genes), self._about(genes)
+        return _estimate(state.network, state.context, targets, state.ridge_lambda, about, self.parallel)
 
     def predict_interval(self, genes: str | Iterable[str], level: float = LEVEL) -> tuple[FloatArray, FloatArray]:
         """Intervals about the estimate that hold a share `level` of a gene's values, on average over genes.
@@ -295,15 +303,27 @@ class CausalGeD:
     def predict_draws(self, genes: Sequence[str]) -> FloatArray:
         """(n_samples, n_genes, n_spots) independent draws of the reverse process."""
         state, n = self._state(), self.config.sampling.n_samples
-        seed, targets = self.config.seed, self._targets(genes)
+        seed, targets, about = self.config.seed, self._targets(genes), self._about(genes)
         z = generate(state.network, state.context, targets, state.ridge_lambda, seed, n, True, self.parallel)
         values = state.network.decode(z)
-        if state.refined is not None:
-            center = _center(state.network, state.context, targets, state.ridge_lambda)
-            values = values - center + state.refined.predict(targets.features)
+        if about is not None:
+            values = values - _center(state.network, state.context, targets, state.ridge_lambda) + about
         return values.cpu().numpy()
 
     def _targets(self, genes: Sequence[str]) -> GeneTable:
+        state, index = self._state(), self._index(genes)
+        code = state.code[index]
+        return GeneTable(code, code, state.features[index], code, None if state.order is None else state.order[index])
+
+    def _about(self, genes: Sequence[str]) -> Tensor | None:
+        """(n_genes, n_spots) what a prediction is about; None for the ridge in the latent."""
+        state, index = self._state(), self._index(genes)
+        if state.refined is None:
+            return None
+        cell_features = None if state.cell_features is None else state.cell_features[index]
+        return state.refined.predict(state.features[index], cell_features)
+
+    def _index(self, genes: Sequence[str]) -> Tensor:
         state = self._state()
         position = {gene: i for i, gene in enumerate(state.genes)}
         for gene in genes:
@@ -311,9 +331,7 @@ class CausalGeD:
                 raise DataError(f"gene '{gene}' is not in the scRNA-seq; {closest(gene, state.genes)}")
         if len(set(genes)) < len(genes) or not genes:
             raise DataError("expected a list of distinct genes, found " + ("a repeated name" if genes else "none"))
-        index = torch.tensor([position[gene] for gene in genes], device=state.code.device)
-        code = state.code[index]
-        return GeneTable(code, code, state.features[index], code, None if state.order is None else state.order[index])
+        return torch.tensor([position[gene] for gene in genes], device=state.code.device)
 
     def _state(self) -> _Fitted:
         if self._fitted is None:
@@ -332,6 +350,8 @@ class CausalGeD:
             tensors |= {"order": state.order, "context.order": state.context.order}
         if state.refined is not None:
             tensors |= {"refined.pattern": state.refined.pattern, "refined.level": state.refined.level}
+            if state.refined.cell_patterns is not None and state.cell_features is not None:
+                tensors |= {"refined.cell_patterns": state.refined.cell_patterns, "cell_features": state.cell_features}
         tensors["calibration.scores"] = torch.from_numpy(state.calibration.scores)
         values = {
             "format": _FORMAT,
@@ -340,6 +360,7 @@ class CausalGeD:
             "train_genes": state.train_genes,
             "measured_genes": state.measured_genes,
             "ridge_lambda": state.ridge_lambda,
+            "cell_share": state.refined.cell_share if state.refined else 0.0,
             "spread_trend": asdict(state.calibration.trend),
             "spot_names": state.spot_names,
             "provenance": state.provenance,
@@ -368,7 +389,12 @@ class CausalGeD:
         network.eval()
         refined = None
         if refines(model.config):
-            refined = RefinedCentre(tensors["refined.pattern"], tensors["refined.level"])
+            refined = RefinedCentre(
+                tensors["refined.pattern"],
+                tensors["refined.level"],
+                tensors.get("refined.cell_patterns"),
+                values["cell_share"],
+            )
         context = {key: tensors[f"context.{key}"] for key in ("z", "code", "features", "center")}
         model._fitted = _Fitted(
             network=network,
@@ -378,6 +404,7 @@ class CausalGeD:
             genes=tuple(values["genes"]),
             code=tensors["code"],
             features=tensors["features"],
+            cell_features=tensors.get("cell_features"),
             order=tensors.get("order"),
             ridge_lambda=values["ridge_lambda"],
             refined=refined,
@@ -404,19 +431,22 @@ def _estimate(
     context: GeneTable,
     targets: GeneTable,
     ridge_lambda: float,
-    refined: RefinedCentre | None,
+    about: Tensor | None,
     parallel: Parallel,
 ) -> FloatArray:
-    """(n_genes, n_spots) estimate that `sampling.estimate` names: mean over the ensemble, or over draws."""
+    """(n_genes, n_spots) estimate that `sampling.estimate` names: mean over the ensemble, or over draws.
+
+    `about` (n_genes, n_spots) takes the place of the diffusion's own centre, the ridge in the latent; None: nothing does.
+    """
     sampling = network.config.sampling
     center = _center(network, context, targets, ridge_lambda)
-    about = center if refined is None else refined.predict(targets.features)
+    about = center if about is None else about
     if sampling.estimate == "center":
         return about.cpu().numpy()
     draw = sampling.estimate == "draws"
     n = sampling.n_samples if draw else sampling.n_ensemble
     z = generate(network, context, targets, ridge_lambda, network.config.seed, n, draw, parallel)
-    # what the diffusion adds to its own centre is added to the refined one
+    # what the diffusion adds to its own centre is added to the one that takes its place
     return (network.decode(z.mean(0)) - center + about).cpu().numpy()
 
 

@@ -19,6 +19,7 @@ from cgd.data.graph import Edges, causal_depth
 from cgd.data.protocol import VisiblePair
 from cgd.errors import DataError
 from cgd.metrics.ridge import fit_ridge_lambda
+from cgd.model.cell_map import CellMap
 from cgd.model.kernel import GeneKernel
 from cgd.model.network import Network
 from cgd.model.refinement import RefinedCentre
@@ -54,7 +55,18 @@ class GraphOrder:
 
 def refines(config: Config) -> bool:
     """Whether predictions are about the refined centre."""
-    return config.model.center == "ridge" and config.sampling.center == "refined"
+    return config.model.center == "ridge" and config.sampling.center != "ridge"
+
+
+def _fit_centre(
+    features: Tensor, x_sc: Tensor, x_st: Tensor, config: Config
+) -> tuple[RefinedCentre | None, CellMap | None]:
+    """What predictions are about instead of the ridge in the latent, and the cell map that is part of it, if any."""
+    if not refines(config):
+        return None, None
+    refined, left_out = RefinedCentre.fit_left_out(features, x_st)
+    cell_map = CellMap.fit(x_sc, x_st, left_out) if config.sampling.center == "blended" else None
+    return refined if cell_map is None else refined.blended(cell_map.patterns, cell_map.share), cell_map
 
 
 @dataclass
@@ -78,6 +90,8 @@ class Reference:
         (n,) score that orders gene tokens, or None.
     refined
         What predictions are about instead of the ridge in the latent, or None.
+    cell_map
+        The map from cells to spots that is part of it, or None.
     graph_order
         Score of any gene by its name, where the order is that of the graph.
     """
@@ -90,6 +104,7 @@ class Reference:
     leave_one_out: Tensor | None
     order: Tensor | None
     refined: RefinedCentre | None
+    cell_map: CellMap | None
     centred: bool
     graph_order: GraphOrder | None = None
     _frozen: tuple[Tensor, Tensor, Tensor] | None = field(default=None, init=False, repr=False)
@@ -105,6 +120,7 @@ class Reference:
         kernel = GeneKernel.fit(x_sc, config.model.kernel_sharpness, components)
         features = kernel.features(x_sc)
         ridge_lambda = fit_ridge_lambda(features.cpu().numpy(), visible.x_st)
+        refined, cell_map = _fit_centre(features, x_sc, x_st, config)
         centred_latents = config.model.tokens == "latent" and config.model.center == "ridge"
         return cls(
             x_st=x_st,
@@ -113,7 +129,8 @@ class Reference:
             features=features,
             ridge_lambda=ridge_lambda,
             leave_one_out=leave_one_out_operator(features, ridge_lambda) if centred_latents else None,
-            refined=RefinedCentre.fit(features, x_st) if refines(config) else None,
+            refined=refined,
+            cell_map=cell_map,
             order=_order(visible, config) if graph_order is None else graph_order.of(visible.train_genes).to(device),
             centred=config.model.center == "ridge",
             graph_order=graph_order,
@@ -122,6 +139,10 @@ class Reference:
     def features_of(self, x_sc: Tensor) -> Tensor:
         """(G, r) kernel features of scRNA profiles (G, C)."""
         return self.kernel.features(x_sc)
+
+    def cell_features_of(self, x_sc: Tensor) -> Tensor | None:
+        """(G, k) features of scRNA profiles (G, C) in the cell map; None without one."""
+        return self.cell_map.features(x_sc) if self.cell_map else None
 
     def order_of(self, genes: Sequence[str], features: Tensor) -> Tensor | None:
         """(G,) scores of any genes: those of the graph, else predicted from the training genes' by the same ridge."""

@@ -4,14 +4,15 @@ In the latent, one penalty serves every context, so that training sequences and 
 prediction from all training genes can afford more: raw targets and targets standardised gene by gene, each with one
 penalty and with a penalty for every spatial component of the training genes. All four are linear in the features. The
 one penalty has the smallest leave-one-gene-out error over the training genes; that of a component has the smallest
-relative error, averaged over neighbouring components, which are themselves those of all training genes.
+relative error, averaged over neighbouring components, which are themselves those of all training genes. A second
+opinion can be blended in: what the cells that a spot resembles express (`cell_map`).
 
-Shapes: n training genes, G genes, S spots, r features, q spatial components, p penalties.
+Shapes: n training genes, G genes, S spots, r features, q spatial components, p penalties, k map features.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,29 +31,61 @@ class RefinedCentre:
         (r + 1, S) weights of the mean of the four predictions, the last row an intercept; its scale means nothing.
     level
         (r + 1, S) weights of the prediction in expression units, which gives mean and spread over the spots.
+    cell_patterns
+        (k, S) patterns of a cell map that is blended in, None for none.
+    cell_share
+        Weight of its standardised pattern beside that of the regressions.
     """
 
     pattern: Tensor
     level: Tensor
+    cell_patterns: Tensor | None = None
+    cell_share: float = 0.0
 
     @classmethod
     def fit(cls, features: Tensor, x_st: Tensor) -> RefinedCentre:
         """From kernel features (n, r), centred and with orthogonal columns, and expression (n, S) of training genes."""
-        regression = _Regression(features)
-        spread = x_st.std(1, correction=0, keepdim=True)
-        standardised = torch.where(spread > 1e-6, (x_st - x_st.mean(1, keepdim=True)) / spread.clamp_min(1e-6), 0.0)
-        plain, *others = [*regression.fit(x_st.double()), *regression.fit(standardised.double())]
-        pattern = sum((weights / scale for weights, scale in others), plain[0] / plain[1])
-        return cls(pattern.to(x_st.dtype), plain[0].to(x_st.dtype))
+        return cls.fit_left_out(features, x_st)[0]
 
-    def predict(self, features: Tensor) -> Tensor:
-        """(G, S) expression of genes with features (G, r)."""
+    @classmethod
+    def fit_left_out(cls, features: Tensor, x_st: Tensor) -> tuple[RefinedCentre, Tensor]:
+        """`fit`, and the (n, S) pattern of each training gene as predicted from the others; its scale means nothing."""
+        regression = _Regression(features)
+        fits = [*regression.fit(x_st.double()), *regression.fit(standardise(x_st).double())]
+        plain, *others = fits
+        pattern = sum((fit.weights / fit.spread for fit in others), plain.weights / plain.spread)
+        left_out = sum((fit.left_out / fit.spread for fit in others), plain.left_out / plain.spread)
+        return cls(pattern.to(x_st.dtype), plain.weights.to(x_st.dtype)), left_out.to(x_st.dtype)
+
+    def blended(self, cell_patterns: Tensor, share: float) -> RefinedCentre:
+        """With a share of a cell map's patterns (k, S)."""
+        return replace(self, cell_patterns=cell_patterns, cell_share=share)
+
+    def predict(self, features: Tensor, cell_features: Tensor | None = None) -> Tensor:
+        """(G, S) expression of genes with kernel features (G, r) and, where a cell map is blended in, its (G, k)."""
         extended = torch.cat([features, features.new_ones(len(features), 1)], 1)
-        in_units, pattern = extended @ self.level, extended @ self.pattern
-        pattern = pattern - pattern.mean(1, keepdim=True)
-        deviation = pattern.std(1, correction=0, keepdim=True)
-        pattern = torch.where(deviation > 1e-9, pattern / deviation.clamp_min(1e-9), 0.0)
+        in_units, pattern = extended @ self.level, standardise(extended @ self.pattern, 1e-9)
+        if self.cell_patterns is not None:
+            assert cell_features is not None
+            mapped = standardise(cell_features @ self.cell_patterns, 1e-9)
+            pattern = standardise(pattern + self.cell_share * mapped, 1e-9)
         return in_units.mean(1, keepdim=True) + in_units.std(1, correction=0, keepdim=True) * pattern
+
+
+def standardise(x: Tensor, least: float = 1e-6) -> Tensor:
+    """Rows to mean 0 and standard deviation 1; a row that varies by no more than `least` becomes 0."""
+    spread = x.std(1, correction=0, keepdim=True)
+    return torch.where(spread > least, (x - x.mean(1, keepdim=True)) / spread.clamp_min(least), 0.0)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """One regression: (r + 1, S) weights, the last row an intercept, (n, S) leave-one-out predictions of the training
+    genes, and their spread about their means over the spots."""
+
+    weights: Tensor
+    left_out: Tensor
+    spread: Tensor
 
 
 class _Regression:
@@ -65,9 +98,8 @@ class _Regression:
         largest = self.values.max() if len(self.values) else self.values.new_zeros(())
         self.penalties = _PENALTIES.to(features.device) * largest.clamp_min(1e-12)
 
-    def fit(self, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Weights (r + 1, S) with one penalty and with one for each component of the targets (n, S), each with the
-        spread of its leave-one-out predictions about their means over the spots."""
+    def fit(self, targets: Tensor) -> list[_Fit]:
+        """With one penalty, and with one for each component of the targets (n, S)."""
         mean = targets.mean(0)
         components, patterns = _components(targets - mean)
         errors = torch.stack([self._leave_one_out(components, penalty)[1] for penalty in self.penalties])  # (p, q)
@@ -75,7 +107,7 @@ class _Regression:
         own = _smooth(errors / components.square().sum(0).clamp_min(1e-12)).argmin(0)
         return [self._solve(components, patterns, mean, chosen) for chosen in (common, own)]
 
-    def _solve(self, components: Tensor, patterns: Tensor, mean: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    def _solve(self, components: Tensor, patterns: Tensor, mean: Tensor, chosen: Tensor) -> _Fit:
         weights = self.features.new_zeros(self.features.shape[1], components.shape[1])
         predicted = torch.zeros_like(components)
         for index in chosen.unique():
@@ -85,7 +117,7 @@ class _Regression:
             predicted[:, of] = self._leave_one_out(components[:, of], penalty)[0]
         left_out = predicted @ patterns + mean
         spread = (left_out - left_out.mean(1, keepdim=True)).square().mean().sqrt().clamp_min(1e-9)
-        return torch.cat([weights @ patterns, mean[None]]), spread
+        return _Fit(torch.cat([weights @ patterns, mean[None]]), left_out, spread)
 
     def _leave_one_out(self, components: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
         """(n, q) prediction of each gene from the others, and the (q,) squared error."""

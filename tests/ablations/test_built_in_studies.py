@@ -19,7 +19,7 @@ METHOD = {
     "loss_weighting": {"ar.min_weight": [0.1, 0.5, 1.0]},
     "latent_width": {"model.latent_dim": [16, 32, 48, 64]},
     "estimate": {"sampling.estimate": ["posterior_mean", "draws", "center"]},
-    "center": {"sampling.center": ["refined", "ridge"]},
+    "center": {"sampling.center": ["blended", "refined", "ridge"]},
     "cell_components": {"model.kernel_components": [0, 10, 30, 80]},
     "causal_mask": {
         "model.attention_mask": ["causal", "full"],

@@ -44,14 +44,15 @@ def test_leaving_a_gene_out_in_closed_form_is_leaving_it_out(index):
 def test_one_penalty_is_that_of_the_smallest_error_and_components_may_differ():
     features, x_st, *_ = genes()
     regression = _Regression(features)
-    (weights, spread), (own, _) = regression.fit(x_st.double())
+    fit, other = regression.fit(x_st.double())
+    weights, own = fit.weights, other.weights
     errors = [regression._leave_one_out((x_st - x_st.mean(0)).double(), p)[1].sum() for p in regression.penalties]
     best = float(regression.penalties[int(torch.stack(errors).argmin())])
     model = Ridge(alpha=best).fit(features.double(), x_st.double())
     np.testing.assert_allclose(weights[:-1].T, model.coef_, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(weights[-1], model.intercept_, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(weights, own)
-    assert spread > 0
+    assert fit.spread > 0
 
 
 def test_components_put_the_targets_back_together():
@@ -87,7 +88,7 @@ def test_the_pattern_does_not_follow_one_loud_gene():
     loud = x_st.clone()
     loud[0] *= 1000
     centre = RefinedCentre.fit(features, loud)
-    weights = _Regression(features).fit(loud.double())[0][0]
+    weights = _Regression(features).fit(loud.double())[0].weights
     raw = torch.cat([queries, torch.ones(len(queries), 1)], 1).double() @ weights
 
     def score(prediction):
@@ -122,7 +123,7 @@ def test_a_component_takes_the_penalty_that_suits_its_neighbours_too():
     components, patterns = _components(noise - noise.mean(0))
     errors = torch.stack([regression._leave_one_out(components, p)[1] for p in regression.penalties])
     alone = (errors / components.square().sum(0)).argmin(0)
-    (_, _), (weights, _) = regression.fit(noise)
+    weights = regression.fit(noise)[1].weights
     projected = features.double().T @ components
     used = (projected / (weights[:-1] @ patterns.T)).div(1).sub(regression.values[:, None])  # penalty of each component
     spread = used.median(0).values.clamp_min(1e-12).log().diff().abs().mean()

@@ -152,7 +152,7 @@ def test_predictions_that_are_a_pickle_run_nothing(tmp_path, unpickled, name):
 
 @pytest.mark.parametrize("content", [PICKLE, b"", b"\xff" * 64], ids=["pickle", "empty", "noise"])
 def test_a_checkpoint_that_is_a_pickle_runs_nothing(tmp_path, unpickled, content):
-    state = {"tensors_sha256": hashlib.sha256(content).hexdigest(), "format": 3}
+    state = {"tensors_sha256": hashlib.sha256(content).hexdigest(), "format": 4}
     (tmp_path / "tensors.safetensors").write_bytes(content)
     (tmp_path / "state.json").write_text(json.dumps(state))
     for read in (read_folder, CausalGeD.load):
