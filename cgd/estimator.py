@@ -436,7 +436,7 @@ def _estimate(
 ) -> FloatArray:
     """(n_genes, n_spots) estimate that `sampling.estimate` names: mean over the ensemble, or over draws.
 
-    `about` (n_genes, n_spots) takes the place of the diffusion's own centre, the ridge in the latent; None: nothing does.
+    `about` (n_genes, n_spots), if any, takes the place of the diffusion's own centre, the ridge in the latent.
     """
     sampling = network.config.sampling
     center = _center(network, context, targets, ridge_lambda)

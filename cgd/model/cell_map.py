@@ -2,9 +2,9 @@
 
 Each spot attends to the cells by the correlation of their profiles over the training genes; a gene's pattern is what
 the attended cells express of it. A regression over genes asks which measured genes a gene behaves like; this asks where
-its cells are. Where the cells of the scRNA-seq are those of the tissue the two err differently and their blend is better
-than either, where they are not the map is worthless: how much of it is blended in is chosen by how well training genes
-are predicted that neither was given.
+its cells are. Where the cells of the scRNA-seq are those of the tissue the two err differently and their blend is
+better than either; where they are not the map is worthless. How much of it is blended in is chosen by how well training
+genes are predicted that neither was given.
 
 Shapes: n training genes, G genes, S spots, C cells, k components.
 """
