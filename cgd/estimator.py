@@ -389,12 +389,11 @@ class CausalGeD:
         network.eval()
         refined = None
         if refines(model.config):
-            refined = RefinedCentre(
-                tensors["refined.pattern"],
-                tensors["refined.level"],
-                tensors.get("refined.cell_patterns"),
-                values["cell_share"],
-            )
+            refined = RefinedCentre(tensors["refined.pattern"], tensors["refined.level"])
+        cell_features = None
+        if refined is not None and values["cell_share"]:
+            refined = refined.blended(tensors["refined.cell_patterns"], values["cell_share"])
+            cell_features = tensors["cell_features"]
         context = {key: tensors[f"context.{key}"] for key in ("z", "code", "features", "center")}
         model._fitted = _Fitted(
             network=network,
@@ -404,7 +403,7 @@ class CausalGeD:
             genes=tuple(values["genes"]),
             code=tensors["code"],
             features=tensors["features"],
-            cell_features=tensors.get("cell_features"),
+            cell_features=cell_features,
             order=tensors.get("order"),
             ridge_lambda=values["ridge_lambda"],
             refined=refined,

@@ -1,10 +1,10 @@
 """What the cells that a spot resembles express: a second opinion on a gene's pattern beside the regression over genes.
 
-Each spot attends to the cells by the correlation of their profiles over the training genes; a gene's pattern is what
-the attended cells express of it. A regression over genes asks which measured genes a gene behaves like; this asks where
-its cells are. Where the cells of the scRNA-seq are those of the tissue the two err differently and their blend is
-better than either; where they are not the map is worthless. How much of it is blended in is chosen by how well training
-genes are predicted that neither was given.
+Each spot attends to the cells by the cosine of their standardised profiles over the training genes; a gene's pattern
+is what the attended cells express of it. A regression over genes asks which measured genes a gene behaves like; this
+asks where its cells are. Where the cells of the scRNA-seq are those of the tissue the two err differently and their
+blend is better than either; where they are not the map is worthless. How much of it is blended in is chosen by how well
+training genes are predicted that neither was given.
 
 Shapes: n training genes, G genes, S spots, C cells, k components.
 """
@@ -26,8 +26,9 @@ _SHARPNESS = 5.0
 _DEPTH = 10  # leading components of the cells along which profiles are compared too
 _RANK = 64  # the map is smooth: what further components hold is noise
 _FOLDS = 10
-_MAX_SPOTS = 2000  # the share and the components are found on no more spots than this, drawn at random
-_CHUNK = 2**18  # spots x cells attended at once
+_MAX_SPOTS = 1500  # the share and the components are found on no more spots than this, drawn at random
+_CHUNK = 2**18  # spots x cells attended at once, so that they stay in a processor's cache ...
+_LEAST_ROWS = 64  # ... but for very many cells
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,12 @@ class CellMap:
         """
         cells, spots = standardise(x_sc), standardise(x_st)
         some = _some_spots(spots.shape[1], spots.device)
-        basis = _basis(cells)
+        basis = _leading(cells, _DEPTH)
         share = _choose_share(x_sc, cells, spots[:, some], left_out[:, some], basis)
         if not share:
             return None
         attention = torch.cat(list(_attention(cells, spots[:, some], basis)))
-        components = _leading(attention - attention.mean(0))
+        components = _leading((attention - attention.mean(0)).T, _RANK)
         patterns = torch.cat([rows @ components for rows in _attention(cells, spots, basis)]).T
         return cls(components, (patterns - patterns.mean(1, keepdim=True)).contiguous(), share)
 
@@ -76,17 +77,19 @@ class CellMap:
 
 
 def _some_spots(n_spots: int, device: torch.device) -> Tensor:
+    """The same for every seed: what is found on them is no part of the noise between seeds."""
     drawn = np.random.default_rng(0).permutation(n_spots)[:_MAX_SPOTS]
     return torch.from_numpy(np.sort(drawn)).to(device)
 
 
-def _basis(cells: Tensor) -> Tensor:
-    """(n, k) weights over the genes of the leading components of standardised profiles (n, C)."""
-    n_genes, n_cells = cells.shape
-    if n_genes <= n_cells:
-        return torch.linalg.eigh(cells @ cells.T)[1].flip(1)[:, :_DEPTH]
-    values, vectors = torch.linalg.eigh(cells.T @ cells)
-    return cells @ (vectors / values.clamp_min(1e-12).sqrt()).flip(1)[:, :_DEPTH]
+def _leading(x: Tensor, n: int) -> Tensor:
+    """(rows, up to n) leading left-singular vectors of x, through the Gram matrix of its shorter side."""
+    x = x.double()
+    by_rows = x.shape[0] <= x.shape[1]
+    values, vectors = torch.linalg.eigh(x @ x.T if by_rows else x.T @ x)
+    keep = (values > 1e-10 * values.max().clamp_min(1e-30)).nonzero().flatten().flip(0)[:n]
+    found = vectors[:, keep] if by_rows else x @ (vectors[:, keep] / values[keep].sqrt())
+    return found.float().contiguous()
 
 
 def _attention(cells: Tensor, spots: Tensor, basis: Tensor) -> Iterator[Tensor]:
@@ -95,7 +98,7 @@ def _attention(cells: Tensor, spots: Tensor, basis: Tensor) -> Iterator[Tensor]:
     The mean over profiles as they are and along the components, and over sharpness.
     """
     views = [(_unit(cells), _unit(spots)), (_unit(basis.T @ cells), _unit(basis.T @ spots))]
-    size = max(1, _CHUNK // cells.shape[1])
+    size = max(_LEAST_ROWS, _CHUNK // cells.shape[1])
     for start in range(0, spots.shape[1], size):
         total = cells.new_zeros(())
         for of_cells, of_spots in views:
@@ -107,7 +110,7 @@ def _attention(cells: Tensor, spots: Tensor, basis: Tensor) -> Iterator[Tensor]:
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Columns of unit length, so that inner products of profiles are correlations; 0 stays 0."""
+    """Columns of unit length, so that inner products are cosines; 0 stays 0."""
     return x / x.norm(dim=0, keepdim=True).clamp_min(1e-9)
 
 
@@ -122,18 +125,11 @@ def _choose_share(x_sc: Tensor, cells: Tensor, spots: Tensor, left_out: Tensor, 
     mapped = torch.empty_like(spots)
     order = torch.from_numpy(np.random.default_rng(0).permutation(n_genes)).to(spots.device)
     for fold in range(min(_FOLDS, n_genes)):
-        out = order[fold :: min(_FOLDS, n_genes)]
+        out = order[fold::_FOLDS]
         keep = torch.ones(n_genes, dtype=torch.bool, device=spots.device)
         keep[out] = False
-        attention = _attention(cells[keep], spots[keep], basis[keep])
-        mapped[out] = torch.cat([x_sc[out] @ rows.T for rows in attention], 1)
-    mapped, regressed = standardise(mapped), standardise(left_out)
-    scores = [float((standardise(regressed + share * mapped) * spots).mean()) for share in SHARES]
+        rows, attention = x_sc[out], _attention(cells[keep], spots[keep], basis[keep])
+        mapped[out] = torch.cat([rows @ chunk.T for chunk in attention], 1)
+    truth, mapped, regressed = (standardise(x) for x in (spots, mapped, left_out))
+    scores = [float((standardise(regressed + share * mapped) * truth).mean()) for share in SHARES]
     return SHARES[int(np.argmax(scores))]
-
-
-def _leading(attention: Tensor) -> Tensor:
-    """(C, k) leading right-singular vectors of the centred attention (S, C)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return torch.svd_lowrank(attention, q=min(_RANK, *attention.shape), niter=3)[2].contiguous()

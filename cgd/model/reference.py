@@ -1,5 +1,6 @@
 """What training and prediction need besides the network: the visible expression, the kernel features of the
-scRNA-seq, the ridge penalty and the order of the genes. Made once per trial from a `VisiblePair`.
+scRNA-seq, the ridge penalty, the centre of a prediction and the order of the genes. Made once per trial from a
+`VisiblePair`.
 
 Shapes: n training genes, G genes, S spots, C cells, r features, K latent.
 """
@@ -54,7 +55,7 @@ class GraphOrder:
 
 
 def refines(config: Config) -> bool:
-    """Whether predictions are about the refined centre."""
+    """Whether predictions are about the refined centre, blended or not."""
     return config.model.center == "ridge" and config.sampling.center != "ridge"
 
 
@@ -64,7 +65,7 @@ def _fit_centre(
     """What predictions are about instead of the ridge in the latent, and the cell map that is part of it, if any."""
     if not refines(config):
         return None, None
-    refined, left_out = RefinedCentre.fit_left_out(features, x_st)
+    refined, left_out = RefinedCentre.fit(features, x_st)
     cell_map = CellMap.fit(x_sc, x_st, left_out) if config.sampling.center == "blended" else None
     return refined if cell_map is None else refined.blended(cell_map.patterns, cell_map.share), cell_map
 

@@ -12,6 +12,7 @@ Shapes: n training genes, G genes, S spots, r features, q spatial components, p 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -43,19 +44,19 @@ class RefinedCentre:
     cell_share: float = 0.0
 
     @classmethod
-    def fit(cls, features: Tensor, x_st: Tensor) -> RefinedCentre:
-        """From kernel features (n, r), centred and with orthogonal columns, and expression (n, S) of training genes."""
-        return cls.fit_left_out(features, x_st)[0]
+    def fit(cls, features: Tensor, x_st: Tensor) -> tuple[RefinedCentre, Tensor]:
+        """From kernel features (n, r), centred and with orthogonal columns, and expression (n, S) of training genes.
 
-    @classmethod
-    def fit_left_out(cls, features: Tensor, x_st: Tensor) -> tuple[RefinedCentre, Tensor]:
-        """`fit`, and the (n, S) pattern of each training gene as predicted from the others; its scale means nothing."""
-        regression = _Regression(features)
-        fits = [*regression.fit(x_st.double()), *regression.fit(standardise(x_st).double())]
-        plain, *others = fits
-        pattern = sum((fit.weights / fit.spread for fit in others), plain.weights / plain.spread)
-        left_out = sum((fit.left_out / fit.spread for fit in others), plain.left_out / plain.spread)
-        return cls(pattern.to(x_st.dtype), plain.weights.to(x_st.dtype)), left_out.to(x_st.dtype)
+        Returns the centre, and the (n, S) pattern of each training gene as predicted from the others; its scale means
+        nothing.
+        """
+        level, pattern, left_out = None, features.new_zeros(()).double(), features.new_zeros(()).double()
+        for fit in _four_fits(features, x_st):
+            level = fit.weights if level is None else level
+            pattern = pattern + fit.weights / fit.spread
+            left_out = left_out + fit.left_out / fit.spread
+        assert level is not None
+        return cls(pattern.to(x_st.dtype), level.to(x_st.dtype)), left_out.to(x_st.dtype)
 
     def blended(self, cell_patterns: Tensor, share: float) -> RefinedCentre:
         """With a share of a cell map's patterns (k, S)."""
@@ -67,7 +68,7 @@ class RefinedCentre:
         in_units, pattern = extended @ self.level, standardise(extended @ self.pattern, 1e-9)
         if self.cell_patterns is not None:
             assert cell_features is not None
-            mapped = standardise(cell_features @ self.cell_patterns, 1e-9)
+            mapped = standardise(cell_features @ self.cell_patterns)
             pattern = standardise(pattern + self.cell_share * mapped, 1e-9)
         return in_units.mean(1, keepdim=True) + in_units.std(1, correction=0, keepdim=True) * pattern
 
@@ -76,6 +77,13 @@ def standardise(x: Tensor, least: float = 1e-6) -> Tensor:
     """Rows to mean 0 and standard deviation 1; a row that varies by no more than `least` becomes 0."""
     spread = x.std(1, correction=0, keepdim=True)
     return torch.where(spread > least, (x - x.mean(1, keepdim=True)) / spread.clamp_min(least), 0.0)
+
+
+def _four_fits(features: Tensor, x_st: Tensor) -> Iterator[_Fit]:
+    """One after the other, as each holds leave-one-out predictions; the first is that in expression units."""
+    regression = _Regression(features)
+    yield from regression.fit(x_st.double())
+    yield from regression.fit(standardise(x_st).double())
 
 
 @dataclass(frozen=True)
@@ -98,14 +106,15 @@ class _Regression:
         largest = self.values.max() if len(self.values) else self.values.new_zeros(())
         self.penalties = _PENALTIES.to(features.device) * largest.clamp_min(1e-12)
 
-    def fit(self, targets: Tensor) -> list[_Fit]:
+    def fit(self, targets: Tensor) -> Iterator[_Fit]:
         """With one penalty, and with one for each component of the targets (n, S)."""
         mean = targets.mean(0)
         components, patterns = _components(targets - mean)
         errors = torch.stack([self._leave_one_out(components, penalty)[1] for penalty in self.penalties])  # (p, q)
         common = errors.sum(1).argmin().expand(errors.shape[1])
         own = _smooth(errors / components.square().sum(0).clamp_min(1e-12)).argmin(0)
-        return [self._solve(components, patterns, mean, chosen) for chosen in (common, own)]
+        for chosen in (common, own):
+            yield self._solve(components, patterns, mean, chosen)
 
     def _solve(self, components: Tensor, patterns: Tensor, mean: Tensor, chosen: Tensor) -> _Fit:
         weights = self.features.new_zeros(self.features.shape[1], components.shape[1])

@@ -100,6 +100,7 @@ LEVELS = [
     ("diffusion.schedule", "quadratic", {}),
     ("diffusion.prediction_type", "noise", DRAWS),
     ("sampling.sampler", "ddpm", DRAWS),
+    ("sampling.center", "refined", {}),
     ("sampling.n_ar_steps", 2, LATENT),
     ("model.decoder", "joint", LATENT),
     ("model.center", "none", LATENT),

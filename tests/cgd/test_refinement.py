@@ -7,7 +7,7 @@ from sklearn.linear_model import Ridge
 
 from cgd.errors import ConfigError
 from cgd.model.kernel import GeneKernel
-from cgd.model.refinement import RefinedCentre, _components, _Regression, _smooth
+from cgd.model.refinement import RefinedCentre, _components, _Regression, _smooth, standardise
 
 
 def genes(n=24, n_spots=40, n_cells=15, seed=0):
@@ -55,6 +55,29 @@ def test_one_penalty_is_that_of_the_smallest_error_and_components_may_differ():
     assert fit.spread > 0
 
 
+def test_what_is_said_of_a_gene_left_out_is_what_the_others_say_of_it():
+    """With the penalties as chosen, of which one serves all components and the others each their own."""
+    features, x_st, *_ = genes()
+    targets = (x_st - x_st.mean(0)).double()
+    regression = _Regression(features)
+    common, own = regression.fit(x_st.double())
+    errors = torch.stack([regression._leave_one_out(targets, p)[1].sum() for p in regression.penalties])
+    for i in range(0, len(features), 5):
+        others = [j for j in range(len(features)) if j != i]
+        model = Ridge(alpha=float(regression.penalties[int(errors.argmin())]))
+        model.fit(features[others].double(), x_st[others].double())
+        np.testing.assert_allclose(common.left_out[i], model.predict(features[[i]].double())[0], rtol=1e-4, atol=1e-4)
+    fitted = features.double() @ own.weights[:-1] + own.weights[-1]
+    assert ((own.left_out - x_st) ** 2).sum() > 1.05 * ((fitted - x_st) ** 2).sum()
+
+
+def test_the_pattern_left_out_is_the_mean_of_four():
+    features, x_st, *_ = genes()
+    fits = [*_Regression(features).fit(x_st.double()), *_Regression(features).fit(standardise(x_st).double())]
+    expected = sum(fit.left_out / fit.spread for fit in fits)
+    torch.testing.assert_close(RefinedCentre.fit(features, x_st)[1], expected.float())
+
+
 def test_components_put_the_targets_back_together():
     x = torch.randn(12, 30, dtype=torch.float64)
     scores, patterns = _components(x - x.mean(0))
@@ -75,7 +98,7 @@ def test_smoothing_keeps_what_is_even_and_spreads_what_is_not():
 
 def test_held_out_genes_are_predicted_at_their_level_and_below_their_spread():
     features, x_st, queries, truth = genes(n=40, n_spots=80)
-    predicted = RefinedCentre.fit(features, x_st).predict(queries)
+    predicted = RefinedCentre.fit(features, x_st)[0].predict(queries)
     pcc = [np.corrcoef(p, t)[0, 1] for p, t in zip(predicted, truth, strict=True)]
     assert np.mean(pcc) > 0.8
     assert np.corrcoef(predicted.mean(1), truth.mean(1))[0, 1] > 0.8
@@ -87,8 +110,8 @@ def test_the_pattern_does_not_follow_one_loud_gene():
     features, x_st, queries, truth = genes(n=40, n_spots=80)
     loud = x_st.clone()
     loud[0] *= 1000
-    centre = RefinedCentre.fit(features, loud)
-    weights = _Regression(features).fit(loud.double())[0].weights
+    centre, _ = RefinedCentre.fit(features, loud)
+    weights = next(_Regression(features).fit(loud.double())).weights
     raw = torch.cat([queries, torch.ones(len(queries), 1)], 1).double() @ weights
 
     def score(prediction):
@@ -110,7 +133,7 @@ def test_degenerate_genes_give_finite_predictions(case):
         queries = kernel.features(torch.rand(8, 15, generator=torch.Generator().manual_seed(1)))
     else:
         features, queries = torch.zeros_like(features), torch.zeros_like(queries)
-    predicted = RefinedCentre.fit(features, x_st).predict(queries)
+    predicted = RefinedCentre.fit(features, x_st)[0].predict(queries)
     assert predicted.shape == (8, 40)
     assert torch.isfinite(predicted).all()
 
@@ -123,7 +146,8 @@ def test_a_component_takes_the_penalty_that_suits_its_neighbours_too():
     components, patterns = _components(noise - noise.mean(0))
     errors = torch.stack([regression._leave_one_out(components, p)[1] for p in regression.penalties])
     alone = (errors / components.square().sum(0)).argmin(0)
-    weights = regression.fit(noise)[1].weights
+    _, own = regression.fit(noise)
+    weights = own.weights
     projected = features.double().T @ components
     used = (projected / (weights[:-1] @ patterns.T)).div(1).sub(regression.values[:, None])  # penalty of each component
     spread = used.median(0).values.clamp_min(1e-12).log().diff().abs().mean()
