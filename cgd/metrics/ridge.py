@@ -31,13 +31,13 @@ def fit_ridge_lambda(features: npt.ArrayLike, targets: npt.ArrayLike) -> float:
         largest; 1 where the features do not vary.
     """
     eigenvalues, basis, centred = _ridge_basis(features, targets)
-    if eigenvalues[-1] <= 1e-12 * np.square(features, dtype=np.float64).sum():  # nothing but rounding
+    if eigenvalues.max(initial=0.0) <= 1e-12 * np.square(features, dtype=np.float64).sum():  # nothing but rounding
         return 1.0
     if centred.shape[1] > _N_PROJECTIONS:
         # squared errors survive a random projection in the mean, and all penalties share the same one
         projection = np.random.default_rng(0).standard_normal((centred.shape[1], _N_PROJECTIONS))
         centred = centred @ projection
-    grid = LAMBDA_GRID * eigenvalues[-1]
+    grid = LAMBDA_GRID * eigenvalues.max()
     errors = np.array([np.square(_loo_residuals(eigenvalues, basis, centred, penalty)).mean() for penalty in grid])
     return float(grid[errors <= errors.min() * (1 + 1e-9)].max())
 
@@ -75,22 +75,26 @@ def ridge_leave_one_out(features: npt.ArrayLike, targets: npt.ArrayLike, ridge_l
 
 
 def _ridge_basis(features: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[Matrix, Matrix, Matrix]:
-    """Eigenvalues (ascending) and eigenvectors of the kernel of the centred features, and the centred targets."""
+    """(q,) eigenvalues above rounding and (n_genes, q) eigenvectors of the kernel of the centred features, through the
+    smaller of the two Gram matrices, and the centred targets."""
     x, y = np.asarray(features, dtype=np.float64), np.asarray(targets, dtype=np.float64)
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or not len(x):
         raise ValueError(f"features and targets must have the same rows, found shapes {x.shape} and {y.shape}")
     x = x - x.mean(axis=0)
-    eigenvalues, basis = np.linalg.eigh(x @ x.T)
-    return np.maximum(eigenvalues, 0.0), basis, y - y.mean(axis=0)
+    by_genes = x.shape[0] <= x.shape[1]
+    eigenvalues, vectors = np.linalg.eigh(x @ x.T if by_genes else x.T @ x)
+    keep = eigenvalues > 1e-12 * eigenvalues.max(initial=0.0)
+    eigenvalues, vectors = eigenvalues[keep], vectors[:, keep]
+    basis = vectors if by_genes else x @ (vectors / np.sqrt(eigenvalues))
+    return eigenvalues, basis, y - y.mean(axis=0)
 
 
 def _loo_residuals(eigenvalues: Matrix, basis: Matrix, centred: Matrix, penalty: float) -> Matrix:
     """y - y_loo of each row, from one fit: the residual divided by 1 minus its leverage.
 
-    The hat matrix is 11^T/n (the intercept, refitted without the row) plus K (K + lambda)^-1, so 1 minus the leverage
-    is the diagonal of lambda (K + lambda)^-1 less 1/n.
+    The hat matrix is 11^T/n (the intercept, refitted without the row) plus K (K + lambda)^-1.
     """
-    shrink = penalty / (eigenvalues + penalty)
-    residuals = basis @ (shrink[:, None] * (basis.T @ centred))
-    slack = np.square(basis) @ shrink - 1.0 / len(basis)
+    shrink = eigenvalues / (eigenvalues + penalty)
+    residuals = centred - basis @ (shrink[:, None] * (basis.T @ centred))
+    slack = 1.0 - np.square(basis) @ shrink - 1.0 / len(basis)
     return residuals / np.maximum(slack, 1e-12)[:, None]

@@ -132,11 +132,12 @@ def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 def principal_components(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """Leading right-singular vectors (r, dim) of x (G, dim), r <= min(n, rank), and the scale that makes the
-    mean squared projection on the first one 1. Uses the G x G Gram matrix: genes are few, cells are many."""
-    values, vectors = torch.linalg.eigh((x @ x.T).double())
-    order = values.argsort(descending=True)[: min(n, len(values))]
-    order = order[values[order] > 1e-6 * values.max().clamp_min(1e-30)]  # below it is float32 rounding
-    singular = values[order].sqrt()
-    components = (vectors[:, order].T @ x.double()) / singular[:, None]
-    scale = singular[0] / len(x) ** 0.5 if len(order) else torch.ones((), dtype=torch.float64)
-    return components.to(x.dtype), scale.to(x.dtype)
+    mean squared projection on the first one 1. Through the smaller of the two Gram matrices."""
+    x64 = x.double()
+    by_genes = x.shape[0] <= x.shape[1]
+    values, vectors = torch.linalg.eigh(x64 @ x64.T if by_genes else x64.T @ x64)
+    keep = (values > 1e-6 * values.max().clamp_min(1e-30)).nonzero().flatten().flip(0)[:n]  # below it is rounding
+    singular, vectors = values[keep].sqrt(), vectors[:, keep]
+    components = (vectors.T @ x64) / singular[:, None] if by_genes else vectors.T
+    scale = singular[0] / len(x) ** 0.5 if len(keep) else torch.ones((), dtype=torch.float64)
+    return components.to(x.dtype).contiguous(), scale.to(x.dtype)

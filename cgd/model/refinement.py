@@ -138,12 +138,14 @@ class _Regression:
 
 
 def _components(centred: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, q) scores and (q, S) orthonormal patterns, largest first, through the Gram matrix of the genes."""
-    values, vectors = torch.linalg.eigh(centred @ centred.T)
-    order = values.argsort(descending=True)[: min(centred.shape)]
-    order = order[values[order] > 1e-10 * values.max().clamp_min(1e-30)]
-    scores = vectors[:, order] * values[order].sqrt()
-    return scores, (vectors[:, order] / values[order].sqrt()).T @ centred
+    """(n, q) scores and (q, S) orthonormal patterns, largest first, through the smaller Gram matrix."""
+    by_genes = centred.shape[0] <= centred.shape[1]
+    values, vectors = torch.linalg.eigh(centred @ centred.T if by_genes else centred.T @ centred)
+    keep = (values > 1e-10 * values.max().clamp_min(1e-30)).nonzero().flatten().flip(0)
+    values, vectors = values[keep], vectors[:, keep]
+    if not by_genes:
+        return centred @ vectors, vectors.T
+    return vectors * values.sqrt(), (vectors / values.sqrt()).T @ centred
 
 
 def _smooth(errors: Tensor) -> Tensor:

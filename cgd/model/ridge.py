@@ -27,8 +27,7 @@ def causal_ridge(features: Tensor, latents: Tensor, step: Tensor, ridge_lambda: 
         (B, L) AR step, non-decreasing along the sequence.
     """
     kernel = (features @ features.transpose(1, 2)).double()
-    kernel = kernel + ridge_lambda * torch.eye(kernel.shape[-1], dtype=kernel.dtype, device=kernel.device)
-    factor = torch.linalg.cholesky(kernel)
+    factor = torch.linalg.cholesky(_penalised(kernel, ridge_lambda))
     whitened = torch.linalg.solve_triangular(factor, latents.double(), upper=False)
     earlier = step[:, None, :] < step[:, :, None]
     variance = (factor * ~earlier).square().sum(-1, keepdim=True) / (1 + ridge_lambda)
@@ -42,8 +41,7 @@ def other_steps_ridge(features: Tensor, latents: Tensor, step: Tensor, ridge_lam
     B^-1 P Z and the covariance of that error B^-1.
     """
     kernel = (features @ features.transpose(1, 2)).double()
-    kernel = kernel + ridge_lambda * torch.eye(kernel.shape[-1], dtype=kernel.dtype, device=kernel.device)
-    precision = torch.linalg.inv(kernel)
+    precision = torch.linalg.inv(_penalised(kernel, ridge_lambda))
     covariance = torch.linalg.inv(precision * (step[:, None, :] == step[:, :, None]))
     error = covariance @ (precision @ latents.double())
     variance = covariance.diagonal(dim1=1, dim2=2)[..., None] / (1 + ridge_lambda)
@@ -53,11 +51,15 @@ def other_steps_ridge(features: Tensor, latents: Tensor, step: Tensor, ridge_lam
 def ridge_predict(context: Tensor, latents: Tensor, targets: Tensor, ridge_lambda: float) -> tuple[Tensor, Tensor]:
     """(B, M, K) prediction of `targets` (M, r) from `context` (N, r) with latents (B, N, K), and the (M, 1) variance
     of its error, in units of the prior's."""
-    kernel = (context @ context.T).double()
-    kernel = kernel + ridge_lambda * torch.eye(len(context), dtype=kernel.dtype, device=kernel.device)
-    cross = (context @ targets.T).double()
-    weights = torch.linalg.solve(kernel, cross)  # (N, M)
-    variance = targets.square().sum(1).double() + ridge_lambda - (cross * weights).sum(0)
+    known, asked = context.double(), targets.double()
+    if len(known) <= known.shape[1]:
+        cross = known @ asked.T
+        weights = torch.linalg.solve(_penalised(known @ known.T, ridge_lambda), cross)  # (N, M)
+        variance = asked.square().sum(1) + ridge_lambda - (cross * weights).sum(0)
+    else:  # the same through the features, of which there are fewer
+        solved = torch.linalg.solve(_penalised(known.T @ known, ridge_lambda), asked.T)
+        weights = known @ solved
+        variance = ridge_lambda * (1 + (asked.T * solved).sum(0))
     variance = variance / (1 + ridge_lambda)
     prediction = torch.einsum("nm,bnk->bmk", weights.to(latents.dtype), latents)
     return prediction, variance[:, None].to(latents.dtype)
@@ -65,19 +67,24 @@ def ridge_predict(context: Tensor, latents: Tensor, targets: Tensor, ridge_lambd
 
 def standardised_residual(features: Tensor, latents: Tensor, ridge_lambda: float) -> Tensor:
     """(N, K) errors of predicting each gene from all the others, over the square root of `ridge_predict`'s variance."""
-    kernel = (features @ features.T).double()
-    inverse = torch.linalg.inv(kernel + ridge_lambda * torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device))
-    scale = ((1 + ridge_lambda) / inverse.diagonal()).sqrt()
-    return (scale[:, None] * (inverse @ (latents - latents.mean(0)).double())).to(latents.dtype)
+    known, centred = features.double(), (latents - latents.mean(0)).double()
+    if len(known) <= known.shape[1]:
+        inverse = torch.linalg.inv(_penalised(known @ known.T, ridge_lambda))
+        diagonal, solved = inverse.diagonal(), inverse @ centred
+    else:  # the same through the features, of which there are fewer
+        weights = known @ torch.linalg.inv(_penalised(known.T @ known, ridge_lambda))
+        diagonal = (1 - (weights * known).sum(1)) / ridge_lambda
+        solved = (centred - weights @ (known.T @ centred)) / ridge_lambda
+    return (((1 + ridge_lambda) / diagonal).sqrt()[:, None] * solved).to(latents.dtype)
 
 
 def leave_one_out_operator(features: Tensor, ridge_lambda: float) -> Tensor:
     """(N, N) matrix whose product with the latents (N, K) predicts each gene from all the others."""
-    kernel = (features @ features.T).double()
-    inverse = torch.linalg.inv(
-        kernel + ridge_lambda * torch.eye(len(features), dtype=torch.float64, device=kernel.device)
-    )
-    operator = (
-        torch.eye(len(features), dtype=torch.float64, device=kernel.device) - inverse / inverse.diagonal()[:, None]
-    )
+    inverse = torch.linalg.inv(_penalised((features @ features.T).double(), ridge_lambda))
+    operator = torch.eye(len(inverse), dtype=inverse.dtype, device=inverse.device)
+    operator = operator - inverse / inverse.diagonal()[:, None]
     return operator.fill_diagonal_(0.0).to(features.dtype)
+
+
+def _penalised(gram: Tensor, ridge_lambda: float) -> Tensor:
+    return gram + ridge_lambda * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)

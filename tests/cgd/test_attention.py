@@ -253,6 +253,22 @@ def test_layouts_join():
     assert joined.step.tolist() == [[-1, 0, 3]]
 
 
+def test_where_all_may_be_seen_there_is_no_mask():
+    """Condition and clean tokens of one step: the context of a prediction, and the noisy tokens that follow it."""
+    kind, step = sequence_layout(torch.zeros(1, 4, dtype=torch.long), C, 4)
+    q, k, v = torch.randn(3, 1, 2, C + 4, 8)
+    start = C + 4
+    context, clean = Layout(kind[:, :start], step[:, :start]), Layout(kind[:, C:start], step[:, C:start])
+    assert make_mask(clean, context, "sdpa") is None
+    mask = boolean_mask(clean, context)
+    torch.testing.assert_close(attend(q[:, :, C:], k, v, None), attend(q[:, :, C:], k, v, mask))
+    assert make_mask(context, context, "sdpa") is not None, "a condition token sees no clean one"
+    later = Layout(torch.full((1, 3), NOISY), torch.ones(1, 3, dtype=torch.long))
+    assert make_mask(later, context.join(later), "sdpa") is None
+    same = Layout(later.kind, torch.zeros_like(later.step))
+    assert make_mask(same, context.join(same), "sdpa") is not None
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("sizes", [[2, 2, 3], [1, 6]])
 def test_the_whole_transformer_predicts_the_same_with_either(cat, sizes, monkeypatch):

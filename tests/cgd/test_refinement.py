@@ -78,9 +78,11 @@ def test_the_pattern_left_out_is_the_mean_of_four():
     torch.testing.assert_close(RefinedCentre.fit(features, x_st)[1], expected.float())
 
 
-def test_components_put_the_targets_back_together():
-    x = torch.randn(12, 30, dtype=torch.float64)
+@pytest.mark.parametrize("shape", [(12, 30), (30, 12)])
+def test_components_put_the_targets_back_together(shape):
+    x = torch.randn(*shape, dtype=torch.float64)
     scores, patterns = _components(x - x.mean(0))
+    assert bool((scores.square().sum(0).diff() < 0).all())
     torch.testing.assert_close(scores @ patterns, x - x.mean(0))
     torch.testing.assert_close(patterns @ patterns.T, torch.eye(len(patterns), dtype=torch.float64))
 

@@ -108,8 +108,9 @@ def predictive_variance(features, query, ridge_lambda=LAMBDA):
     return (query @ query + ridge_lambda - cross @ torch.linalg.solve(gram, cross)) / (1 + ridge_lambda)
 
 
-def test_variance_of_a_prediction_is_that_of_the_gaussian_process():
-    context, targets = normal(12, 5), normal(3, 5, seed=1)
+@pytest.mark.parametrize("n_features", [5, 30])
+def test_variance_of_a_prediction_is_that_of_the_gaussian_process(n_features):
+    context, targets = normal(12, n_features), normal(3, n_features, seed=1)
     _, variance = ridge.ridge_predict(context, normal(1, 12, 4), targets, LAMBDA)
     assert variance.shape == (3, 1)
     for found, target in zip(variance, targets, strict=True):
@@ -124,8 +125,9 @@ def test_causal_variance_is_that_of_the_gaussian_process_given_earlier_steps():
         assert variance[0, gene].item() == pytest.approx(expected.item())
 
 
-def test_standardised_residual_is_the_leave_one_out_error_over_its_spread():
-    features, latents = normal(12, 5), normal(12, 4, seed=1)
+@pytest.mark.parametrize("n_features", [5, 30])
+def test_standardised_residual_is_the_leave_one_out_error_over_its_spread(n_features):
+    features, latents = normal(12, n_features), normal(12, 4, seed=1)
     centred = latents - latents.mean(0)
     found = standardised_residual(features, latents, LAMBDA)
     for i in range(12):
