@@ -1,13 +1,10 @@
-"""Run a plan: compute what the store does not have, and write the reports from the store."""
+"""Run a plan: compute what the store does not have."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +12,6 @@ import pandas as pd
 import ray
 from ray import tune as ray_tune
 
-from ablations.report.content import Content, gather
-from ablations.report.curves import COLUMNS, write_curves
-from ablations.report.write import summary_of, write_content
-from ablations.results import load_results
-from ablations.study import Study
-from ablations.tables import build_tables
 from cgd.errors import TrackingError
 from cgd.evaluation import evaluate_floors
 from cgd.kept_prediction import PREDICTIONS
@@ -29,6 +20,7 @@ from cgd.version import code_version
 from tune.callback import TrackingCallback
 from tune.checkpoint_budget import BudgetCallback, CheckpointBudget
 from tune.checkpoint_options import AS_USUAL, CHECKPOINTS, CheckpointOptions
+from tune.conclusion import Conclusions, StudyOutcome
 from tune.outbox import Outbox
 from tune.outbox_entries import opening
 from tune.placement import placed
@@ -38,31 +30,10 @@ from tune.progress import Progress
 from tune.resources import NO_SHARE, Request, Share, alike
 from tune.run_record import table_text
 from tune.store import after_all_ran
-from tune.study_record import study_record
-from tune.study_summary import (
-    DatasetNumbers,
-    numbers_of,
-    study_links,
-    study_metrics,
-    study_note,
-    study_view,
-    view_key,
-)
-from tune.tracking import FAILED, FINISHED, KILLED, RUNNING, STUDY_TAG, OlderRun, Tracking
+from tune.study_summary import parent_note, study_view, view_key
+from tune.tracking import FAILED, FINISHED, KILLED, RUNNING, STUDY_TAG, Tracking
 from tune.trial import TrialSpec, run_trial
 from tune.tuning import run_tune
-
-
-@dataclass(frozen=True)
-class StudyOutcome:
-    """How a study ended."""
-
-    study: str
-    parent_run_id: str
-    report: Path
-    summary: str
-    failed: tuple[tuple[str, str], ...]
-    missing: tuple[str, ...]
 
 
 class Runner:
@@ -99,8 +70,9 @@ class Runner:
         share: Share = NO_SHARE,
         keeping: CheckpointOptions = AS_USUAL,
     ) -> None:
-        self.plan, self.tracking, self.output, self.arguments = plan, tracking, output, arguments
-        self.forecast, self.log_models, self.share, self.keeping = forecast, log_models, share, keeping
+        self.plan, self.tracking, self.output = plan, tracking, output
+        self.log_models, self.share, self.keeping = log_models, share, keeping
+        self.conclusions = Conclusions(plan, tracking, output, arguments, forecast)
         self.known = tracking.runs("trial")
         self.known_floors = tracking.runs("floors")
         self._ended: set[str] = set()  # trials that this command ran to an end
@@ -128,7 +100,7 @@ class Runner:
             name = f"{plan.study.name} · {', '.join(plan.dataset_keys)}"
             run_id = record.run_id if record else None
             parent = parents[plan.study.name] = self.tracking.open_run("study", f"study-{plan.key}", name, tags, run_id)
-            self.tracking.describe(parent, self._note(plan.study, [], parent))
+            self.tracking.describe(parent, parent_note(plan.study, self.tracking.experiment_id, parent))
             view = study_view(plan.study.name, by_dataset=len(plan.dataset_keys) > 1)
             self.tracking.share_view(view_key(plan.study.name), view)
         if resume and not interrupted:
@@ -299,57 +271,7 @@ class Runner:
 
     def conclude(self, plan: StudyPlan, parent: str, complete: bool) -> StudyOutcome:
         """Write the study's record, its report from the store, and end its run."""
-        record = study_record(plan, self.plan, self.known, self.known_floors, self._other_code)
-        record |= {"forecast": self.forecast, "arguments": self.arguments}
-        self.tracking.log_texts(parent, {"study.json": json.dumps(record, indent=1)})
-        results = load_results(self.tracking.uri, parent)
-        folder = self.output / "reports" / f"{plan.study.name}-{plan.key}"
-        content = gather(results, build_tables(results))
-        files = write_content(content, folder)
-        write_curves(self._curves(plan), list(results.study.labels), folder)
-        self.tracking.log_folder(parent, folder, "report")
-        self._summarise(content, parent, files.html.name)
-        failed = [
-            (spec.name, self.known[key].error or "unknown error")
-            for _, spec in plan.trials
-            if (key := spec.fingerprint) in self.known and self.known[key].status == FAILED
-        ]
-        done = {key for key, record in self.known.items() if record.status in (FINISHED, FAILED)}
-        missing = [spec.name for _, spec in plan.trials if spec.fingerprint not in done]
-        status = FAILED if failed else FINISHED
-        self.tracking.end(parent, status if complete and not missing else KILLED)
-        return StudyOutcome(plan.study.name, parent, files.html, summary_of(content), tuple(failed), tuple(missing))
-
-    @cached_property
-    def _other_code(self) -> dict[str, list[OlderRun]]:
-        """Finished trials of other code versions by their key, read once for all studies."""
-        found: dict[str, list[OlderRun]] = {}
-        for run in self.tracking.trials_of_other_code({spec.code_version for spec in self.plan.trials.values()}):
-            found.setdefault(run.trial_key, []).append(run)
-        return found
-
-    def _summarise(self, content: Content, parent: str, report: str) -> None:
-        """The study's numbers and its answer on the parent run itself."""
-        answers = zip(content.tables, content.verdicts, strict=True)
-        found = [numbers_of(table, answer) for table, (_, answer) in answers]
-        note = self._note(content.results.study, found, parent, report, content.headline)
-        self.tracking.summarise_study(parent, study_metrics(found), note)
-
-    def _note(
-        self, study: Study, found: list[DatasetNumbers], parent: str, report: str | None = None, first: str = ""
-    ) -> str:
-        links = study_links(study.name, self.tracking.experiment_id, parent, report)
-        return study_note(study.question, study.hypothesis, found, links, first)
-
-    def _curves(self, plan: StudyPlan) -> pd.DataFrame:
-        """Validation score by epoch of every trial that has a run."""
-        rows = [
-            (spec.dataset, level, f"seed {spec.seed}, fold {spec.fold}", epoch, value)
-            for level, spec in plan.trials
-            if spec.fingerprint in self.known
-            for epoch, value in self.tracking.curve(self.known[spec.fingerprint].run_id, "val_pcc")
-        ]
-        return pd.DataFrame(rows, columns=list(COLUMNS))
+        return self.conclusions.of(plan, parent, complete, self.known, self.known_floors)
 
 
 def _brought(trials: dict[str, TrialSpec]) -> list[Path]:

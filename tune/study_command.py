@@ -12,13 +12,14 @@ from cgd.errors import TrackingError
 from tune.arguments import open_ui, own_store, recorded
 from tune.checkpoint_options import usable_options
 from tune.command import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, Ending
+from tune.conclusion import StudyOutcome
 from tune.dry_run import DryRun
 from tune.forecast import Forecast, load_forecast
 from tune.log_files import CommandLog
 from tune.plan import Plan
 from tune.plan_table import describe_wait
 from tune.resources import Share
-from tune.runner import Runner, StudyOutcome
+from tune.runner import Runner
 from tune.store import after_all_ran, opened, store_uri
 from tune.tracking import KILLED
 

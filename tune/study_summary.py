@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from ablations.study import Study
 from ablations.tables import PRIMARY, DatasetTable
 from cgd.config import Config
 
@@ -124,6 +125,19 @@ def study_note(
     for one in datasets:
         lines += [f"**{escaped(one.dataset)}.** {escaped(one.answer)}", "", *_table(one), ""]
     return "\n".join([*lines, "See " + ", ".join(f"[{words}]({target})" for words, target in links.items()) + "."])
+
+
+def parent_note(
+    study: Study,
+    experiment_id: str,
+    run_id: str,
+    datasets: Sequence[DatasetNumbers] = (),
+    report: str | None = None,
+    opening: str = "",
+) -> str:
+    """`study_note` of a study with the `study_links` of its run."""
+    links = study_links(study.name, experiment_id, run_id, report)
+    return study_note(study.question, study.hypothesis, datasets, links, opening)
 
 
 def _table(one: DatasetNumbers) -> list[str]:

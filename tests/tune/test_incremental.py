@@ -116,7 +116,7 @@ def other_code(monkeypatch, version):
 def record_of(tracking, plan):
     """What study.json would say now."""
     runner = Runner(plan, tracking, Path(), {})
-    return study_record(plan.studies[0], plan, runner.known, runner.known_floors, runner._other_code)
+    return study_record(plan.studies[0], plan, runner.known, runner.known_floors, runner.conclusions.other_code)
 
 
 def test_results_of_another_code_version_are_kept_apart_and_named(tiny, tracking, tmp_path, monkeypatch):

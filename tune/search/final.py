@@ -16,8 +16,9 @@ import pandas as pd
 from ablations.results import load_results
 from ablations.study import Study
 from tune.checkpoint_options import CheckpointOptions
+from tune.conclusion import StudyOutcome
 from tune.resources import Share
-from tune.runner import Runner, StudyOutcome
+from tune.runner import Runner
 from tune.search.book import DEFAULT, SearchBook
 from tune.search.confirm import Confirmed
 from tune.search.plan import SearchPlan
