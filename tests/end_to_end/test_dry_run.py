@@ -6,7 +6,7 @@ import re
 import pytest
 from mlflow_store import Store
 
-STUDY = ("--study", "depth", "--seeds", "2", "--set", "train.epochs=3")
+STUDY = ("--study", "depth", "--seeds", "1", "--set", "train.epochs=3")
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ def study_file(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_study_file_says_all_that_is_needed(run, study_file, tmp_path):
     output = tmp_path / "out"
     process = run("--study", study_file, "--output", output)
