@@ -17,7 +17,8 @@ WAITING = "no node can run trials yet"
 
 
 @pytest.fixture
-def head():
+def head(monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # whatever an earlier test of this process has left there
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     yield cluster
     cluster.shutdown()
@@ -45,8 +46,7 @@ def bad_packages(tmp_path):
 
 def study_with_a_node_that_joins(head, home, arguments, log, **node):
     """Exit code and output of a study that waits for a node, which then joins and is removed at the end."""
-    # the cluster of this process asks for no token, and a driver that did would refuse its workers
-    environment = {**os.environ, "HOME": str(home), "RAY_AUTH_MODE": "disabled"}
+    environment = {**os.environ, "HOME": str(home)}
     with log.open("w") as file:
         study = subprocess.Popen(arguments, cwd=log.parent, env=environment, stdout=file, stderr=subprocess.STDOUT)
     deadline = time.monotonic() + 120
