@@ -146,11 +146,16 @@ def test_leave_one_out_equals_refitting_without_each_gene(n_targets):
     np.testing.assert_allclose(ridge_leave_one_out(features, targets, best), refit(best), atol=1e-8)
 
 
-def test_ridge_prediction_equals_scikit_learn():
+@pytest.mark.parametrize("n_features", [5, 12, 30])
+def test_ridge_prediction_equals_scikit_learn(n_features):
     rng = np.random.default_rng(6)
-    features, targets, queries = rng.normal(2, 1, (12, 30)), rng.normal(size=(12, 5)), rng.normal(size=(4, 30))
+    features, queries = rng.normal(2, 1, (12, n_features)), rng.normal(size=(4, n_features))
+    targets = rng.normal(size=(12, 5))
     expected = Ridge(alpha=3.0).fit(features, targets).predict(queries)
     np.testing.assert_allclose(ridge_predict(features, targets, queries, 3.0), expected, atol=1e-9)
+    rest = np.arange(12) != 7
+    alone = Ridge(alpha=3.0).fit(features[rest], targets[rest]).predict(features[[7]])
+    np.testing.assert_allclose(ridge_leave_one_out(features, targets, 3.0)[[7]], alone, atol=1e-9)
 
 
 def test_ridge_refuses_rows_that_do_not_match():
