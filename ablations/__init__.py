@@ -4,6 +4,6 @@ This room never trains anything: `tune` runs the trials and writes them to the t
 `report` read them back from there alone.
 """
 
-from ablations.study import Study, Trial, list_studies, load_studies, load_study
+from ablations.study.study import Study, Trial, list_studies, load_studies, load_study
 
 __all__ = ["Study", "Trial", "list_studies", "load_studies", "load_study"]

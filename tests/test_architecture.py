@@ -63,17 +63,17 @@ def test_questions_know_the_configuration_and_nothing_else(path):
 
 @pytest.mark.parametrize("path", in_room("cgd", "ablations", "tune"))
 def test_only_the_tracker_the_reader_of_results_and_what_mlflow_runs_know_mlflow(path):
-    knows = ("tune/tracking.py", "tune/tracking_errors.py", "tune/tracked_model.py", "tune/served_model.py")
-    knows += ("ablations/results.py",)
+    knows = ("tune/store/tracking.py", "tune/store/errors.py", "tune/store/model.py", "tune/store/served_model.py")
+    knows += ("ablations/findings/results.py",)
     if path.as_posix() not in knows:
         assert "mlflow" not in top(imports_in(path))
 
 
 def test_the_reader_of_results_imports_mlflow_where_it_reads_alone():
-    tree = ast.parse((ROOT / "ablations/results.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "ablations/findings/results.py").read_text(encoding="utf-8"))
     at_import = "\n".join(ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom))
     assert "mlflow" not in top(imports_of(at_import))
-    assert "mlflow" in top(imports_in(Path("ablations/results.py")))
+    assert "mlflow" in top(imports_in(Path("ablations/findings/results.py")))
 
 
 def test_ray_is_used_where_it_belongs():

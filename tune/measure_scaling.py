@@ -12,11 +12,11 @@ ROOT = Path(__file__).resolve().parents[1]
 # run as a script, this file's own folder comes first: a file there must not stand in for a library
 sys.path[:] = [str(ROOT), *(p for p in sys.path if Path(p or ".").resolve() != ROOT / "tune")]
 
-from tune.environment import prepare_environment
+from tune.cluster.environment import prepare_environment
 
 prepare_environment()
 
-from tune.scaling import main
+from tune.commands.scaling import main
 
 if __name__ == "__main__":
     sys.exit(main())

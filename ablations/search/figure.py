@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from ablations.report.drawing import BAND, INK, PALETTE, SOFT, STYLE, wrap
+from ablations.report.figures.drawing import BAND, INK, PALETTE, SOFT, STYLE, wrap
 from ablations.search.parameter import Parameter
 from ablations.search.results import Sample, SearchResults
 

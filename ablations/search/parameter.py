@@ -8,8 +8,8 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import Field, ValidationError
 
-from ablations.factor import Part, Problem, Scalar, Text, as_field, check_value, repeated_in
-from ablations.located_yaml import Location
+from ablations.study.factor import Part, Problem, Scalar, Text, as_field, check_value, repeated_in
+from ablations.study.yaml_lines import Location
 from cgd.config import Config, field_paths
 from cgd.errors import ConfigError, closest
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.search.space import Space
-from ablations.stats import Estimate
+from ablations.statistics.paired import Estimate
 from cgd.errors import StudyError, TrackingError
 
 FORMAT = 1

@@ -15,10 +15,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, model_validator
 
-from ablations.factor import Part, Problem, Text
-from ablations.located_yaml import LocatedYAML, built_in, find_yaml, read_yaml
 from ablations.search.parameter import Parameter, Suggests, accepted, check_parameter
-from ablations.validation import validated
+from ablations.study.factor import Part, Problem, Text
+from ablations.study.validation import validated
+from ablations.study.yaml_lines import LocatedYAML, built_in, find_yaml, read_yaml
 from cgd.config import Config
 from cgd.errors import StudyError
 

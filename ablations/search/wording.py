@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from ablations.report.wording import number, plain, signed_or_dash
+from ablations.report.formats.wording import number, plain, signed_or_dash
 from ablations.search.results import Comparison, SearchResults
-from ablations.stats import Estimate
+from ablations.statistics.paired import Estimate
 
 
 def opening(results: SearchResults) -> str:

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ablations.results import HIDDEN_METRICS, METRICS, StudyResults, load_results
-from ablations.study import Study, Trial, load_study
+from ablations.findings.results import HIDDEN_METRICS, METRICS, StudyResults, load_results
+from ablations.study.study import Study, Trial, load_study
 from cgd.config import Config
 
 HOSTILE = "boom <script>alert('x')</script> & $\\frac{1}{0}$"

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablations.results import HIDDEN_METRICS, METRICS, StudyResults
-from ablations.study import Study
+from ablations.findings.results import HIDDEN_METRICS, METRICS, StudyResults
+from ablations.study.study import Study
 from cgd.config import Config
 
 FLOORS = {"random": 0.0, "gene_mean": 0.0, "mean_pattern": 0.08, "knn": 0.13, "kernel_ridge": 0.17, "ceiling": 0.78}

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import t
 
-from ablations.intervals import ALPHA, Spread, measure, p_values, reach
-from ablations.stats import holm
+from ablations.statistics.intervals import ALPHA, Spread, measure, p_values, reach
+from ablations.statistics.paired import holm
 
 SKEW = 1.4  # of a gamma distribution of shape 2; the largest seen among real paired differences was 1.44
 TRUTH = 0.03

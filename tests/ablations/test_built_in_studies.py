@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ablations.study import PAPER_STUDIES, list_studies, load_study
+from ablations.study.study import PAPER_STUDIES, list_studies, load_study
 from cgd.config import Config
 from cgd.data.preprocess import prepare
 from cgd.data.split import make_splits

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import binom
 from simulated_effects import SKEW, TRUTH, Design, error_rate, family_error_rate, simulate
 
-from ablations.stats import estimate
+from ablations.statistics.paired import estimate
 
 REPETITIONS = 5000
 RESAMPLES = 200

@@ -6,13 +6,13 @@ import pytest
 from made_up_study import made_up
 from matplotlib.text import Text
 
-from ablations.report.drawing import spread, to_pdf, to_png, to_svg, wrap
-from ablations.report.figure import draw
-from ablations.report.figure_effects import draw_effects
-from ablations.report.figure_lines import places_of_levels
-from ablations.stats import Estimate
-from ablations.study import Study, load_study
-from ablations.tables import build_tables
+from ablations.findings.tables import build_tables
+from ablations.report.figures.drawing import spread, to_pdf, to_png, to_svg, wrap
+from ablations.report.figures.effects import draw_effects
+from ablations.report.figures.figure import draw
+from ablations.report.figures.lines import places_of_levels
+from ablations.statistics.paired import Estimate
+from ablations.study.study import Study, load_study
 
 DATA = {"tissue_a": "MVC", "tissue_b": None, "a_third_tissue_with_a_long_name": "MC"}
 FORMS = {"bars": "decoder_training", "lines": "depth", "table": "timestep_sampling"}

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ablations.report.content import gather
-from ablations.report.interval_sheet import _GUARANTEED_FROM
-from ablations.report.tidy import tidy
-from ablations.tables import build_tables
+from ablations.findings.tables import build_tables
+from ablations.report.formats.tidy import tidy
+from ablations.report.pages.content import gather
+from ablations.report.sheets.intervals import _GUARANTEED_FROM
 from cgd.calibration import N_POINTS, Calibration, SpreadTrend
 
 BOOTSTRAP = {"n_resamples": 50, "seed": 0}

@@ -10,11 +10,11 @@ from made_up_study import made_up
 from markdown_it import MarkdownIt
 from report_reader import Page
 
-from ablations.report import latex, markdown, wording
-from ablations.report.content import gather
-from ablations.report.write import summary_text, write_report
-from ablations.study import Study, load_study
-from ablations.tables import build_tables
+from ablations.findings.tables import build_tables
+from ablations.report.formats import latex, markdown, wording
+from ablations.report.pages.content import gather
+from ablations.report.pages.write import summary_text, write_report
+from ablations.study.study import Study, load_study
 
 BAD = r"a|b <script>x</script> & $\frac_{1}$ *[l](http://x) `c` #1 ~^ %"
 STAMP = "Published protocol: all zeros and 70 % of the non-zeros of the test genes are copied from the truth."

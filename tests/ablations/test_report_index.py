@@ -4,8 +4,8 @@ import os
 import pytest
 from report_reader import Page
 
-from ablations.report.index import write_index
-from ablations.report.write import CARD
+from ablations.report.pages.index import write_index
+from ablations.report.pages.write import CARD
 from cgd.errors import CGDError
 
 

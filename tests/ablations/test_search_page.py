@@ -6,7 +6,7 @@ from io import StringIO
 
 import pytest
 
-from ablations.report.drawing import to_svg
+from ablations.report.figures.drawing import to_svg
 from ablations.search.figure import draw_history
 from ablations.search.report import render_search, summary_text, tidy_samples, write_search_report
 from ablations.search.results import SearchResults

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from ablations.study import Study, list_studies, load_studies, load_study
+from ablations.study.study import Study, list_studies, load_studies, load_study
 from cgd.config import Config
 from cgd.errors import StudyError
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ablations.report.curves import COLUMNS, SMALLEST_SPAN, draw_curves, mean_curve, write_curves
+from ablations.report.figures.curves import COLUMNS, SMALLEST_SPAN, draw_curves, mean_curve, write_curves
 from cgd.errors import CGDError
 
 LEVELS = ["0.8", "<b>$1.0$</b>"]

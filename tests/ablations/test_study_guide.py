@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ablations.study import Study, list_studies
+from ablations.study.study import Study, list_studies
 
 TEXT = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
 BLOCKS = [part.split("```")[0] for part in TEXT.split("```yaml\n")[1:]]

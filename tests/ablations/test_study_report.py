@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 from report_reader import Page
 
-from ablations.report.tidy import tidy
-from ablations.report.write import summary_text, write_report
-from ablations.results import METRICS
-from ablations.study import load_study
-from ablations.tables import build_tables
-from ablations.verdict import troubles, verdict
+from ablations.findings.results import METRICS
+from ablations.findings.tables import build_tables
+from ablations.findings.verdict import troubles, verdict
+from ablations.report.formats.tidy import tidy
+from ablations.report.pages.write import summary_text, write_report
+from ablations.study.study import load_study
 from cgd.errors import CGDError
 
 

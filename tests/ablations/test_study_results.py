@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from ablations.comparison import comparison_name
-from ablations.results import METRICS, PUBLISHED_COLUMNS, find_comparisons, load_results
+from ablations.findings.results import METRICS, PUBLISHED_COLUMNS, find_comparisons, load_results
+from ablations.study.comparison import comparison_name
 from cgd.errors import TrackingError
 
 

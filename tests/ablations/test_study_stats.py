@@ -5,9 +5,16 @@ import pandas as pd
 import pytest
 from scipy.stats import sem, ttest_1samp
 
-from ablations import intervals
-from ablations.power import needed
-from ablations.stats import bootstrap_means, difference_by_seed, estimate, holm, paired_difference, summarise
+from ablations.statistics import intervals
+from ablations.statistics.paired import (
+    bootstrap_means,
+    difference_by_seed,
+    estimate,
+    holm,
+    paired_difference,
+    summarise,
+)
+from ablations.statistics.power import needed
 
 
 def long(values, seeds=1, start=0):

@@ -5,10 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ablations.forecast import forecast_ratio
-from ablations.stats import Estimate
-from ablations.tables import build_tables
-from ablations.verdict import notes, opening, verdict
+from ablations.findings.forecast import forecast_ratio
+from ablations.findings.tables import build_tables
+from ablations.findings.verdict import notes, opening, verdict
+from ablations.statistics.paired import Estimate
 
 BOOTSTRAP = {"n_resamples": 200}
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from made_up_study import FLOORS, made_up
 
-from ablations.comparison import Compared, comparison
-from ablations.comparison_verdict import comparison_opening, comparison_verdict
-from ablations.stats import holm, paired_difference
-from ablations.study import Study
-from ablations.table_one import SCORED, build_table_one
-from ablations.tables import build_tables
+from ablations.findings.comparison_verdict import comparison_opening, comparison_verdict
+from ablations.findings.table_one import SCORED, build_table_one
+from ablations.findings.tables import build_tables
+from ablations.statistics.paired import holm, paired_difference
+from ablations.study.comparison import Compared, comparison
+from ablations.study.study import Study
 from cgd.errors import StudyError
 
 METHODS = (Compared("a", "Alpha"), Compared("b", "Beta", "Reduced to half its epochs."), Compared("c", "Gamma"))

@@ -5,12 +5,12 @@ import pytest
 from report_reader import Page
 from test_table_one import METHODS, places, results_of, without
 
-from ablations.comparison import Compared
-from ablations.report.content import gather
-from ablations.report.table_text import table_text
-from ablations.report.write import summary_text, write_report
-from ablations.table_one import build_table_one
-from ablations.tables import build_tables
+from ablations.findings.table_one import build_table_one
+from ablations.findings.tables import build_tables
+from ablations.report.formats.table_text import table_text
+from ablations.report.pages.content import gather
+from ablations.report.pages.write import summary_text, write_report
+from ablations.study.comparison import Compared
 
 HOSTILE = "<b>x</b> & $\\frac{1}{0}$ | `y`"
 

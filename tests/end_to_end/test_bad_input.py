@@ -7,8 +7,8 @@ import scipy.sparse as sp
 from mlflow_store import Store
 
 from cgd.errors import TrackingError
-from tune.cli import main
-from tune.tracking import Tracking
+from tune.commands.ablation import main
+from tune.store.tracking import Tracking
 
 
 def write_pair(folder, st_genes=("a", "b"), sc_genes=("a", "b"), st=None, spatial=True):

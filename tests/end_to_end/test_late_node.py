@@ -10,7 +10,7 @@ import pytest
 import yaml
 from ray.cluster_utils import Cluster
 
-from ablations.study import load_study
+from ablations.study.study import load_study
 
 pytestmark = pytest.mark.slow
 WAITING = "no node can run trials yet"

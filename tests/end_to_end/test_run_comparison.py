@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from mlflow_store import Store
 
-from tune.comparison.cli import main
+from tune.commands.comparison import main
 
 SCRIPT = Path(__file__).parents[2] / "tune" / "run_comparison.py"
 OWN = """

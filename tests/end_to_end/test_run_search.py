@@ -200,7 +200,7 @@ def test_killed_and_continued_it_is_the_same_search(searched, search_command, tm
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_runs(search_command, tmp_path, capsys, arguments, message):
-    from tune.search.cli import main
+    from tune.commands.search import main
 
     assert main([*search_command(tmp_path / "out")[2:], *arguments]) == 2
     assert message in capsys.readouterr().err

@@ -6,7 +6,7 @@ import pytest
 from mlflow_store import Store
 
 from cgd.version import code_version
-from tune.cli import main
+from tune.commands.ablation import main
 
 STUDY = """
 name: samplers

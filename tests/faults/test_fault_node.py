@@ -2,7 +2,7 @@
 
 import pytest
 
-from tune.retries import RETRIES
+from tune.trials.retries import RETRIES
 
 pytestmark = pytest.mark.slow
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from ablations.search.space import load_space
-from ablations.study import Study, load_study
+from ablations.study.study import Study, load_study
 from cgd.baselines import find_method
 from cgd.errors import CGDError, ConfigError, DataError, StudyError
-from tune.arguments import file_name
+from tune.commands.arguments import file_name
 from tune.comparison.export import export_splits
 from tune.comparison.methods import parse_brought
-from tune.lock import locked
-from tune.plan import Planner
-from tune.study_summary import metric_part
+from tune.store.lock import locked
+from tune.trials.mlflow_notes import metric_part
+from tune.trials.plan import Planner
 
 BAD = ["../up", "..", ".", "/etc/x", "a/b", "a\\b", "a\0b", "", " ", "a\n", "ü", "-rf", "~", "$HOME", "x" * 300]
 
@@ -59,7 +59,7 @@ def test_the_name_of_a_method_is_one_that_is_known_or_a_class(name):
 
 def _planned(tiny, monkeypatch, name):
     """The data sets of a plan whose one data set has this name."""
-    monkeypatch.setattr("tune.plan.load_dataset", lambda given: replace(tiny.pair, name=name))
+    monkeypatch.setattr("tune.trials.plan.load_dataset", lambda given: replace(tiny.pair, name=name))
     return Planner(tiny.base, ["given"], [0], 2).under_base()
 
 

@@ -31,7 +31,7 @@ def test_every_command_sets_its_environment_before_it_imports_anything(script):
             first.append(ast.unparse(node).split()[1])
     else:
         pytest.fail("the environment is never set")
-    assert {name for name in first if name != "tune.environment"} <= sys.stdlib_module_names
+    assert {name for name in first if name != "tune.cluster.environment"} <= sys.stdlib_module_names
     for name in ("__init__", "environment"):  # nor do these, which come before it
         tree = ast.parse((ROOT / "tune" / f"{name}.py").read_text(encoding="utf-8"))
         found = {
@@ -61,7 +61,7 @@ def test_importing_a_package_looks_nothing_up(package, tmp_path):
     notes = tmp_path / "notes"
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "security")])
     env = user_environment(tmp_path, PYTHONPATH=path, CGD_WATCH=str(notes))
-    code = f"from tune.environment import prepare_environment; prepare_environment(); import {package}"
+    code = f"from tune.cluster.environment import prepare_environment; prepare_environment(); import {package}"
     subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, check=True)
     events = [line.split("\t")[1:] for line in notes.read_text().splitlines()]
     assert "start" in {event for event, _ in events}, "the watch sees nothing"

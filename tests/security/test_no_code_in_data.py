@@ -13,14 +13,14 @@ import pytest
 from watched import ROOT
 
 from ablations.search.space import load_space
-from ablations.study import load_study
+from ablations.study.study import load_study
 from cgd.baselines.predictions import BroughtFile
 from cgd.config import Config
 from cgd.data.pair import read_pair
 from cgd.errors import CGDError, CheckpointError
 from cgd.estimator import CausalGeD
 from cgd.training.checkpoint import read_folder
-from tune.arguments import parse_assignment
+from tune.commands.arguments import parse_assignment
 
 FILES = [path for room in ("cgd", "ablations", "tune") for path in sorted((ROOT / room).rglob("*.py"))]
 MODULES = {

@@ -7,9 +7,9 @@ import pytest
 import ray
 from watched import is_local
 
-from tune import private_ray
-from tune.cluster import connected
-from tune.private_ray import ClusterError, loopback_only, protect_token, session_folder
+from tune.cluster import private_ray
+from tune.cluster.connection import connected
+from tune.cluster.private_ray import ClusterError, loopback_only, protect_token, session_folder
 
 
 def test_a_local_ray_listens_on_loopback_alone(watched_study):
@@ -38,7 +38,7 @@ def test_the_folder_of_its_sessions_is_closed_to_others(tmp_path, monkeypatch):
         raise RuntimeError("enough")
 
     monkeypatch.setattr(ray, "init", started)
-    monkeypatch.setattr("tune.cluster.protect_token", lambda make: None)
+    monkeypatch.setattr("tune.cluster.connection.protect_token", lambda make: None)
     with pytest.raises(ClusterError), connected("local"):
         pass
     (folder,) = tmp_path.iterdir()

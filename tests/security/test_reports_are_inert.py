@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from watched import ROOT
 
-from ablations.report.csv_text import to_csv
-from ablations.report.index import write_index
-from ablations.report.latex import escape as latex
-from ablations.report.markdown import escape as markdown
-from ablations.report.write import CARD
-from tune.study_summary import escaped
+from ablations.report.formats.csv_text import to_csv
+from ablations.report.formats.latex import escape as latex
+from ablations.report.formats.markdown import escape as markdown
+from ablations.report.pages.index import write_index
+from ablations.report.pages.write import CARD
+from tune.trials.mlflow_notes import escaped
 
 GENES = ['=HYPERLINK("http://x")', "+1+cmd|'/c calc'!A0", "-2+3", "@SUM(1)", "\t=1", "a\r=1", " =1"]
 PLAIN = ["Actb", "HLA-A", "mt-Co1", "-0.5", "+3", "1e-3", "2900-A", "a=b"]
@@ -61,9 +61,9 @@ def test_the_index_links_to_nothing_but_its_own_reports(tmp_path, page):
 
 
 def test_a_page_may_fetch_and_run_nothing():
-    head = (ROOT / "ablations" / "report" / "templates" / "head.html").read_text()
+    head = (ROOT / "ablations" / "report" / "pages" / "templates" / "head.html").read_text()
     assert "default-src 'none'; style-src 'unsafe-inline'" in head
-    for path in (ROOT / "ablations" / "report" / "templates").glob("*.html"):
+    for path in (ROOT / "ablations" / "report" / "pages" / "templates").glob("*.html"):
         assert "|safe" not in path.read_text().replace(" ", ""), path
 
 

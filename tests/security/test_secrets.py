@@ -7,7 +7,7 @@ import sys
 import pytest
 from watched import ROOT, STUDY, TINY, user_environment
 
-from ablations.store_uri import without_password
+from ablations.findings.store_uri import without_password
 from tune.search.storage import SearchError, open_earlier, open_storage
 
 SECRET = "s3cr3t"
@@ -77,7 +77,7 @@ def test_a_file_has_the_rights_that_the_umask_leaves(tmp_path, umask):
 import os
 from pathlib import Path
 os.umask(0o{umask})
-from ablations.report.files import replace
+from ablations.report.formats.files import replace
 from cgd.files import write_atomically
 replace(Path("report"), "x")
 write_atomically(Path("kept"), "x")

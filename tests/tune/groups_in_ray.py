@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
-from tune.environment import prepare_environment
+from tune.cluster.environment import prepare_environment
 
 prepare_environment()
 
@@ -23,11 +23,11 @@ import ray
 import torch
 import torch.distributed as dist
 
-from tune import train_group
-from tune.cluster import connected
-from tune.failure import WorkerError, describe
-from tune.resources import Request
-from tune.train_group import Group
+from tune.cluster.connection import connected
+from tune.cluster.resources import Request
+from tune.trials import train_group
+from tune.trials.failure import WorkerError, describe
+from tune.trials.train_group import Group
 
 
 def add_up(folder, report, parallel):

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from ablations.store_uri import without_password
+from ablations.findings.store_uri import without_password
 from cgd.errors import TrackingError
-from tune.arguments import file_name, open_ui, recorded
-from tune.tracking import Tracking
+from tune.commands.arguments import file_name, open_ui, recorded
+from tune.store.tracking import Tracking
 
 
 @pytest.mark.parametrize(

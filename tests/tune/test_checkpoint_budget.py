@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cgd.training.checkpoint import CheckpointFolder
-from tune.checkpoint_budget import CheckpointBudget, folder_size, stored_checkpoints
-from tune.checkpoint_options import size
+from tune.checkpoints.budget import CheckpointBudget, folder_size, stored_checkpoints
+from tune.checkpoints.options import size
 
 KB = 10_000  # tensors of a checkpoint; its other parts stay below a tenth of it
 
@@ -53,7 +53,7 @@ def test_within_the_budget_nothing_goes(root):
     ],
 )
 def test_what_is_needed_least_goes_first(root, n_left, kept, caplog):
-    with caplog.at_level(logging.INFO, logger="tune.checkpoint_budget"):
+    with caplog.at_level(logging.INFO, logger="tune.checkpoints.budget"):
         removed = enforce(root, n_left)
     assert left(root) == kept
     assert len(removed) == 7 - len(kept)

@@ -8,12 +8,12 @@ import torch
 from cgd.errors import ConfigError
 from cgd.training.checkpoint import CheckpointFolder, write_folder
 from cgd.version import code_version
-from tune import cli
-from tune.arguments import own_store
-from tune.checkpoint_cleaning import clean, find_leftovers, read_store
-from tune.checkpoint_mirror import CheckpointMirror
-from tune.lock import OutputError, locked
-from tune.tracking import FAILED, FINISHED, KILLED, Tracking
+from tune.checkpoints.mirror import CheckpointMirror
+from tune.commands import ablation as cli
+from tune.commands.arguments import own_store
+from tune.commands.clean import clean, find_leftovers, read_store
+from tune.store.lock import OutputError, locked
+from tune.store.tracking import FAILED, FINISHED, KILLED, Tracking
 
 HALF = "." + "epoch-00004." + "0a" * 16
 SACRED = ["mlflow.db", "artifacts/1/model", "reports/index.html", "logs/a.log", "outbox/1.json", "search/a.journal"]

@@ -6,8 +6,8 @@ import os
 import pytest
 
 from cgd.files import disk_error_of, free_space, readable_size, write_atomically
-from tune.command import EXIT_USAGE, Ending, run_command
-from tune.log_files import CommandLog
+from tune.commands.ending import EXIT_USAGE, Ending, run_command
+from tune.terminal.logs import CommandLog
 
 
 def write_to_a_full_device():

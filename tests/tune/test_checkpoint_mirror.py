@@ -10,8 +10,8 @@ from cgd.errors import CheckpointError
 from cgd.estimator import CausalGeD
 from cgd.evaluation import evaluate, trial_fingerprint
 from cgd.training.checkpoint import CheckpointFolder, CheckpointWarning, read_folder
-from tune import checkpoint_mirror
-from tune.checkpoint_mirror import CheckpointMirror, StorageError
+from tune.checkpoints import mirror as checkpoint_mirror
+from tune.checkpoints.mirror import CheckpointMirror, StorageError
 
 
 class Stopped(Exception):

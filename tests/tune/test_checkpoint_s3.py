@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cgd.training.checkpoint import CheckpointWarning
-from tune.checkpoint_mirror import CheckpointMirror, StorageError
+from tune.checkpoints.mirror import CheckpointMirror, StorageError
 
 pytest.importorskip("moto.server", reason="moto[server] is not installed: pip install '.[dev]'")
 boto3 = pytest.importorskip("boto3")

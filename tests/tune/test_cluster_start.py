@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import ray
 
-from tune import private_ray
-from tune.cluster import ClusterError, connected
-from tune.private_ray import session_folder
+from tune.cluster import private_ray
+from tune.cluster.connection import ClusterError, connected
+from tune.cluster.private_ray import session_folder
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import mlflow
 import pytest
 import yaml
 
-from ablations.study import load_study
+from ablations.study.study import load_study
 
 ROOT = Path(__file__).parents[2]
 TINY = """

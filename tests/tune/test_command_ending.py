@@ -5,8 +5,8 @@ import logging
 import pytest
 
 from cgd.errors import CGDError
-from tune.cli import build_parser
-from tune.command import Ending, run_command
+from tune.commands.ablation import build_parser
+from tune.commands.ending import Ending, run_command
 
 
 def crash(log):

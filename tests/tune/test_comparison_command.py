@@ -15,13 +15,13 @@ import cgd.baselines
 from cgd.baselines import METHODS, Entry, discovered, find_method
 from cgd.data.catalog import load_dataset
 from cgd.errors import ConfigError, DataError
-from tune.comparison.cli import main
+from tune.commands.comparison import main
 from tune.comparison.export import export_splits
 from tune.comparison.methods import choose, parse_brought
 from tune.comparison.results_file import between, write_results
-from tune.plan import Planner
-from tune.progress_board import Board
-from tune.progress_table import draw
+from tune.terminal.board import Board
+from tune.terminal.table import draw
+from tune.trials.plan import Planner
 
 GOOD = "class Good:\n    def fit(self, visible, seed): ...\n    def predict(self, genes): ...\n"
 

@@ -8,7 +8,9 @@ import pytest
 
 from cgd.config import Config
 from cgd.evaluation import Probe
-from tune.forecast import (
+from tune.cluster.machine import free_disk_mb, memory_mb
+from tune.commands.plan_table import describe_wait, warnings
+from tune.trials.forecast import (
     GROUP_START_SECONDS,
     RECORD_MB,
     Forecast,
@@ -21,11 +23,9 @@ from tune.forecast import (
     save_forecast,
     schedule,
 )
-from tune.machine import free_disk_mb, memory_mb
-from tune.plan import Plan
-from tune.plan_table import describe_wait, warnings
-from tune.probing import choose, closest_group, group_by_cost
-from tune.trial import TrialSpec
+from tune.trials.plan import Plan
+from tune.trials.probing import choose, closest_group, group_by_cost
+from tune.trials.trial import TrialSpec
 
 PROBE = Probe(
     setup_seconds=3.0, epoch_seconds=2.0, predict_seconds=4.0, peak_memory_mb=500.0, checkpoint_mb=6.0, model_mb=2.0

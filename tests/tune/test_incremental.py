@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 import yaml
 
-from ablations.results import METRICS
-from ablations.study import Study
-from tune.plan import Planner
-from tune.run_record import table_text
-from tune.runner import Runner
-from tune.study_record import study_record
-from tune.tracking import Tracking
+from ablations.findings.results import METRICS
+from ablations.study.study import Study
+from tune.store.run_record import table_text
+from tune.store.tracking import Tracking
+from tune.trials.plan import Planner
+from tune.trials.runner import Runner
+from tune.trials.study_record import study_record
 
 FORECAST = {"wall_seconds": 12.5, "n_concurrent": 2, "disk_mb": 3.0, "trials": [], "made": "2026-01-01T00:00:00+00:00"}
 LEVELS = ({"value": 0.0}, {"value": 0.1})
@@ -29,7 +29,7 @@ def _different_data(tiny, monkeypatch):
     def load(given):
         return replace(tiny.pair, name=given, adata_st=tiny.pair.adata_st[: 61 - len(given)])
 
-    monkeypatch.setattr("tune.plan.load_dataset", load)
+    monkeypatch.setattr("tune.trials.plan.load_dataset", load)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
@@ -109,7 +109,7 @@ def test_what_an_earlier_study_computed_is_found_by_the_tag_of_this_one(tiny, tr
 
 
 def other_code(monkeypatch, version):
-    for module in ("cgd.evaluation", "tune.plan", "tune.runner", "tune.study_record"):
+    for module in ("cgd.evaluation", "tune.trials.plan", "tune.trials.runner", "tune.trials.study_record"):
         monkeypatch.setattr(f"{module}.code_version", lambda *modules: version)
 
 

@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-from tune.log_files import KEPT_LOGS, CommandLog, is_verbose
+from tune.terminal.logs import KEPT_LOGS, CommandLog, is_verbose
 
 
 def make_noise():

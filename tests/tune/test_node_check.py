@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from tune import node_check
-from tune.node_check import Expected, problems_here
+from tune.cluster import node_check
+from tune.cluster.node_check import Expected, problems_here
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import torch
 from ray import tune as ray_tune
 
 from cgd.training.trainer import Trainer
-from tune.out_of_memory import OutOfGPUMemory, with_less_memory
-from tune.resources import Request
-from tune.trial import ERROR, RESULT, TAGS, TrialSpec, run_trial
+from tune.cluster.resources import Request
+from tune.trials.out_of_memory import OutOfGPUMemory, with_less_memory
+from tune.trials.trial import ERROR, RESULT, TAGS, TrialSpec, run_trial
 
 ONE = Request(1, 1)
 

@@ -13,13 +13,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 
 from cgd.errors import CGDError, TrackingError
-from tune.command import EXIT_UNDELIVERED, UndeliveredError, run_command
-from tune.outbox import Outbox, patience
-from tune.outbox_entries import RUN_ID, opening
-from tune.outbox_files import OutboxFiles
-from tune.run_record import FINISHED, KILLED, STOPPED
-from tune.store import deliver_leftovers
-from tune.tracking import Tracking
+from tune.commands.ending import EXIT_UNDELIVERED, UndeliveredError, run_command
+from tune.store.opening import deliver_leftovers
+from tune.store.outbox import Outbox, patience
+from tune.store.outbox_entries import RUN_ID, opening
+from tune.store.outbox_files import OutboxFiles
+from tune.store.run_record import FINISHED, KILLED, STOPPED
+from tune.store.tracking import Tracking
 
 TABLE = json.dumps({"columns": ["gene", "pcc"], "data": [["a", 0.5]]})
 WRITES = ("create_run", "log_batch", "update_run", "set_tag", "set_terminated", "log_text", "log_inputs", "search_runs")
@@ -30,7 +30,7 @@ def store(empty_store, tmp_path, monkeypatch):
     """Opens the database of the test for an output folder, as often as asked."""
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("CGD_STORE_WAIT", "1")
-    monkeypatch.setattr("tune.outbox._PAUSES", (0.05,))
+    monkeypatch.setattr("tune.store.outbox._PAUSES", (0.05,))
     shutil.copy(empty_store, tmp_path / "mlflow.db")
 
     def open_for(output=tmp_path):
@@ -353,7 +353,7 @@ def test_a_large_write_after_the_store_came_back_is_waited_for(store, tmp_path, 
         threading.Event().wait(5 * patience_seconds)
         original(*arguments)
 
-    monkeypatch.setattr("tune.outbox.patience", lambda: patience_seconds)
+    monkeypatch.setattr("tune.store.outbox.patience", lambda: patience_seconds)
     monkeypatch.setattr(Tracking, "log_epochs", slowly)
     tracking, said = store(), []
     with Outbox(tracking, tmp_path) as outbox:
@@ -460,8 +460,8 @@ def test_commands_that_make_the_experiment_at_once_share_it(empty_store, tmp_pat
     def open_store():
         found.append(Tracking(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "artifacts").experiment_id)
 
-    monkeypatch.setattr("tune.tracking.MlflowClient", Client)
-    monkeypatch.setattr("tune.tracking.EXPERIMENT", "made by two at once")
+    monkeypatch.setattr("tune.store.tracking.MlflowClient", Client)
+    monkeypatch.setattr("tune.store.tracking.EXPERIMENT", "made by two at once")
     threads = [threading.Thread(target=open_store) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -489,7 +489,7 @@ def test_commands_that_begin_a_trial_at_once_make_one_run_of_it(two):
 
 
 def test_a_claim_whose_answer_was_lost_or_whose_command_was_killed_is_no_run(two, monkeypatch):
-    monkeypatch.setattr("tune.claims._STALE_SECONDS", 0.2)
+    monkeypatch.setattr("tune.store.claims._STALE_SECONDS", 0.2)
     for tracking in two:  # both asked for a run and heard nothing
         tags = {"cgd.claim": "one", "cgd.driver": tracking.driver}
         tracking.client.client.create_run(tracking.experiment_id, tags=tags)

@@ -5,16 +5,18 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from ablations.study import Study
+from ablations.study.study import Study
 from cgd.config import Config
 from cgd.errors import DataError, StudyError
-from tune.plan import Planner
+from tune.trials.plan import Planner
+
+LOADER = "tune.trials.plan.load_dataset"
 
 
 @pytest.fixture(autouse=True)
 def _tiny_data(tiny, monkeypatch):
     """Every data set is the tiny one, under the name asked for."""
-    monkeypatch.setattr("tune.plan.load_dataset", lambda given: replace(tiny.pair, name=given.rpartition("/")[2]))
+    monkeypatch.setattr(LOADER, lambda given: replace(tiny.pair, name=given.rpartition("/")[2]))
 
 
 def study(**changes):
@@ -109,7 +111,7 @@ def test_data_sets_of_one_name_must_be_one_data_set(tiny, monkeypatch):
     with pytest.raises(StudyError, match="data set 'a' is asked for twice"):
         Planner(tiny.base, ["a", "folder/a"]).add(study())
     cut = replace(tiny.pair, name="a", adata_st=tiny.pair.adata_st[:-1])
-    monkeypatch.setattr("tune.plan.load_dataset", lambda given: cut if "/" in given else replace(tiny.pair, name="a"))
+    monkeypatch.setattr(LOADER, lambda given: cut if "/" in given else replace(tiny.pair, name="a"))
     with pytest.raises(DataError, match="two data sets are called 'a'"):
         Planner(tiny.base, ["a", "folder/a"])
 

@@ -13,9 +13,9 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tune import cluster as cluster_module
-from tune.cluster import ClusterError, checked_nodes, connected
-from tune.preflight import SECONDS_VARIABLE, check_nodes, checked_tasks, trial_nodes
+from tune.cluster import connection as cluster_module
+from tune.cluster.connection import ClusterError, checked_nodes, connected
+from tune.trials.preflight import SECONDS_VARIABLE, check_nodes, checked_tasks, trial_nodes
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow

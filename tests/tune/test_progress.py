@@ -12,12 +12,12 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-import tune.progress
-from tune.log_files import CommandLog
-from tune.progress import Progress
-from tune.progress_board import Board
-from tune.progress_table import draw
-from tune.terminal import clock, duration, make_console, megabytes, one_line
+import tune.terminal.progress
+from tune.terminal.board import Board
+from tune.terminal.logs import CommandLog
+from tune.terminal.progress import Progress
+from tune.terminal.table import draw
+from tune.terminal.text import clock, duration, make_console, megabytes, one_line
 
 ROOT = Path(__file__).parents[2]
 NAME = "ar_decay=0.8 · mouse · seed 0"
@@ -120,7 +120,7 @@ def test_no_heartbeat_while_trials_finish():
 
 def test_the_table_is_drawn_at_most_four_times_a_second(terminal, monkeypatch):
     drawn, started = [], time.monotonic()
-    monkeypatch.setattr(tune.progress, "draw", lambda *arguments: drawn.append(1) or draw(*arguments))
+    monkeypatch.setattr(tune.terminal.progress, "draw", lambda *arguments: drawn.append(1) or draw(*arguments))
     with Progress(5, 20, terminal()) as progress:
         progress.start(NAME, 4, "mouse")
         for _ in range(200):
@@ -174,8 +174,8 @@ def test_the_time_left_follows_from_the_epochs_done(monkeypatch):
 def test_a_terminal_without_the_characters_gets_the_closest():
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
     code = (
-        "from tune.terminal import *; make_streams_safe(); print('a · b × c … é'); "
-        "from tune.progress import Progress; p = Progress(1, 2); p.start('x · y', 2); p.finish('x · y', 'PCC')"
+        "from tune.terminal.text import *; make_streams_safe(); print('a · b × c … é'); "
+        "from tune.terminal.progress import Progress; p = Progress(1, 2); p.start('x · y', 2); p.finish('x · y', 'PCC')"
     )
     process = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert process.stdout.splitlines() == ["a - b x c ~ ?", "[1/1] x - y: PCC"], process.stderr

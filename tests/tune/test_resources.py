@@ -8,10 +8,10 @@ from ray.core.generated.autoscaler_pb2 import NodeGroupConfig
 
 from cgd.config import Config
 from cgd.errors import ConfigError
-from tune.capacity import Capacity, Node, _from_bootstrap, _types, of_this_machine
-from tune.environment import GROUP_DEFAULTS
-from tune.resources import DRIVER_CPUS, Request, ResourceError, Share, n_concurrent
-from tune.study_options import with_workers
+from tune.cluster.capacity import Capacity, Node, _from_bootstrap, _types, of_this_machine
+from tune.cluster.environment import GROUP_DEFAULTS
+from tune.cluster.resources import DRIVER_CPUS, Request, ResourceError, Share, n_concurrent
+from tune.commands.options import with_workers
 
 ONE_GPU_MACHINE = Capacity((Node(8, 1),))
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tune.scaling import build_parser, configuration
+from tune.commands.scaling import build_parser, configuration
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import torch
 
 from cgd.config import Config
 from cgd.training.checkpoint import CheckpointFolder
-from tune.checkpoint_budget import BudgetCallback, stored_checkpoints
-from tune.resources import Request
+from tune.checkpoints.budget import BudgetCallback, stored_checkpoints
+from tune.cluster.resources import Request
 from tune.search import engine
 from tune.search.callback import KIND_OF_RUN, Candidate, SearchCallback, SearchRuns
 from tune.search.engine import Workplace

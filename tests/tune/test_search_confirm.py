@@ -9,10 +9,10 @@ from optuna.storages import InMemoryStorage
 
 from ablations.search.results import Comparison
 from ablations.search.space import load_space
-from ablations.stats import Estimate
+from ablations.statistics.paired import Estimate
 from cgd.config import Config
 from cgd.files import write_atomically
-from tune.resources import Request
+from tune.cluster.resources import Request
 from tune.search import confirm as module
 from tune.search.book import SearchBook
 from tune.search.callback import Candidate

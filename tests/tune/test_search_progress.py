@@ -2,9 +2,9 @@
 
 import io
 
-from tune.progress import Progress
 from tune.search.progress import SearchProgress
-from tune.terminal import make_console
+from tune.terminal.progress import Progress
+from tune.terminal.text import make_console
 
 
 def test_only_a_whole_sample_that_fits_is_the_best_so_far():

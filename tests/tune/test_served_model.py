@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient, pyfunc
 
 from cgd.errors import DataError
-from tune.tracked_model import write_model
+from tune.store.model import write_model
 
 ROOT = Path(__file__).parents[2]
 LOAD = """
@@ -20,7 +20,7 @@ from mlflow import pyfunc, set_tracking_uri
 set_tracking_uri(sys.argv[1])
 for uri, out in zip(sys.argv[3:5], sys.argv[5:]):
     pyfunc.load_model(uri).predict(sys.argv[2]).to_json(out, orient="split", double_precision=15)
-assert "ray" not in sys.modules and "tune.tracking" not in sys.modules
+assert "ray" not in sys.modules and "tune.store.tracking" not in sys.modules
 """
 
 

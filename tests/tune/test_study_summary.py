@@ -6,7 +6,7 @@ import pytest
 from mlflow.utils.validation import _validate_metric_name
 
 from cgd.config import Config
-from tune.study_summary import (
+from tune.trials.mlflow_notes import (
     DatasetNumbers,
     LevelNumbers,
     escaped,

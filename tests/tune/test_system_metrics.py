@@ -5,7 +5,7 @@ import psutil
 import pytest
 import torch
 
-from tune.system_metrics import SystemMonitor
+from tune.trials.system_metrics import SystemMonitor
 
 
 def test_names_are_those_mlflow_shows_and_values_those_of_this_process():

@@ -12,12 +12,12 @@ from requests.exceptions import ConnectionError as ConnectionLost
 from requests.exceptions import HTTPError
 
 from cgd.errors import TrackingError
-from tune import study_command
-from tune.command import UndeliveredError
-from tune.delivery import Delivery
-from tune.outbox_entries import FINISH, OPEN
-from tune.store import after_all_ran
-from tune.tracking_errors import StoreAwayError, TooLargeError, readable_errors
+from tune.commands import execute as study_command
+from tune.commands.ending import UndeliveredError
+from tune.store.delivery import Delivery
+from tune.store.errors import StoreAwayError, TooLargeError, readable_errors
+from tune.store.opening import after_all_ran
+from tune.store.outbox_entries import FINISH, OPEN
 
 
 def answered(status, text="<html>from a proxy</html>"):
@@ -96,7 +96,7 @@ def test_a_model_too_large_for_the_store_costs_the_model_and_not_the_trial(tmp_p
 
 
 def read_badly(cause):
-    """As ablations.results puts an error of the store into words."""
+    """As ablations.findings.results puts an error of the store into words."""
     try:
         raise cause
     except Exception as error:

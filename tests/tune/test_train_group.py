@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tune import train_group
-from tune.failure import Failure, WorkerError, describe, is_lost_peer
-from tune.resources import Request
-from tune.train_group import Group, GroupDied
+from tune.cluster.resources import Request
+from tune.trials import train_group
+from tune.trials.failure import Failure, WorkerError, describe, is_lost_peer
+from tune.trials.train_group import Group, GroupDied
 
 NCCL_OUT_OF_MEMORY = dist.DistBackendError(
     "NCCL error in: ProcessGroupNCCL.cpp:3690, unhandled cuda error. Last error: Cuda failure 2 'out of memory'"

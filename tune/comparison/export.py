@@ -15,7 +15,7 @@ from cgd.data.preprocess import PreparedPair
 from cgd.data.protocol import VisiblePair, hide
 from cgd.data.split import GeneSplit, make_splits
 from cgd.errors import DataError
-from tune.plan import Planner
+from tune.trials.plan import Planner
 
 _README = """\
 # What a method may see

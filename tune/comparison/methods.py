@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ablations.comparison import TITLE, Compared
+from ablations.study.comparison import TITLE, Compared
 from cgd.baselines import METHODS, Entry, discovered, find_method, malformed
 from cgd.baselines.predictions import Brought
 from cgd.config import BROUGHT, CAUSALGED

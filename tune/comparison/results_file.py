@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ablations.comparison import PROTOCOLS
-from ablations.report.files import replace
-from ablations.report.table_text import table_text
-from ablations.results import find_comparisons, load_results
+from ablations.findings.results import find_comparisons, load_results
+from ablations.report.formats.files import replace
+from ablations.report.formats.table_text import table_text
+from ablations.study.comparison import PROTOCOLS
 from cgd.errors import TrackingError
 
 

@@ -13,10 +13,7 @@ from typing import Any
 
 from cgd.config import Config, says_where
 from cgd.data.preprocess import PreparedPair
-from tune.checkpoint_mirror import CheckpointMirror
-from tune.outbox import Outbox
-from tune.outbox_entries import opening
-from tune.run_record import FINISHED, KILLED, STOPPED, RunRecord, describe_dataset, table_text
+from tune.checkpoints.mirror import CheckpointMirror
 from tune.search.progress import SearchProgress
 from tune.search.trial import (
     EPOCH,
@@ -31,8 +28,11 @@ from tune.search.trial import (
     VALUE,
     CandidateResult,
 )
-from tune.store import after_all_ran
-from tune.tuning import OpenRun, RunCallback, message_of_death, remember_error, say_lost_checkpoints
+from tune.store.opening import after_all_ran
+from tune.store.outbox import Outbox
+from tune.store.outbox_entries import opening
+from tune.store.run_record import FINISHED, KILLED, STOPPED, RunRecord, describe_dataset, table_text
+from tune.trials.tuning import OpenRun, RunCallback, message_of_death, remember_error, say_lost_checkpoints
 
 KIND_OF_RUN = "search_trial"
 KEPT = "kept_val_pcc"  # the value in the end; `val_pcc` is the curve, and MLflow shows the last of its points

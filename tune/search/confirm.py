@@ -14,17 +14,17 @@ from typing import Any
 import pandas as pd
 from ray import tune as ray_tune
 
-from ablations.stats import Estimate, paired_difference
+from ablations.statistics.paired import Estimate, paired_difference
 from cgd.config import Config
 from cgd.evaluation import trial_fingerprint
 from cgd.files import write_atomically
-from tune.progress import Progress
 from tune.search.book import DEFAULT, SAMPLE, SearchBook
 from tune.search.callback import Candidate, SearchCallback, SearchRuns
 from tune.search.engine import Workplace, fit
 from tune.search.plan import SearchPlan
 from tune.search.progress import SearchProgress
 from tune.search.trial import CandidateResult, Replicate
+from tune.terminal.progress import Progress
 
 _PERCENT = 100
 

@@ -14,18 +14,18 @@ from ray import tune as ray_tune
 
 from cgd.config import Config
 from cgd.data.preprocess import PreparedPair
-from tune.checkpoint_budget import BudgetCallback, CheckpointBudget
-from tune.checkpoint_mirror import CheckpointMirror
-from tune.checkpoint_options import CHECKPOINTS, DEFAULT_BUDGET
-from tune.progress import Progress
-from tune.resources import Request
+from tune.checkpoints.budget import BudgetCallback, CheckpointBudget
+from tune.checkpoints.mirror import CheckpointMirror
+from tune.checkpoints.options import CHECKPOINTS, DEFAULT_BUDGET
+from tune.cluster.resources import Request
 from tune.search.book import ORIGIN, SAMPLE, SearchBook
 from tune.search.callback import Candidate, SearchCallback, SearchRuns
 from tune.search.plan import SearchPlan
 from tune.search.progress import SearchProgress
 from tune.search.searcher import BookedSearch, candidate_key, make_scheduler, result_file
 from tune.search.trial import CandidateResult, Replicate, run_candidate
-from tune.tuning import run_tune
+from tune.terminal.progress import Progress
+from tune.trials.tuning import run_tune
 
 _PERCENT = 100
 

@@ -13,17 +13,17 @@ from typing import Any
 
 import pandas as pd
 
-from ablations.results import load_results
-from ablations.study import Study
-from tune.checkpoint_options import CheckpointOptions
-from tune.conclusion import StudyOutcome
-from tune.resources import Share
-from tune.runner import Runner
+from ablations.findings.results import load_results
+from ablations.study.study import Study
+from tune.checkpoints.options import CheckpointOptions
+from tune.cluster.resources import Share
 from tune.search.book import DEFAULT, SearchBook
 from tune.search.confirm import Confirmed
 from tune.search.plan import SearchPlan
-from tune.store import after_all_ran
-from tune.tracking import Tracking
+from tune.store.opening import after_all_ran
+from tune.store.tracking import Tracking
+from tune.trials.conclusion import StudyOutcome
+from tune.trials.runner import Runner
 
 TESTED = "tested"  # user attribute of the study: every comparison on the test genes
 WINNER = "winner"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tune.progress import Progress
+from tune.terminal.progress import Progress
 
 _WHOLE = 100  # a sample's work, in per cent
 _WHERE = "validation"

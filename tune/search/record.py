@@ -13,7 +13,7 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
 from ablations.search.results import SearchResults
-from ablations.stats import Estimate
+from ablations.statistics.paired import Estimate
 from cgd.version import environment
 from tune.search.book import (
     BY_DATASET,

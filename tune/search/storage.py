@@ -12,7 +12,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import SQLAlchemyError
 
-from ablations.store_uri import without_password
+from ablations.findings.store_uri import without_password
 from cgd.errors import CGDError
 
 

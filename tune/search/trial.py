@@ -20,11 +20,11 @@ import ray
 from cgd.config import Config
 from cgd.data.split import GeneSplit
 from cgd.parallel import ALONE, Parallel
-from tune.checkpoint_mirror import CheckpointMirror
-from tune.failure import describe
-from tune.out_of_memory import with_less_memory
-from tune.resources import Request
-from tune.train_group import Group, Report
+from tune.checkpoints.mirror import CheckpointMirror
+from tune.cluster.resources import Request
+from tune.trials.failure import describe
+from tune.trials.out_of_memory import with_less_memory
+from tune.trials.train_group import Group, Report
 
 KIND, VALUE, PERCENT, EPOCH, PAYLOAD, REASON = "kind", "val_pcc", "percent", "epoch_metrics", "payload", "reason"
 TAGS = "tags"

@@ -1,0 +1,194 @@
+"""What the rows and the table of one data set hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ablations.statistics.paired import Estimate
+
+PRIMARY = "pcc"
+CORRECTED = (PRIMARY, f"hidden_{PRIMARY}")  # each is one family of Holm's correction
+LOWER_IS_BETTER = ("rmse", "js", "hidden_rmse", "hidden_js")
+CEILING = "ceiling"
+FLOORS = {
+    "random": "random",
+    "gene_mean": "gene mean",
+    "mean_pattern": "mean pattern of the training genes",
+    "knn": "k nearest genes",
+    "kernel_ridge": "kernel ridge",
+}
+PUBLISHED_FLOORS = {
+    "zero_fill": "hidden entries set to 0",
+    "visible_mean_fill": "hidden entries set to the gene's visible mean",
+}
+TITLES = FLOORS | PUBLISHED_FLOORS | {CEILING: "ceiling: the truth through the latent"}
+
+
+@dataclass(frozen=True)
+class TrialCounts:
+    """How the trials of a row ended; `missing` ones were planned and neither finished nor failed."""
+
+    ok: int
+    failed: int
+    missing: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method or level on one data set.
+
+    Attributes
+    ----------
+    name, title
+        As in the tracking store, and in words.
+    estimates
+        Metric -> mean and interval over genes.
+    differences
+        Metric -> level minus default, paired; empty for floors and the default.
+    by_seed
+        Seed -> mean paired PCC difference to the default.
+    paper
+        What the paper states for this level and data set, else None.
+    trials, train_seconds, wall_seconds, peak_memory_mb
+        Of the level's trials: counts, mean seconds and largest peak of the finished ones (NaN: unknown).
+    errors
+        What its failed trials say, each message once.
+    n_parameters, cpu_hours, gpu_hours
+        Mean number of trained parameters; hours summed over the finished trials (NaN: unknown).
+    n_replicates
+        Distinct (seed, fold) finished.
+    fractions
+        Metric -> share of the way from the best floor in that metric (0) to the ceiling (1); NaN where undefined.
+    intervals
+        Coverage, width and calibration genes of the intervals of 90 %, means over finished trials (NaN: unknown).
+    """
+
+    kind: Literal["floor", "ceiling", "level"]
+    name: str
+    title: str
+    estimates: Mapping[str, Estimate]
+    differences: Mapping[str, Estimate]
+    by_seed: Mapping[int, float] = field(default_factory=dict)
+    is_default: bool = False
+    paper: float | None = None
+    trials: TrialCounts | None = None
+    errors: tuple[str, ...] = ()
+    train_seconds: float = math.nan
+    wall_seconds: float = math.nan
+    peak_memory_mb: float = math.nan
+    n_parameters: float = math.nan
+    cpu_hours: float = math.nan
+    gpu_hours: float = math.nan
+    n_replicates: int = 0
+    fractions: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def primary(self) -> Estimate:
+        return self.estimates[PRIMARY]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of its trials finished; one that stopped half-way has a mean over other genes than the rest."""
+        return self.trials is None or not (self.trials.failed or self.trials.missing)
+
+    @property
+    def n_agreeing(self) -> int:
+        """Seeds whose own difference has the sign of the mean difference."""
+        mean = self.differences[PRIMARY].mean
+        return sum(value * mean > 0 for value in self.by_seed.values())
+
+
+@dataclass(frozen=True)
+class OlderRow:
+    """What another version of the code gave for a level: mean PCC over `n_trials`, the newest finished at `when`."""
+
+    level: str
+    code_version: str
+    pcc: float
+    n_trials: int
+    when: str
+
+
+@dataclass(frozen=True)
+class DatasetTable:
+    """All rows of one data set, and what follows from them.
+
+    Attributes
+    ----------
+    facts
+        n_spots, n_cells, n_genes, n_test, paper_name, sha256 as recorded.
+    absent_floors
+        Floors every table should have but the tracking store does not.
+    over_floor
+        Best level minus strongest floor, paired by gene; None where either is missing.
+    copied_share
+        Mean share of a test gene's entries that is copied from the truth (published protocol, else NaN).
+    floor_of
+        Metric -> name of the best floor in that metric.
+    best_versus
+        Level -> level minus best, paired PCC; empty without a best level.
+    cheapest
+        The level with the shortest trials among the best and those whose interval against the best reaches 0.
+    too_small
+        Whether some level's minimum detectable effect exceeds the smallest effect the study asks about, or is not
+        even known (one gene).
+    noise_known
+        Whether the replicates let the training noise be estimated; where not, intervals leave it out.
+    older
+        Results of other versions of the code, kept apart.
+    """
+
+    name: str
+    facts: Mapping[str, Any]
+    rows: tuple[Row, ...]
+    absent_floors: tuple[str, ...]
+    over_floor: Estimate | None
+    copied_share: float
+    floor_of: Mapping[str, str] = field(default_factory=dict)
+    best_versus: Mapping[str, Estimate] = field(default_factory=dict)
+    cheapest: Row | None = None
+    too_small: bool = False
+    noise_known: bool = False
+    older: tuple[OlderRow, ...] = ()
+
+    @property
+    def paper_name(self) -> str | None:
+        return self.facts.get("paper_name")
+
+    @property
+    def references(self) -> list[Row]:
+        return [row for row in self.rows if row.kind != "level"]
+
+    @property
+    def levels(self) -> list[Row]:
+        return [row for row in self.rows if row.kind == "level"]
+
+    @property
+    def default(self) -> Row:
+        return next(row for row in self.levels if row.is_default)
+
+    @property
+    def best(self) -> Row | None:
+        """The level furthest above the default on the same genes; by plain mean where the default has no result."""
+        return best_level(self.levels)
+
+    @property
+    def strongest_floor(self) -> Row | None:
+        return strongest(self.references)
+
+
+def strongest(rows: list[Row]) -> Row | None:
+    known = [row for row in rows if row.kind == "floor" and row.primary.is_known]
+    return max(known, key=lambda row: row.primary.mean, default=None)
+
+
+def best_level(levels: list[Row]) -> Row | None:
+    known = [row for row in levels if row.primary.is_known]
+    if any(row.is_default for row in known):  # means over different genes, where trials failed, do not compare
+        known = [row for row in known if row.is_default or row.differences[PRIMARY].is_known]
+        return max(known, key=lambda row: 0.0 if row.is_default else row.differences[PRIMARY].mean)
+    return max(known, key=lambda row: row.primary.mean, default=None)

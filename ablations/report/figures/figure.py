@@ -1,0 +1,153 @@
+"""The figure of a study in the paper's form: bars (Fig. 6, 7), lines (Fig. 8, 9) or a table (Table II)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from ablations.findings.tables import DatasetTable, Row
+from ablations.report.figures.drawing import (
+    CHARACTER,
+    HATCHES,
+    INK,
+    PALETTE,
+    SMALL,
+    STYLE,
+    ceiling_of,
+    data_set_name,
+    errors,
+    n_columns_of_legend,
+    reach,
+    settle,
+    wrap,
+)
+from ablations.report.figures.lines import draw_lines
+from ablations.report.figures.table import draw_table
+from ablations.report.formats.wording import number, short_name
+from ablations.study.study import Study
+
+MEASURE = "mean PCC over the test genes"
+_WIDEST = 10.5  # inches; more data sets than fit continue on a row below
+_WIDEST_BAR = 0.55  # inches
+_SQUEEZE = 1.6  # a ceiling further up than this many times everything else would flatten what the figure is about
+
+
+def draw(study: Study, tables: Sequence[DatasetTable], stamp: str = "") -> Figure:
+    """Every level on every data set with its interval, the strongest floor and the ceiling.
+
+    Parameters
+    ----------
+    stamp
+        A line that must stand in the figure itself, because figures travel without their captions.
+    """
+    with mpl.rc_context(STYLE):
+        if study.figure == "table":
+            return settle(draw_table(study, tables, stamp))
+        if study.figure == "lines":
+            return settle(draw_lines(study, tables, stamp))
+        return settle(_draw_bars(study, tables, stamp))
+
+
+def _draw_bars(study: Study, tables: Sequence[DatasetTable], stamp: str) -> Figure:
+    """Data sets from left to right, in each a bar per level."""
+    labels = [label for label in study.labels if any(row.name == label for table in tables for row in table.levels)]
+    group = max(1.7, 0.2 * len(labels) + 0.45)
+    per_row = max(1, min(len(tables), int(_WIDEST / group)))
+    chunks = [tables[i : i + per_row] for i in range(0, len(tables), per_row)] or [()]
+    inches = max(4.2, 0.7 + group * per_row)
+    figure = Figure(figsize=(inches, 0.7 + 2.9 * len(chunks)), layout="constrained")
+    panels = figure.subplots(len(chunks), 1, squeeze=False, sharey=True).ravel()
+    limits = _limits(tables)
+    for panel, chunk in zip(panels, chunks, strict=True):
+        _bar_groups(panel, chunk, labels, (inches - 0.7) / per_row, limits)
+        panel.set(ylabel=MEASURE, ylim=limits)
+        panel.set_xlim(-0.5, per_row - 0.5)
+    _bar_legend(figure, study, labels, inches)
+    if stamp:
+        figure.supxlabel(wrap(stamp, int(inches / CHARACTER)), fontsize=SMALL + 0.5, color=INK, fontweight="bold")
+    return figure
+
+
+def _limits(tables: Sequence[DatasetTable]) -> tuple[float, float]:
+    """From 0, or below, to just above the highest bar, floor, and ceiling where that does not squeeze the bars."""
+    floors = [table.strongest_floor for table in tables]
+    values = reach([row.primary for table in tables for row in table.levels])
+    values += [0.0, *(row.primary.mean for row in floors if row)]
+    top = max(values)
+    ceilings = [row.primary.mean for table in tables if (row := ceiling_of(table))]
+    top = max([top, *(value for value in ceilings if value <= _SQUEEZE * top)]) or 1.0
+    return 1.1 * min(values), top + 0.1 * (top - min(values))
+
+
+def _bar_groups(
+    panel: Any, tables: Sequence[DatasetTable], labels: Sequence[str], group: float, limits: tuple[float, float]
+) -> None:
+    """`group`: inches between two data sets."""
+    width = min(0.8 / max(1, len(labels)), _WIDEST_BAR / group)
+    for i, label in enumerate(labels):
+        found = [(k, row) for k, table in enumerate(tables) for row in table.levels if row.name == label]
+        x = np.array([k for k, _ in found]) + (i - (len(labels) - 1) / 2) * width
+        _bars(panel, x, [row for _, row in found], width, i, show_values=width * group > 0.3)
+    for k, table in enumerate(tables):
+        _reference_lines(panel, k, table, limits)
+    panel.axhline(0, color=INK, linewidth=0.7, zorder=4)
+    panel.set_xticks(range(len(tables)), [_caption(table, limits, int(group / CHARACTER) - 2) for table in tables])
+    panel.tick_params(axis="x", length=0, pad=6)
+
+
+def _bars(panel: Any, x: np.ndarray, rows: Sequence[Row], width: float, which: int, show_values: bool) -> None:
+    means = [row.primary.mean for row in rows]
+    panel.bar(x, means, 0.92 * width, zorder=2, **_bar_style(which))
+    bars = errors([row.primary for row in rows])
+    panel.errorbar(x, means, yerr=bars, fmt="none", ecolor=INK, elinewidth=0.9, capsize=2, zorder=3)
+    for place, row, up in zip(x, rows, np.nan_to_num(bars[1]), strict=True):
+        if not row.primary.is_known:
+            panel.annotate(
+                "no result", (place, 0), (0, 3), textcoords="offset points", rotation=90, ha="center", fontsize=SMALL
+            )
+        elif show_values:
+            panel.annotate(
+                number(row.primary.mean), (place, max(row.primary.mean + up, 0)), (0, 2),
+                textcoords="offset points", ha="center", fontsize=SMALL, zorder=6,
+            )  # fmt: skip
+
+
+def _bar_style(which: int) -> dict[str, Any]:
+    hatch = HATCHES[which % len(HATCHES)]
+    return {"facecolor": PALETTE[which % len(PALETTE)], "hatch": hatch, "edgecolor": INK, "linewidth": 0.5}
+
+
+def _reference_lines(panel: Any, k: int, table: DatasetTable, limits: tuple[float, float]) -> None:
+    ends = (k - 0.47, k + 0.47)
+    if table.strongest_floor:
+        panel.hlines(table.strongest_floor.primary.mean, *ends, color=INK, linewidth=1.5, zorder=5)
+    if (ceiling := ceiling_of(table)) and ceiling.primary.mean <= limits[1]:
+        panel.hlines(ceiling.primary.mean, *ends, color=INK, linewidth=1, linestyle=":", zorder=5)
+
+
+def _caption(table: DatasetTable, limits: tuple[float, float], width: int) -> str:
+    """What stands under a data set: its name, its floor and its ceiling in numbers."""
+    lines = [wrap(data_set_name(table), width)]
+    if floor := table.strongest_floor:
+        lines.append(wrap(f"floor: {short_name(floor)} {number(floor.primary.mean)}", width))
+    if ceiling := ceiling_of(table):
+        hidden = "" if ceiling.primary.mean <= limits[1] else " ↑"
+        lines.append(wrap(f"ceiling {number(ceiling.primary.mean)}{hidden}", width))
+    return "\n".join(lines)
+
+
+def _bar_legend(figure: Figure, study: Study, labels: Sequence[str], inches: float) -> None:
+    names = [wrap(f"{label} (default)" if label == study.default_label else label, 44) for label in labels]
+    handles: list[Any] = [Patch(**_bar_style(i)) for i in range(len(labels))]
+    handles += [Line2D([], [], color=INK, linewidth=1.5), Line2D([], [], color=INK, linewidth=1, linestyle=":")]
+    names += ["strongest floor", "ceiling (↑ off the scale)"]
+    figure.legend(
+        handles, names, loc="outside upper left", ncols=n_columns_of_legend(names, inches), title=study.title,
+        alignment="left", title_fontproperties={"weight": "bold", "size": 8}, handlelength=2.2, labelcolor=INK,
+    )  # fmt: skip

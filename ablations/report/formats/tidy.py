@@ -1,0 +1,137 @@
+"""Everything a report shows, as data: one number a line, and one line per trial and gene."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+
+from ablations.findings.forecast import forecast_ratio
+from ablations.findings.results import StudyResults
+from ablations.findings.table_one import Overall, TableOne
+from ablations.findings.tables import CEILING, PRIMARY, DatasetTable, Row
+from ablations.statistics.paired import Estimate
+
+_STATISTICS = ("p", "p_holm", "effect_size", "mde", "standard_error", "df", "n_genes", "n_unscored")
+_COLUMNS = ["study", "protocol", "dataset", "paper_name", "kind", "name", "is_default", "quantity"]
+_COLUMNS += ["value", "low", "high", *_STATISTICS]
+_COSTS = ("train_seconds", "wall_seconds", "peak_memory_mb", "n_parameters", "cpu_hours", "gpu_hours", "n_replicates")
+
+
+def tidy(results: StudyResults, tables: Sequence[DatasetTable], found: TableOne | None = None) -> pd.DataFrame:
+    """Everything the report shows, one number a line, with its interval and statistics where it has them.
+
+    `kind` is floor, ceiling, level, older (`name` is level @ code version), paper or forecast. Of a comparison
+    `METRIC_reference_minus` is the lead of the reference over the row; lines without a data set are over all of them.
+    """
+    lines = [line for table in tables for row in table.rows for line in _row_lines(results, table, row)]
+    lines += [line for table in tables for line in _older_lines(results, table)]
+    lines += _comparison_lines(results, found) if found else []
+    lines += [*_paper_lines(results), *_forecast_lines(results)]
+    frame = pd.DataFrame(lines, columns=_COLUMNS).astype({"n_genes": "Int64", "n_unscored": "Int64"})
+    return frame.assign(study=results.study.name)
+
+
+def per_gene(results: StudyResults) -> pd.DataFrame:
+    """One row per trial and gene, floors and ceiling too; a column per metric, empty where unscorable."""
+    levels = results.per_gene.rename(columns={"level": "name"}).assign(kind="level")
+    floors = results.floors.rename(columns={"method": "name"})
+    floors = floors.assign(kind=["ceiling" if name == CEILING else "floor" for name in floors["name"]])
+    keys = ["study", "protocol", "dataset", "kind", "name", "seed", "fold", "gene"]
+    parts = [part for part in (floors, levels) if len(part)]
+    both = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*keys, *results.metrics])
+    both = both.assign(study=results.study.name, protocol=results.protocol)
+    for key in ("seed", "fold"):
+        both[key] = both[key].astype("Int64") if key in both else pd.array([pd.NA] * len(both), dtype="Int64")
+    return both[[*keys, *results.metrics]]
+
+
+def _row_lines(results: StudyResults, table: DatasetTable, row: Row) -> Iterator[dict[str, Any]]:
+    known: dict[str, Any] = {"protocol": results.protocol, "dataset": table.name, "paper_name": table.paper_name}
+    known |= {"kind": row.kind, "name": row.name, "is_default": row.is_default}
+    for quantity, found in _estimates(table, row).items():
+        yield known | {"quantity": quantity} | _numbers(found)
+    for quantity, value in _single_numbers(table, row).items():
+        yield known | {"quantity": quantity, "value": value}
+
+
+def _estimates(table: DatasetTable, row: Row) -> dict[str, Estimate]:
+    found = dict(row.estimates) | {f"{metric}_minus_default": e for metric, e in row.differences.items()}
+    if row.kind == "level" and row.name in table.best_versus:
+        found[f"{PRIMARY}_minus_best"] = table.best_versus[row.name]
+    if table.best is not None and row.name == table.best.name and row.kind == "level" and table.over_floor:
+        found[f"{PRIMARY}_minus_strongest_floor"] = table.over_floor
+    return found
+
+
+def _numbers(found: Estimate) -> dict[str, Any]:
+    return {"value": found.mean, "low": found.low, "high": found.high} | {k: getattr(found, k) for k in _STATISTICS}
+
+
+def _single_numbers(table: DatasetTable, row: Row) -> dict[str, float]:
+    found = {f"{metric}_fraction": share for metric, share in row.fractions.items()}
+    found |= {f"{PRIMARY}_minus_default_seed_{seed}": value for seed, value in row.by_seed.items()}
+    if row.trials:
+        found |= {f"trials_{name}": count for name, count in vars(row.trials).items()}
+        found |= {name: getattr(row, name) for name in _COSTS} | dict(row.intervals)
+        found["is_cheapest_as_good"] = int(table.cheapest is not None and table.cheapest.name == row.name)
+    if row.kind == "level" and not math.isnan(table.copied_share):
+        found["copied_share"] = table.copied_share
+    return found
+
+
+def _comparison_lines(results: StudyResults, found: TableOne) -> list[dict[str, Any]]:
+    lines = []
+    for one in found.data_sets:
+        table: dict[str, Any] = {"protocol": results.protocol, "dataset": one.table.name}
+        table["paper_name"] = one.table.paper_name
+        for place in one.places:
+            known = table | {"kind": place.row.kind, "name": place.row.name, "is_default": place.row.is_default}
+            leads = {f"{metric}_reference_minus": lead for metric, lead in place.leads.items()}
+            leads |= {f"{PRIMARY}_minus_best_floor": place.over_floor} if place.over_floor else {}
+            lines += [known | {"quantity": quantity} | _numbers(lead) for quantity, lead in leads.items()]
+            lines += [known | {"quantity": f"{m}_rank", "value": rank} for m, rank in place.ranks.items()]
+    return lines + [line for row in found.overall for line in _overall_lines(results, row)]
+
+
+def _overall_lines(results: StudyResults, row: Overall) -> Iterator[dict[str, Any]]:
+    known = {"protocol": results.protocol, "kind": row.kind, "name": row.name, "is_default": row.is_reference}
+    values = {"mean_pcc": row.mean_pcc, "mean_rank": row.mean_rank, "accuracy_score": row.accuracy_score}
+    for what, counts in (("lead", row.leads), ("over_floor", row.over_floor)):
+        values |= {f"data_sets_{what}_{key}": value for key, value in vars(counts).items()} if counts else {}
+    yield from (known | {"quantity": quantity, "value": value} for quantity, value in values.items())
+
+
+def _older_lines(results: StudyResults, table: DatasetTable) -> list[dict[str, Any]]:
+    known = {"protocol": results.protocol, "dataset": table.name, "paper_name": table.paper_name, "kind": "older"}
+    return [
+        known | {"name": f"{row.level} @ {row.code_version}", "quantity": quantity, "value": value}
+        for row in table.older
+        for quantity, value in ((PRIMARY, row.pcc), ("trials_ok", row.n_trials))
+    ]
+
+
+def _paper_lines(results: StudyResults) -> list[dict[str, Any]]:
+    paper = results.study.paper
+    if paper is None:
+        return []
+    return [
+        {"protocol": paper.protocol, "paper_name": name, "kind": "paper", "name": label}
+        | {"is_default": label == results.study.default_label, "quantity": paper.metric, "value": value}
+        for label, values in paper.values.items()
+        for name, value in values.items()
+    ]
+
+
+def _forecast_lines(results: StudyResults) -> list[dict[str, Any]]:
+    found = forecast_ratio(results)
+    if found is None:
+        return []
+    return [
+        {"protocol": results.protocol, "kind": "forecast", "name": name, "quantity": quantity, "value": value}
+        for quantity in ("wall_seconds", "trial_seconds", "peak_memory_mb")
+        for check in (getattr(found, quantity),)
+        for name, value in (("forecast", check.forecast), ("outcome", check.outcome), ("ratio", check.ratio))
+    ]

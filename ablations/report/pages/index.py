@@ -1,0 +1,79 @@
+"""One page over all reports of a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ablations.report.formats.files import replace
+from ablations.report.pages.page import render_template
+from ablations.report.pages.write import CARD
+from cgd.errors import CGDError
+
+_TEXTS = ("name", "title", "question", "opening", "protocol", "page")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One report in the index; `link` is relative to the index, `date` when its page was last written (UTC)."""
+
+    name: str
+    title: str
+    question: str
+    opening: str
+    protocol: str
+    datasets: tuple[str, ...]
+    date: str
+    link: str
+
+
+def write_index(folder: str | Path) -> Path:
+    """Write `index.html` over every report in `folder` and its subfolders, the newest first.
+
+    Raises
+    ------
+    CGDError
+        The folder does not exist or cannot be written.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise CGDError(f"no folder {root}; expected the 'reports' folder of an output")
+    entries, unreadable = _entries(root)
+    path = root / "index.html"
+    try:
+        replace(path, render_template("index.html", entries=entries, unreadable=unreadable))
+    except OSError as error:
+        raise CGDError(f"cannot write {path}: {error}; pass a folder you may write") from None
+    return path
+
+
+def _entries(root: Path) -> tuple[list[Entry], list[str]]:
+    """The reports, and the files that should describe one but do not."""
+    entries, unreadable = [], []
+    for path in sorted(root.rglob("*.json")):
+        try:
+            card = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(card, dict) and card.get("kind") == CARD:
+                entries.append(_entry(card, path, root))
+        except (OSError, ValueError) as error:
+            unreadable.append(f"{path.relative_to(root)}: {error}")
+    return sorted(entries, key=lambda entry: (entry.date, entry.link), reverse=True), unreadable
+
+
+def _entry(card: Mapping[str, Any], path: Path, root: Path) -> Entry:
+    """Raises ValueError where a card is not what `write_report` writes, OSError where its page is missing."""
+    datasets = card.get("datasets")
+    if not all(isinstance(card.get(key), str) for key in _TEXTS) or not isinstance(datasets, list):
+        raise ValueError(f"expected texts {', '.join(_TEXTS)} and a list 'datasets'; write the report again")
+    if Path(card["page"]).name != card["page"]:
+        raise ValueError(f"page '{card['page']}' is not a file beside it; write the report again")
+    page = path.with_name(card["page"])
+    date = datetime.fromtimestamp(page.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M")
+    texts = {key: card[key] for key in _TEXTS if key != "page"}
+    link = quote(page.relative_to(root).as_posix())
+    return Entry(**texts, datasets=tuple(map(str, datasets)), date=date, link=link)

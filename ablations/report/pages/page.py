@@ -1,0 +1,56 @@
+"""The page of a report: one HTML file that fetches nothing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from ablations.findings.verdict import PERCENT
+from ablations.report.formats.wording import number, plain
+from ablations.report.pages.content import Content, design, facts, method, stamp_meaning
+
+_PIXELS_PER_POINT = 1.42  # 8 points of the figure then read like the text of the tables
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(content: Content, figure: str, effects: str) -> str:
+    """The page. Every text that comes from outside is escaped; only the two SVGs are taken as they are."""
+    return render_template(
+        "report.html",
+        content=content,
+        results=content.results,
+        study=content.results.study,
+        figure=Markup(figure),
+        effects_figure=Markup(effects),
+        figure_width=_pixels(figure),
+        effects_width=_pixels(effects),
+        facts=[facts(table) for table in content.tables],
+        design=design(content),
+        method=method(content.results.study),
+        stamp_meaning=stamp_meaning(content) if content.stamp else "",
+        confidence=PERCENT,
+    )
+
+
+def _pixels(svg: str) -> int:
+    """How wide a figure may become on the page, from its own width in points."""
+    found = re.search(r'<svg[^>]* width="([\d.]+)pt"', svg)
+    assert found, "matplotlib gives the width of an SVG in points"
+    return round(_PIXELS_PER_POINT * float(found[1]))
+
+
+def render_template(name: str, **values: Any) -> str:
+    """A template of this room, with everything escaped and nothing undefined."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "plain": plain}
+    return environment.get_template(name).render(**values)

@@ -1,0 +1,143 @@
+"""The report of a study, made from what the tracking store holds: a page, and the same in the formats papers use."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ablations.findings.results import StudyResults
+from ablations.findings.tables import build_tables
+from ablations.report.figures.drawing import to_pdf, to_png, to_svg
+from ablations.report.figures.effects import draw_effects
+from ablations.report.figures.figure import draw
+from ablations.report.figures.leads import draw_leads
+from ablations.report.formats.csv_text import to_csv
+from ablations.report.formats.files import replace
+from ablations.report.formats.latex import to_latex
+from ablations.report.formats.markdown import to_markdown
+from ablations.report.formats.terminal import summary_of, summary_text
+from ablations.report.formats.tidy import per_gene, tidy
+from ablations.report.pages.content import Content, gather
+from ablations.report.pages.page import render
+from cgd.errors import CGDError
+
+__all__ = ["ReportFiles", "summary_of", "summary_text", "write_content", "write_report"]
+
+CARD = "causalged.report"
+_ENDINGS = {
+    "html": ".html",
+    "markdown": ".md",
+    "csv": ".csv",
+    "per_gene": ".per_gene.csv",
+    "tex": ".tex",
+    "card": ".json",
+    "figure": ".svg",
+    "figure_pdf": ".pdf",
+    "figure_png": ".png",
+    "effects": ".effects.svg",
+    "effects_pdf": ".effects.pdf",
+    "effects_png": ".effects.png",
+}
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """Where `write_report` put its files.
+
+    Attributes
+    ----------
+    html, markdown
+        The report.
+    csv, per_gene
+        Every number it shows; every trial, gene and metric.
+    tex
+        Its tables.
+    card
+        Name, question, opening line (after the published protocol's stamp), data sets and protocol, for an index.
+    figure, effects
+        The two figures as SVG; `_pdf` with embedded fonts, `_png` at 300 dots per inch.
+    """
+
+    html: Path
+    markdown: Path
+    csv: Path
+    per_gene: Path
+    tex: Path
+    card: Path
+    figure: Path
+    figure_pdf: Path
+    figure_png: Path
+    effects: Path
+    effects_pdf: Path
+    effects_png: Path
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All of them."""
+        return tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+
+
+def write_report(results: StudyResults, directory: str | Path) -> ReportFiles:
+    """Write `<study>.html` and everything beside it; under the published protocol `<study>.published.*`.
+
+    Each file replaces its predecessor in one step, so a reader never sees half a report.
+
+    Raises
+    ------
+    CGDError
+        The directory cannot be written.
+    """
+    return write_content(gather(results, build_tables(results)), directory)
+
+
+def write_content(content: Content, directory: str | Path) -> ReportFiles:
+    """As `write_report`, of what was gathered already."""
+    results = content.results
+    is_said = results.study.name.endswith("_published")
+    suffix = ".published" if results.protocol == "published" and not is_said else ""
+    stem = Path(directory) / f"{results.study.name}{suffix}"
+    files = ReportFiles(**{name: stem.with_name(stem.name + ending) for name, ending in _ENDINGS.items()})
+    contents = _contents(content, files)
+    try:
+        files.html.parent.mkdir(parents=True, exist_ok=True)
+        for name, written in contents.items():
+            replace(getattr(files, name), written)
+    except OSError as error:
+        raise CGDError(f"cannot write the report to {directory}: {error}; pass a directory you may write") from None
+    return files
+
+
+def _contents(content: Content, files: ReportFiles) -> dict[str, str | bytes]:
+    """Field of `ReportFiles` -> what goes into that file."""
+    results, tables = content.results, content.tables
+    figure = draw(results.study, tables, content.stamp)
+    effects = _draw_effects(content)
+    found: dict[str, str | bytes] = {
+        "html": render(content, to_svg(figure, inline=True), to_svg(effects, inline=True)),
+        "markdown": to_markdown(content, files.figure_png.name, files.effects_png.name),
+        "csv": to_csv(tidy(results, tables, content.table_one)),
+        "per_gene": to_csv(per_gene(results)),
+        "tex": to_latex(content),
+        "card": _card(content, files),
+    }
+    for name, drawing in (("figure", figure), ("effects", effects)):
+        found |= {name: to_svg(drawing), f"{name}_pdf": to_pdf(drawing), f"{name}_png": to_png(drawing)}
+    return found
+
+
+def _draw_effects(content: Content) -> Figure:
+    if content.table_one is not None:
+        return draw_leads(content.results.study, content.table_one, content.stamp)
+    return draw_effects(content.results.study, content.tables, content.stamp)
+
+
+def _card(content: Content, files: ReportFiles) -> str:
+    study = content.results.study
+    known = {"kind": CARD, "name": study.name, "title": study.title, "question": study.question}
+    known |= {"opening": content.headline, "protocol": content.results.protocol}
+    known |= {"page": files.html.name}
+    return json.dumps({**known, "datasets": [table.name for table in content.tables]}, indent=1, ensure_ascii=False)

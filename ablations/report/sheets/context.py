@@ -1,0 +1,111 @@
+"""The tables around the answer: costs, the paper's numbers, the forecast, and results of older code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ablations.findings.forecast import Check, forecast_ratio
+from ablations.findings.results import StudyResults
+from ablations.findings.tables import DatasetTable, Row
+from ablations.report.formats.wording import number
+from ablations.report.sheets.results import METRIC_NAMES, level_cell
+from ablations.report.sheets.sheet import Cell, Line, Sheet
+
+
+def cost_sheet(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:
+    """What a level costs."""
+    columns = ("data set", results.study.title, "seconds a trial", "CPU hours", "GPU hours", "peak MB", "parameters")
+    lines = [
+        Line(tuple(_cost(table, row)), has_rule=row is table.levels[0]) for table in tables for row in table.levels
+    ]
+    note = (
+        "Seconds are the mean wall time of a finished trial, hours their sum, memory the largest peak. Cheapest: the "
+        "shortest trials among the best level and those whose paired difference to it has an interval that reaches 0."
+    )
+    return Sheet("cost", "Cost", columns, tuple(lines), n_names=2, note=note)
+
+
+def _cost(table: DatasetTable, row: Row) -> list[Cell]:
+    is_cheapest = table.cheapest is not None and row.name == table.cheapest.name
+    name = level_cell(table, row, *(["cheapest as good"] * is_cheapest))
+    cells = [Cell(table.name), name, Cell(number(row.wall_seconds, 1))]
+    cells += [Cell(number(hours, 2)) for hours in (row.cpu_hours, row.gpu_hours)]
+    return [*cells, Cell(number(row.peak_memory_mb, 0)), Cell(number(row.n_parameters, 0))]
+
+
+def cheapest_sentences(tables: Sequence[DatasetTable]) -> list[str]:
+    """Per data set the level one would take if seconds count."""
+    found = []
+    for table in tables:
+        if table.best is None or table.cheapest is None:
+            continue
+        seconds = f"{number(table.cheapest.wall_seconds, 1)} s a trial"
+        if table.cheapest.name == table.best.name:
+            found.append(f"{table.name}: the best level, {table.best.title}, is also the cheapest as good ({seconds}).")
+        else:
+            found.append(
+                f"{table.name}: {table.cheapest.title} ({seconds}) is the cheapest level not shown to be behind the "
+                f"best, {table.best.title} ({number(table.best.wall_seconds, 1)} s)."
+            )
+    return found
+
+
+def paper_sheet(results: StudyResults) -> Sheet | None:
+    """The paper's own numbers; None where it states none."""
+    paper = results.study.paper
+    if paper is None or not paper.values:
+        return None
+    names = list(dict.fromkeys(name for row in paper.values.values() for name in row))
+    lines = [
+        Line((_label(results, label), *(Cell(number(values.get(name))) for name in names)))
+        for label, values in paper.values.items()
+    ]
+    note = f"{METRIC_NAMES[paper.metric]} as stated in {paper.figure}, {paper.protocol.replace('_', ' ')} protocol."
+    title = f"What the paper reports ({paper.figure}, {paper.protocol.replace('_', ' ')} protocol)"
+    return Sheet("paper", title, (results.study.title, *names), tuple(lines), note=note)
+
+
+def _label(results: StudyResults, label: str) -> Cell:
+    is_default = label == results.study.default_label
+    return Cell(label, tags=("default",) * is_default, is_strong=is_default)
+
+
+def forecast_sheet(results: StudyResults) -> Sheet | None:
+    """What was forecast beside what came; None without a forecast or where nothing ran after it."""
+    found = forecast_ratio(results)
+    if found is None:
+        return None
+    rows = [
+        (f"wall time, s ({found.n_concurrent} at once)", found.wall_seconds, 0),
+        ("all trials, s", found.trial_seconds, 0),
+        ("largest peak memory, MB", found.peak_memory_mb, 0),
+    ]
+    note = (
+        f"Over the {found.n_trials} trials that ran after the forecast was made ({found.made}); the wall time is that "
+        "in which any of them ran."
+    )
+    lines = tuple(Line(_check(name, check, digits)) for name, check, digits in rows)
+    return Sheet("forecast", "Forecast and outcome", ("", "forecast", "outcome", "ratio"), lines, note=note)
+
+
+def _check(name: str, check: Check, digits: int) -> tuple[Cell, ...]:
+    numbers = (number(check.forecast, digits), number(check.outcome, digits), number(check.ratio, 2))
+    return (Cell(name), *(Cell(text) for text in numbers))
+
+
+def older_sheet(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet | None:
+    """Results of other versions of the code; None where there are none."""
+    lines = [
+        Line(
+            tuple(map(Cell, (table.name, row.level, row.code_version, number(row.pcc), str(row.n_trials), row.when))),
+            has_rule=row is table.older[0],
+        )
+        for table in tables
+        for row in table.older
+    ]
+    if not lines:
+        return None
+    columns = ("data set", results.study.title, "code version", "PCC ↑", "trials", "newest")
+    current = results.code_version or "not recorded"
+    note = f"By other versions of the code, and in none of the tables above; those are of version {current}."
+    return Sheet("older", "Results of older code", columns, tuple(lines), n_names=3, note=note)

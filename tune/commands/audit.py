@@ -1,0 +1,40 @@
+"""The leak audit of a command: noise in place of the truth may change no bit of a prediction."""
+
+from __future__ import annotations
+
+from cgd.config import CAUSALGED, Config
+from cgd.data.preprocess import PreparedPair
+from cgd.data.split import GeneSplit, make_splits
+from cgd.evaluation import audit_leakage
+from tune.terminal.text import one_line
+from tune.trials.plan import Planner
+
+
+def audit(planner: Planner, config: Config, name: str = CAUSALGED) -> bool:
+    """Audit a configuration on every data set and fold, a line each; whether all passed.
+
+    Where the method raises, the line says so, it counts as not passed, and the others go on.
+
+    Parameters
+    ----------
+    name
+        Of its method; lines begin with it where it is not CausalGeD.
+    """
+    passed = True
+    who = "" if name == CAUSALGED else f"{name} on "
+    for data, key in planner.under_base().items():
+        prepared = planner.plan.datasets[key]
+        for split in make_splits(prepared.panel, config.split):
+            is_same, said = _audited(config, prepared, split)
+            passed &= is_same
+            print(f"{who}{data}, fold {split.fold}: {said}")
+    return passed
+
+
+def _audited(config: Config, prepared: PreparedPair, split: GeneSplit) -> tuple[bool, str]:
+    try:
+        found = audit_leakage(config, prepared, split)
+    except (Exception, SystemExit) as error:  # code from elsewhere may fail in any way
+        return False, f"NOT AUDITED, {type(error).__name__}: {one_line(str(error))}"
+    verdict = "bit-identical" if found.identical else f"DIFFERS by up to {found.largest_difference:.3g}"
+    return found.identical, f"{found.n_values} values, {verdict} with the truth replaced by noise"

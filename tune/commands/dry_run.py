@@ -1,0 +1,117 @@
+"""What a command would do: its trials, what the store has of them, and what the rest will cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from ablations.findings.store_uri import without_password
+from tune.cluster.placement import check_here, placed
+from tune.cluster.resources import NO_SHARE, Request, Share, has_groups
+from tune.commands.plan_table import print_forecast, print_plan
+from tune.store.tracking import FINISHED, RunRecord, Tracking, sqlite_file
+from tune.terminal.logs import CommandLog
+from tune.terminal.text import make_console
+from tune.trials.forecast import (
+    GROUP_START_SECONDS,
+    EpochShares,
+    Forecast,
+    epoch_shares,
+    forecast_trial,
+    make_forecast,
+    save_forecast,
+)
+from tune.trials.plan import Plan
+from tune.trials.preflight import check_nodes
+from tune.trials.probing import Probes, group_by_cost, run_probes
+from tune.trials.trial import TrialSpec
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """A plan, and where and how it would run.
+
+    Attributes
+    ----------
+    plan
+        What would run.
+    uri
+        The tracking store; looking does not create it.
+    output
+        Folder in which the forecast is kept.
+    address, max_concurrent, log_models, share, storage
+        As for the real run.
+    """
+
+    plan: Plan
+    uri: str
+    output: Path
+    address: str
+    max_concurrent: int | None
+    log_models: bool
+    share: Share = NO_SHARE
+    storage: str | None = None
+
+    def show(self, log: CommandLog, with_forecast: bool) -> None:
+        """Print the plan and, unless everything is finished, a forecast from probes, which is kept."""
+        plan, console, tracking = self.plan, make_console(), self._tracking()
+        known = tracking.runs("trial") if tracking else {}
+        missing = unfinished(plan, known)
+        requests = [self.share.request(spec.config) for spec in missing]
+        probed = [spec for spec in missing if spec.has_epochs]
+        if with_forecast and probed:
+            log.open(self.output)
+            n = len(group_by_cost(probed))
+            console.print(f"probing what {len(probed)} trials cost, {n} configurations (--no-forecast skips it) ...")
+            shares = epoch_shares(tracking.finished("trial"), (s.study.name for s in plan.studies)) if tracking else {}
+            forecast, probes = self._forecast(probed, shares, requests)
+            print_plan(console, plan, known, forecast)
+            print_forecast(console, forecast, probes, shares, self.output)
+            if has_groups(requests):
+                console.print(
+                    "  of several workers each is taken to need the memory of one, and seconds are those of one "
+                    f"worker and {GROUP_START_SECONDS:g} for the start of a group",
+                    soft_wrap=True,
+                )
+            if left := len(missing) - len(probed):
+                console.print(f"  {left} trials of other methods are not in it: they have no steps to probe")
+            if forecast.trials:
+                save_forecast(self.output, plan, forecast)
+        else:
+            self._check(requests)
+            print_plan(console, plan, known, None)
+        n_trials, n_finished = len(plan.trials), len(plan.trials) - len(missing)
+        place = without_password(self.uri)
+        text = f"\n{n_trials} distinct trials: {n_finished} finished in {place}, {len(missing)} to run"
+        console.print(text, soft_wrap=True)
+
+    def _tracking(self) -> Tracking | None:
+        database = sqlite_file(self.uri)
+        return Tracking(self.uri, self.output / "artifacts") if database is None or database.exists() else None
+
+    def _check(self, requests: list[Request]) -> None:
+        """Raise ResourceError if a trial could never run; a cluster has to be asked."""
+        check_here(requests, self.address, self.max_concurrent)
+        if requests and self.address != "local":
+            with placed(requests, self.address, self.max_concurrent):
+                return
+
+    def _forecast(
+        self, specs: list[TrialSpec], shares: EpochShares, requests: list[Request]
+    ) -> tuple[Forecast, Probes]:
+        with placed(requests, self.address, self.max_concurrent) as limit:
+            check_nodes(self.output, storage=self.storage)
+            n_cpus = int(ray.cluster_resources().get("CPU", 1))
+            probes = run_probes(specs, self.plan.datasets)
+        probed = [(spec, probes.of[spec.fingerprint]) for spec in specs if spec.fingerprint in probes.of]
+        trials = [forecast_trial(spec, probe, shares, self.log_models) for spec, probe in probed]
+        slots = limit or max(n_cpus, 1)
+        return make_forecast(trials, slots, probes.warmup_seconds, probes.launch_seconds), probes
+
+
+def unfinished(plan: Plan, known: Mapping[str, RunRecord]) -> list[TrialSpec]:
+    """Trials the store has no finished run of, in the order they will run."""
+    return [spec for key, spec in plan.trials.items() if key not in known or known[key].status != FINISHED]

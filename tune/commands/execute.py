@@ -1,0 +1,107 @@
+"""What every command that runs studies does with its plan: show it, run it, say how it ended."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import suppress
+from pathlib import Path
+
+from ablations.findings.store_uri import without_password
+from ablations.report.pages.index import write_index
+from cgd.errors import TrackingError
+from tune.checkpoints.options import usable_options
+from tune.cluster.resources import Share
+from tune.commands.arguments import open_ui, own_store, recorded
+from tune.commands.dry_run import DryRun
+from tune.commands.ending import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, Ending
+from tune.commands.plan_table import describe_wait
+from tune.store.opening import after_all_ran, opened, store_uri
+from tune.store.tracking import KILLED
+from tune.terminal.logs import CommandLog
+from tune.trials.conclusion import StudyOutcome
+from tune.trials.forecast import Forecast, load_forecast
+from tune.trials.plan import Plan
+from tune.trials.runner import Runner
+
+
+def print_notes(plan: Plan) -> None:
+    """What was matched, dropped or left out."""
+    for name, notes in plan.notes.items():
+        for note in notes:
+            print(f"{name}: {note}")
+
+
+def share_of(arguments: argparse.Namespace) -> Share:
+    """What the command's options give to each trial."""
+    return Share(arguments.cpus_per_worker, arguments.gpus_per_trial)
+
+
+def execute(arguments: argparse.Namespace, plan: Plan, log: CommandLog) -> Ending:
+    """A dry run of the plan, or the plan itself with its reports. `arguments`: of `tune.commands.options`."""
+    uri = store_uri(arguments.tracking_uri, arguments.output)
+    if arguments.dry_run:
+        how = (arguments.address, arguments.max_concurrent, not arguments.no_models, share_of(arguments))
+        storage = arguments.checkpoint_storage
+        DryRun(plan, uri, arguments.output, *how, storage).show(log, with_forecast=not arguments.no_forecast)
+        return Ending()
+    return _run_studies(arguments, plan, uri, log)
+
+
+def _run_studies(arguments: argparse.Namespace, plan: Plan, uri: str, log: CommandLog) -> Ending:
+    output, keeping = arguments.output, usable_options(arguments)
+    with opened(uri, output, log) as tracking:
+        forecast = load_forecast(output, plan)
+        record = forecast.to_record() if forecast else None
+        log_models = not arguments.no_models
+        told = {"forecast": record, "log_models": log_models, "share": share_of(arguments), "keeping": keeping}
+        runner = Runner(plan, tracking, output, recorded(arguments), **told)
+        _announce(runner, len(plan.trials), forecast)
+        parents, complete = runner.run(arguments.resume, arguments.address, arguments.max_concurrent)
+        outcomes = _conclude(runner, parents, complete)
+        index = write_index(output / "reports")
+    return _print_outcomes(outcomes, index, uri, output if uri == own_store(output) else None, log)
+
+
+def _conclude(runner: Runner, parents: dict[str, str], complete: bool) -> list[StudyOutcome]:
+    """Every study's report. Raises UndeliveredError if the store goes away meanwhile."""
+    outcomes: list[StudyOutcome] = []
+    try:
+        with after_all_ran():
+            for study in runner.plan.studies:
+                outcomes.append(runner.conclude(study, parents[study.study.name], complete))
+    except BaseException:  # whatever ends the command, its runs must not stay RUNNING
+        with suppress(TrackingError):  # it may be the store itself that failed
+            for study in runner.plan.studies[len(outcomes) :]:
+                runner.tracking.end(parents[study.study.name], KILLED)
+        raise
+    return outcomes
+
+
+def _announce(runner: Runner, n_trials: int, forecast: Forecast | None) -> None:
+    missing = runner.missing()
+    print(f"{n_trials} trials: {n_trials - len(missing)} in the store already, {len(missing)} to run")
+    if forecast and forecast.of(missing).trials:
+        print(describe_wait(forecast, missing))
+
+
+def _print_outcomes(
+    outcomes: list[StudyOutcome], index: Path, uri: str, output: Path | None, log: CommandLog
+) -> Ending:
+    for outcome in outcomes:
+        print(f"\n{outcome.summary}")
+    print()
+    for outcome in outcomes:
+        print(f"Report:       {outcome.report}")
+    print(f"All reports:  {index}")
+    print(f"MLflow store: {without_password(uri)}")
+    print(f"Open the UI:  {open_ui(uri, output)}")
+    print(f"Log:          {log.path}")
+    failed = dict.fromkeys(pair for outcome in outcomes for pair in outcome.failed)
+    missing = dict.fromkeys(name for outcome in outcomes for name in outcome.missing)
+    errors = [f"FAILED  {name}: {error}" for name, error in failed]
+    if missing:
+        errors.append(f"stopped: {len(missing)} trials did not run; the same command with --resume continues")
+        return Ending(EXIT_STOPPED, tuple(errors))
+    if failed:
+        errors.append(f"{len(failed)} trial(s) failed; the same command runs them again")
+    return Ending(EXIT_FAILED if failed else EXIT_OK, tuple(errors))

@@ -1,0 +1,179 @@
+"""Command line of `tune/run_search.py`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ablations.findings.store_uri import without_password
+from ablations.search.space import Space, list_spaces, load_space
+from cgd.config import Config
+from tune.checkpoints.options import add_checkpoint_options, usable_options
+from tune.commands.arguments import (
+    file_name,
+    open_ui,
+    own_store,
+    parse_assignment,
+    positive,
+    print_datasets,
+    recorded,
+)
+from tune.commands.ending import EXIT_CODES, EXIT_FAILED, EXIT_STOPPED, Ending, run_command
+from tune.commands.options import add_resource_options, with_workers
+from tune.terminal.logs import CommandLog
+
+if TYPE_CHECKING:  # these import torch and ray, which --help and --list do without
+    from tune.search.plan import SearchPlan
+    from tune.search.run import SearchOutcome
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="run_search.py",
+        description="Search hyper-parameters of CausalGeD with Optuna on Ray, on validation genes alone; confirm the "
+        "best over seeds and folds; compare the winner with the default once on the test genes.",
+        epilog=f"{EXIT_CODES}\n\nSamples that fail are part of a search: code 1 is for the confirmation and the test.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--space", metavar="NAME|PATH", default="full", help="what is searched: a name or a YAML file (default: full)")
+    add("--samples", metavar="N", type=positive, default=100, help="configurations to try (default: 100)")
+    add(
+        "--dataset",
+        metavar="NAME|PATH",
+        action="append",
+        help="a name, a folder, or ST.h5ad,SC.h5ad; repeatable, each weighs the same (default: simulated)",
+    )
+    add("--search-folds", metavar="K", type=positive, default=1, help="validation folds per sample (default: 1)")
+    add("--finalists", metavar="N", type=positive, default=3, help="best configurations to confirm (default: 3)")
+    add("--seeds", metavar="N", type=positive, default=3, help="seeds of the confirmation and the test (default: 3)")
+    add("--folds", metavar="K", type=positive, default=2, help="validation folds of the confirmation (default: 2)")
+    add(
+        "--objective",
+        choices=["accuracy", "pareto"],
+        default="accuracy",
+        help="validation PCC, or the Pareto front of it and the seconds it takes (default: accuracy)",
+    )
+    add("--max-memory-mb", metavar="MB", type=_megabytes, help="peak memory a winner may need")
+    add(
+        "--warm-start",
+        metavar="FROM",
+        help="try this first too: a configuration (.yaml), or the best of an earlier search (a .journal or a database "
+        "URL, with #NAME where it holds several)",
+    )
+    add("--storage", metavar="URL", help="database of the search (default: OUTPUT/search/NAME.journal)")
+    add("--name", metavar="NAME", type=file_name, help="name of the search (default: from its space and settings)")
+    add("--address", metavar="ADDR", default="local", help="Ray cluster to join: auto or HOST:PORT (default: local)")
+    add_resource_options(parser)
+    add("--config", metavar="FILE", type=Path, help="default configuration (YAML); --set comes on top")
+    add(
+        "--set",
+        metavar="PATH=VALUE",
+        action="append",
+        default=[],
+        dest="values",
+        help="set a configuration field; a field that the space searches is then held at this value; repeatable",
+    )
+    add(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        default=Path("outputs"),
+        help="journals, checkpoints, reports and the MLflow store (default: outputs)",
+    )
+    add("--tracking-uri", metavar="URI", help="MLflow store (default: MLFLOW_TRACKING_URI, or sqlite in --output)")
+    add("--resume", action="store_true", help="continue the search that an interrupted command left")
+    add_checkpoint_options(parser)
+    add("--verbose", action="store_true", help="show on the terminal what otherwise goes to OUTPUT/logs alone")
+    add("--list", action="store_true", help="list spaces and data sets, and stop")
+    return parser
+
+
+def _megabytes(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"expected a positive number of megabytes, got {text}")
+    return value
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    arguments = build_parser().parse_args(argv)
+    arguments.output = arguments.output.expanduser().resolve()
+    return run_command("run_search", lambda log: _run(arguments, log), arguments.output, arguments.verbose)
+
+
+def _list() -> Ending:
+    print("Spaces:")
+    for name in list_spaces():
+        space = load_space(name)
+        print(f"  {name:<14} {space.description}")
+        print(f"  {'':<14} {len(dict.fromkeys(p.path for p in space.parameters))} fields")
+    print_datasets()
+    return Ending()
+
+
+def _inputs(arguments: argparse.Namespace) -> tuple[Space, Config]:
+    assigned = dict(parse_assignment(text) for text in arguments.values)
+    values = with_workers(assigned, arguments.workers_per_trial)
+    base = (Config.from_yaml(arguments.config) if arguments.config else Config()).with_values(values)
+    space = load_space(arguments.space)
+    held = [path for path in values if path in {parameter.path for parameter in space.parameters}]
+    if held:
+        print(f"held at the given value instead of searched: {', '.join(held)}")
+    return space.holding(held), base
+
+
+def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
+    if arguments.list:
+        return _list()
+    space, base = _inputs(arguments)
+    from tune.cluster.connection import check_reachable  # these import torch and ray, which --help does without
+    from tune.search.plan import Replication, make_plan
+
+    check_reachable(arguments.address)
+    plan = make_plan(
+        space,
+        base,
+        arguments.dataset or ["simulated"],
+        Replication(arguments.search_folds, arguments.seeds, arguments.folds),
+        n_samples=arguments.samples,
+        n_finalists=arguments.finalists,
+        objective=arguments.objective,
+        max_memory_mb=arguments.max_memory_mb,
+        name=arguments.name,
+    )
+    for name, notes in plan.planner.plan.notes.items():
+        for note in notes:
+            print(f"{name}: {note}")
+    return _run_plan(arguments, plan, log)
+
+
+def _run_plan(arguments: argparse.Namespace, plan: SearchPlan, log: CommandLog) -> Ending:
+    from tune.commands.execute import share_of
+    from tune.search.run import SearchCommand
+    from tune.store.opening import opened, store_uri
+
+    output, keeping = arguments.output, usable_options(arguments)
+    uri = store_uri(arguments.tracking_uri, output)
+    with opened(uri, output, log) as tracking:
+        command = SearchCommand(plan, tracking, output, recorded(arguments), share_of(arguments), keeping)
+        command.open(arguments.storage, arguments.warm_start, arguments.resume)
+        outcome = command.run(arguments.address, arguments.max_concurrent)
+    where = {
+        **outcome.files,
+        "MLflow store": without_password(uri),
+        "Open the UI": open_ui(uri, output if uri == own_store(output) else None),
+    }
+    print(f"\n{outcome.summary}\n")
+    for what, place in where.items():
+        print(f"{what + ':':<14}{place}")
+    return _ending(outcome)
+
+
+def _ending(outcome: SearchOutcome) -> Ending:
+    if outcome.stopped:
+        return Ending(EXIT_STOPPED, ("stopped; the same command with --resume continues",))
+    failed = tuple(f"FAILED  {name}: {error}" for name, error in outcome.failed)
+    return Ending(EXIT_FAILED, failed) if failed else Ending()

@@ -1,0 +1,200 @@
+"""The stages of a search, one after the other: sample, confirm, test, record."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from ablations.findings.store_uri import without_password
+from ablations.report.pages.index import write_index
+from ablations.search.report import summary_text, write_search_report
+from ablations.search.results import SearchResults
+from ablations.search.wording import opening
+from cgd.errors import TrackingError
+from cgd.files import write_atomically
+from tune.checkpoints.options import AS_USUAL, CHECKPOINTS, CheckpointOptions
+from tune.cluster.placement import check_here, placed
+from tune.cluster.resources import NO_SHARE, Share
+from tune.search.book import SearchBook
+from tune.search.callback import SearchRuns
+from tune.search.confirm import Confirmed, choose_finalists, choose_winner, confirm
+from tune.search.engine import Workplace, put_datasets, run_search
+from tune.search.final import FinalTest, run_final_test
+from tune.search.plan import SearchPlan
+from tune.search.record import make_record, summary_metrics
+from tune.search.start import first_points
+from tune.search.storage import open_storage
+from tune.store.opening import after_all_ran
+from tune.store.outbox import Outbox
+from tune.store.tracking import FAILED, FINISHED, KILLED, Tracking
+from tune.trials.preflight import check_nodes
+
+
+@dataclass(frozen=True)
+class SearchOutcome:
+    """How a search ended: text for the terminal, files by what they are, failed trials with their errors."""
+
+    summary: str
+    files: dict[str, str]
+    failed: tuple[tuple[str, str], ...]
+    stopped: bool
+
+
+class SearchCommand:
+    """One command on one search.
+
+    Parameters
+    ----------
+    plan
+        What to do.
+    tracking
+        The MLflow store.
+    output
+        Folder of everything the search leaves.
+    arguments
+        The command's arguments, for the record.
+    share
+        What the command gives to each trial.
+    keeping
+        How checkpoints are kept.
+    """
+
+    def __init__(
+        self,
+        plan: SearchPlan,
+        tracking: Tracking,
+        output: Path,
+        arguments: dict[str, Any],
+        share: Share = NO_SHARE,
+        keeping: CheckpointOptions = AS_USUAL,
+    ) -> None:
+        self.plan, self.tracking, self.output, self.arguments = plan, tracking, output, arguments
+        self.request = share.request(plan.base)
+        self.share, self.keeping = share, keeping
+        self.folder = output / "search" / plan.name
+
+    def open(self, storage: str | None, warm_start: str | None, resume: bool) -> None:
+        """Open or begin the search. Raises SearchError before anything runs."""
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        points, notes = first_points(self.plan, warm_start)
+        for note in notes:
+            print(note)
+        journal = self.folder.with_name(f"{self.plan.name}.journal")
+        self.book = SearchBook(self.plan, open_storage(journal, storage, self.output), points, resume)
+        self.place = without_password(storage) if storage else str(journal)
+        done = len(self.book.finished())
+        if resume and not self.book.existed:
+            print(f"nothing to resume: {self.place} holds no search '{self.plan.name}'; starting it")
+        print(f"search '{self.plan.name}': {done} of {self.plan.n_samples} samples done")
+        if self.book.n_interrupted:
+            print(f"{self.book.n_interrupted} interrupted samples are run again")
+
+    def run(self, address: str, max_concurrent: int | None) -> SearchOutcome:
+        """Run what is missing of each stage, on the Ray at `address`; what is there is read."""
+        check_here([self.request], address, max_concurrent)
+        parent = self._open_parent()
+        try:
+            outcome = self._stages(parent, address, max_concurrent)
+        except BaseException:  # whatever ends the command, its run must not stay RUNNING
+            with suppress(TrackingError):  # it may be the store itself that failed
+                self.tracking.end(parent, KILLED)
+            raise
+        status = KILLED if outcome.stopped else FAILED if outcome.failed else FINISHED
+        with after_all_ran():
+            self.tracking.end(parent, status)
+        return outcome
+
+    def _open_parent(self) -> str:
+        plan = self.plan
+        tags = {
+            "cgd.search": plan.name,
+            "cgd.search_uid": self.book.uid,
+            "cgd.objective": plan.objective,
+            "mlflow.note.content": self._note(),
+        }
+        name = f"search {plan.name} · {', '.join(plan.dataset_keys)}"
+        key = f"search-{self.book.uid}"
+        known = self.tracking.runs("search").get(key)
+        return self.tracking.open_run("search", key, name, tags, known.run_id if known else None)
+
+    def _note(self) -> str:
+        space = self.plan.space
+        return (
+            f"Search of the space `{space.name}`: {space.description}\n\nSamples are scored on validation genes. The "
+            "winner and the default are compared once on the test genes."
+        )
+
+    def _stages(self, parent: str, address: str, max_concurrent: int | None) -> SearchOutcome:
+        datasets = self.plan.planner.plan.datasets
+        confirmed: list[Confirmed] = []
+        with placed([self.request], address, max_concurrent) as limit, Outbox(self.tracking, self.output) as outbox:
+            runs = SearchRuns(outbox, parent, datasets)
+            mirror = self.keeping.mirror(self.output / CHECKPOINTS)
+            shared, budget = put_datasets(datasets), self.keeping.budget
+            place = Workplace(shared, self.output, self.folder, limit, self.request, mirror, budget)
+            check_nodes(self.output, list(place.shared.values()), storage=self.keeping.storage)
+            complete = run_search(self.book, runs, place)
+            if complete:
+                confirmed, complete = confirm(self.book, choose_finalists(self.book), runs, place)
+            runs.settle()
+        winner, test = choose_winner(confirmed) if complete else None, None
+        if winner is not None:
+            where = (address, max_concurrent)
+            how = (where, self.share, self.keeping)
+            test = run_final_test(self.book, winner, self.tracking, self.output, self.arguments, *how)
+        with after_all_ran():
+            return self._conclude(parent, runs, complete, confirmed, winner, test)
+
+    def _conclude(
+        self,
+        parent: str,
+        runs: SearchRuns,
+        complete: bool,
+        confirmed: list[Confirmed],
+        winner: Confirmed | None,
+        test: FinalTest | None,
+    ) -> SearchOutcome:
+        """Write the record, the report and the best configuration, and attach them to the search's run."""
+        record = make_record(self.book, runs, confirmed, winner, test, self.arguments)
+        results = SearchResults.from_dict(record)
+        write_atomically(self.folder / "search.json", json.dumps(record, indent=1))
+        report = self.folder / "report"
+        page = write_search_report(results, report)
+        self._attach(parent, record, report)
+        self.tracking.summarise_study(parent, summary_metrics(results), f"{self._note()}\n\n{opening(results)}")
+        files = {"Storage": self.place, "Report": str(page)}
+        if test is not None and test.report is not None:
+            files["Test report"] = str(test.report)
+            files["All reports"] = str(write_index(self.output / "reports"))
+        if complete and results.is_decided:
+            files["Best config"] = str(self._write_best(parent, winner))
+        failed = [
+            (row.finalist.label, f"{row.n_missing} runs of the confirmation failed")
+            for row in confirmed
+            if row.n_missing and complete
+        ]
+        stopped = not complete or bool(test and test.missing)
+        return SearchOutcome(summary_text(results), files, (*failed, *(test.failed if test else ())), stopped)
+
+    def _attach(self, parent: str, record: dict[str, Any], report: Path) -> None:
+        self.tracking.log_texts(parent, {"search.json": json.dumps(record, indent=1)})
+        self.tracking.log_folder(parent, report, "report")
+
+    def _write_best(self, parent: str, winner: Confirmed | None) -> Path:
+        """The winning configuration, or the default where it is the best, as `run_ablation.py --config` takes it."""
+        config = winner.finalist.config if winner else self.plan.base
+        which = (
+            f"winner of the search '{self.plan.name}' ({winner.finalist.label})"
+            if winner
+            else (f"the default, which no configuration of the search '{self.plan.name}' beat")
+        )
+        text = f"# {which}\n{config.to_yaml()}"
+        path = self.folder / "best.yaml"
+        write_atomically(path, text)
+        self.tracking.log_texts(parent, {"best.yaml": text})
+        return path

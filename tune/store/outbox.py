@@ -1,0 +1,274 @@
+"""What trials report, on disk first and then in the tracking store: a store that goes away does not hurt a study.
+
+The callbacks of a study put entries here and never wait: each is in `OUTPUT/outbox/` before the call returns, and a
+thread of its own delivers it, run by run in order, again and again while the store is away.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Condition, Thread
+from types import TracebackType
+
+from ablations.findings.store_uri import without_password
+from cgd.errors import CGDError, TrackingError
+from tune.commands.ending import UndeliveredError
+from tune.store.delivery import Delivery
+from tune.store.errors import StoreAwayError
+from tune.store.outbox_entries import END, LAST, OPEN, Reporting, now
+from tune.store.outbox_files import Entry, OutboxFiles
+from tune.store.run_record import KILLED
+from tune.store.tracking import Tracking
+
+_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)  # seconds between one attempt and the next, the last for ever
+_STOP_SECONDS = 5.0
+_WAIT_VARIABLE, _WAIT_SECONDS = "CGD_STORE_WAIT", 60.0
+
+
+class Outbox(Reporting):
+    """Writes to the store in the background; a context manager, to be left before Ray is.
+
+    Parameters
+    ----------
+    tracking
+        The store.
+    output
+        The output folder.
+
+    Attributes
+    ----------
+    say
+        Where lines for the terminal go. It is called from the thread that delivers.
+    """
+
+    def __init__(self, tracking: Tracking, output: Path) -> None:
+        self.tracking, self.files = tracking, OutboxFiles(output / "outbox")
+        self.say: Callable[[str], None] = _print
+        self._waiting: OrderedDict[str, deque[Entry]] = OrderedDict()
+        self._deliveries: dict[str, Delivery] = {}
+        self._changed = Condition()
+        self._failures, self._away, self._n_delivered = 0, "", 0
+        self._error: BaseException | None = None
+        self._stopping = False
+        self._thread = Thread(target=self._work, name="outbox", daemon=True)
+
+    def __enter__(self) -> Outbox:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:  # after an error the store, if it is there, still hears how the runs ended
+            ended = self._changed.wait_for(lambda: self._is_idle() or bool(self._away), _STOP_SECONDS)
+            self._stopping = True
+            self._changed.notify_all()
+        if ended:
+            self._thread.join(_STOP_SECONDS)
+        if self._thread.is_alive():  # a server that does not answer; the thread ends with the process
+            gc.disable()  # in that thread it might come upon something of Ray after Ray is gone, which ends the process
+
+    # ---- what is reported -------------------------------------------------------------------------------------------
+
+    def put(self, key: str, entry: Entry) -> None:
+        """Keep an entry of a run and have it delivered.
+
+        Raises
+        ------
+        TrackingError
+            The store refused an earlier one.
+        """
+        entry = {"at": now(), **entry}
+        if entry["op"] == OPEN:
+            entry["store"] = without_password(self.tracking.uri)  # a later command may be given another one
+        with self._changed:
+            self._check()
+            is_news = not self.files.unsaved
+            self.files.keep(key, entry, durable=entry["op"] in LAST)
+            self._waiting.setdefault(key, deque()).append(entry)
+            self._changed.notify_all()
+        if is_news and (reason := self.files.unsaved.get(key)):
+            self.say(f"cannot write to {self.files.folder} ({reason}): what is reported is kept in memory")
+
+    def is_safe(self, key: str) -> bool:
+        """Whether all that was reported of a run is on the disk or in the store."""
+        with self._changed:
+            return key not in self.files.unsaved
+
+    # ---- what an earlier command left -------------------------------------------------------------------------------
+
+    def take_up(self) -> int:
+        """Have delivered what an earlier command could not; returns of how many runs.
+
+        Raises
+        ------
+        TrackingError
+            It is for another store, or damaged.
+        """
+        left, own = self.files.read(), without_password(self.tracking.uri)
+        for key in (key for key, entries in left.items() if entries[0]["op"] != OPEN):
+            place = self.files.folder / f"{key}.jsonl"
+            raise TrackingError(f"{place} does not begin with the start of its run; move it away")
+        for store in {entries[0].get("store", own) for entries in left.values()} - {own}:
+            raise TrackingError(
+                f"{self.files.folder} holds what an earlier command could not deliver to {store}, and this one writes "
+                f"to {own}: give the earlier --tracking-uri once more, or move the folder away to give up what is in it"
+            )
+        with self._changed:
+            for key, entries in left.items():
+                if entries[-1]["op"] not in LAST:  # its driver was killed
+                    entries.append({"op": END, "status": KILLED, "at": entries[-1]["at"]})
+                self._waiting[key] = deque(entries)
+            self._changed.notify_all()
+        return len(left)
+
+    # ---- the end of a command ---------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Wait until the store has everything, as long as it takes some of it now and then.
+
+        Raises
+        ------
+        UndeliveredError
+            The store is away and took nothing for CGD_STORE_WAIT seconds, 60 if that is not set.
+        TrackingError
+            It refused something.
+        """
+        wait = patience()
+        with self._changed:
+            if self._away:
+                self.say(f"waiting for the tracking store, {wait:g} s at most: {self._counts()} not delivered")
+                self._failures = min(self._failures, 2)  # somebody waits now
+            while not self._is_idle():
+                before = self._n_delivered
+                took_some = self._changed.wait_for(lambda seen=before: self._is_settled(seen), wait)  # type: ignore[misc]
+                if not took_some and self._failures:  # else it is at a large one; what hangs, the client gives up
+                    raise self._undelivered(wait)
+        self._check()
+
+    def _is_settled(self, n_before: int) -> bool:
+        return self._is_idle() or self._n_delivered > n_before
+
+    def _is_idle(self) -> bool:
+        return not self._waiting or self._error is not None
+
+    def _undelivered(self, wait: float) -> UndeliveredError:
+        self.files.try_again()
+        text = (
+            f"{self._counts()} could not be delivered: {self._away or 'the store does not answer'}. Tried for "
+            f"{wait:g} s. What was reported lies in {self.files.folder}; the same command delivers it and runs no "
+            "finished trial again"
+        )
+        if unsaved := self.files.unsaved:
+            lost = f"{len(unsaved)} run(s) could not be kept there ({next(iter(unsaved.values()))})"
+            text += f". {lost}: the same command runs these again, from their checkpoints where there are any"
+        return UndeliveredError(text)
+
+    def _counts(self) -> str:
+        return f"{sum(map(len, self._waiting.values()))} write(s) of {len(self._waiting)} run(s)"
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    # ---- the thread -------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            while (key := self._next()) is not None:
+                self._attempt(key)
+        except BaseException as error:  # whatever it is, the command must hear of it and not wait for ever
+            self._stop_with(error)
+
+    def _next(self) -> str | None:
+        """The run to write to now; None when the command is over."""
+        with self._changed:
+            if self._failures:
+                pause = _PAUSES[min(self._failures, len(_PAUSES)) - 1]
+                self._changed.wait_for(lambda: self._stopping, pause)
+            self._changed.wait_for(lambda: self._stopping or bool(self._waiting))
+            return None if self._stopping else next(iter(self._waiting))
+
+    def _attempt(self, key: str) -> None:
+        entry = self._waiting[key][0]
+        if key not in self._deliveries:
+            self._deliveries[key] = Delivery(self.tracking, key, self.files.model(key))
+        try:
+            self._deliveries[key].apply(entry)
+        except StoreAwayError as error:
+            self._went_away(key, error)
+        except TrackingError as error:
+            with self._changed:  # from here on nothing is kept of it, so that no file begins in its middle
+                place = self.files.refuse(key)
+                self._error = TrackingError(f"{error} (refused; what was reported of this run is in {place})")
+            raise self._error from None
+        else:
+            self._delivered(key, entry)
+
+    def _went_away(self, key: str, error: StoreAwayError) -> None:
+        with self._changed:
+            is_news, self._away = not self._away, str(error).partition(". Give a database")[0]
+            self._failures += 1
+            self._waiting.move_to_end(key)  # it may be this one request that the store cannot take
+            counts = self._counts()
+            self._changed.notify_all()
+        if is_news:
+            where = f"the study goes on; {counts} wait(s) in {self.files.folder}"
+            self.say(f"the tracking store is away: {self._away}; {where}")
+
+    def _delivered(self, key: str, entry: Entry) -> None:
+        with self._changed:
+            self._waiting[key].popleft()
+            if not self._waiting[key]:
+                del self._waiting[key]
+                if entry["op"] in LAST:
+                    self._forget(key)
+            self._failures, self._n_delivered = 0, self._n_delivered + 1
+            is_back = bool(self._away) and not self._waiting
+            if is_back:
+                self._away = ""
+            self._changed.notify_all()
+        if is_back:
+            self.say("the tracking store is back and has everything")
+
+    def _forget(self, key: str) -> None:
+        self.files.remove(key)
+        del self._deliveries[key]
+
+    def _stop_with(self, error: BaseException) -> None:
+        for delivery in self._deliveries.values():  # none of the runs may stay RUNNING
+            with suppress(TrackingError):  # it may be the store that failed
+                delivery.abandon()
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
+
+    @contextmanager
+    def speaking(self, say: Callable[[str], None]) -> Iterator[None]:
+        """While a table is on the terminal, lines go through it."""
+        before, self.say = self.say, say
+        try:
+            yield
+        finally:
+            self.say = before
+
+
+def patience() -> float:
+    """Seconds to wait for a store at the end of a command. Raises CGDError."""
+    given = os.environ.get(_WAIT_VARIABLE, str(_WAIT_SECONDS))
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
+    if not 1 <= seconds < float("inf"):
+        raise CGDError(f"{_WAIT_VARIABLE}={given!r} is no number of seconds; expected 1 or more, such as 60")
+    return seconds
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)

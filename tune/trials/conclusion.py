@@ -1,0 +1,114 @@
+"""What is left of a study when its trials have run: its record, its report from the store, its answer on its run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ablations.findings.results import load_results
+from ablations.findings.tables import build_tables
+from ablations.report.figures.curves import COLUMNS, write_curves
+from ablations.report.pages.content import Content, gather
+from ablations.report.pages.write import summary_of, write_content
+from tune.store.tracking import FAILED, FINISHED, KILLED, OlderRun, RunRecord, Tracking
+from tune.trials.mlflow_notes import numbers_of, parent_note, study_metrics
+from tune.trials.plan import Plan, StudyPlan
+from tune.trials.study_record import study_record
+
+Known = Mapping[str, RunRecord]  # by fingerprint
+
+
+@dataclass(frozen=True)
+class StudyOutcome:
+    """How a study ended."""
+
+    study: str
+    parent_run_id: str
+    report: Path
+    summary: str
+    failed: tuple[tuple[str, str], ...]
+    missing: tuple[str, ...]
+
+
+class Conclusions:
+    """Concludes the studies of a plan.
+
+    Parameters
+    ----------
+    plan, tracking, output
+        What was run, the store, and the folder of reports.
+    arguments, forecast
+        The command's arguments and what it was forecast to cost (None for no forecast), stored with each study.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        tracking: Tracking,
+        output: Path,
+        arguments: dict[str, Any],
+        forecast: dict[str, Any] | None,
+    ) -> None:
+        self.plan, self.tracking, self.output = plan, tracking, output
+        self.arguments, self.forecast = arguments, forecast
+
+    def of(self, plan: StudyPlan, parent: str, complete: bool, known: Known, known_floors: Known) -> StudyOutcome:
+        """Write the record and the report of a study and end its run.
+
+        Parameters
+        ----------
+        parent
+            Its run.
+        complete
+            False if the user stopped the command.
+        known, known_floors
+            Runs of trials and floors.
+        """
+        record = study_record(plan, self.plan, known, known_floors, self.other_code)
+        record |= {"forecast": self.forecast, "arguments": self.arguments}
+        self.tracking.log_texts(parent, {"study.json": json.dumps(record, indent=1)})
+        results = load_results(self.tracking.uri, parent)
+        folder = self.output / "reports" / f"{plan.study.name}-{plan.key}"
+        content = gather(results, build_tables(results))
+        files = write_content(content, folder)
+        write_curves(self._curves(plan, known), list(results.study.labels), folder)
+        self.tracking.log_folder(parent, folder, "report")
+        self._summarise(content, parent, files.html.name)
+        runs = [(spec.name, known.get(spec.fingerprint)) for _, spec in plan.trials]
+        failed = [(name, run.error or "unknown error") for name, run in runs if run and run.status == FAILED]
+        missing = [name for name, run in runs if not run or run.status not in (FINISHED, FAILED)]
+        status = FAILED if failed else FINISHED
+        self.tracking.end(parent, status if complete and not missing else KILLED)
+        return StudyOutcome(plan.study.name, parent, files.html, summary_of(content), tuple(failed), tuple(missing))
+
+    @cached_property
+    def other_code(self) -> dict[str, list[OlderRun]]:
+        """Finished trials of other code versions by their key, read once for all studies."""
+        found: dict[str, list[OlderRun]] = {}
+        for run in self.tracking.trials_of_other_code({spec.code_version for spec in self.plan.trials.values()}):
+            found.setdefault(run.trial_key, []).append(run)
+        return found
+
+    def _summarise(self, content: Content, parent: str, report: str) -> None:
+        """The study's numbers and its answer on the parent run itself."""
+        answers = zip(content.tables, content.verdicts, strict=True)
+        found = [numbers_of(table, answer) for table, (_, answer) in answers]
+        experiment = self.tracking.experiment_id
+        note = parent_note(content.results.study, experiment, parent, found, report, content.headline)
+        self.tracking.summarise_study(parent, study_metrics(found), note)
+
+    def _curves(self, plan: StudyPlan, known: Known) -> pd.DataFrame:
+        """Validation score by epoch of every trial that has a run."""
+        rows = [
+            (spec.dataset, level, f"seed {spec.seed}, fold {spec.fold}", epoch, value)
+            for level, spec in plan.trials
+            if spec.fingerprint in known
+            for epoch, value in self.tracking.curve(known[spec.fingerprint].run_id, "val_pcc")
+        ]
+        return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -1,0 +1,190 @@
+"""Measuring what trials cost: a short probe of each configuration that costs something else, on Ray's workers."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from cgd.config import Config
+from cgd.data.preprocess import PreparedPair
+from cgd.data.split import GeneSplit
+from cgd.evaluation import Probe, probe
+from tune.trials.trial import TrialSpec
+
+MOST_PROBES = 32
+
+# Fields whose value changes what a step computes, not how much there is to compute. (`train.epochs` is multiplied in;
+# a dropout, a guidance or a decay does change the work, and is not here.)
+SAME_COST = frozenset(
+    {
+        "seed",
+        "split.seed",
+        "train.epochs",
+        "train.patience",
+        "train.tolerance",
+        "train.learning_rate",
+        "train.pretrain_learning_rate",
+        "train.weight_decay",
+        "train.warmup_fraction",
+        "train.final_lr_fraction",
+        "train.gradient_clip",
+        "train.ema_decay",
+        "train.kl_weight",
+        "train.reconstruction_weight",
+        "ar.max_weight",
+        "ar.min_weight",
+        "diffusion.schedule",
+    }
+)
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Outcome of probing.
+
+    Attributes
+    ----------
+    of
+        Fingerprint -> probe of a trial that costs the same.
+    failed
+        Name of a probed trial -> why it could not be probed.
+    n_probed
+        Configurations probed.
+    n_borrowed
+        Configurations beyond the limit that were given the probe of the closest one.
+    warmup_seconds
+        By how much the first trial of a worker takes longer than its later ones.
+    launch_seconds
+        From asking for a worker to the start of its first trial.
+    """
+
+    of: Mapping[str, Probe]
+    failed: Mapping[str, str]
+    n_probed: int
+    n_borrowed: int
+    warmup_seconds: float
+    launch_seconds: float
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A probe in a worker that has run one before; the other two of a worker that had not, else None."""
+
+    probe: Probe
+    warmup_seconds: float | None
+    launch_seconds: float | None
+
+
+def group_by_cost(specs: Iterable[TrialSpec]) -> list[list[TrialSpec]]:
+    """Trials on the same data that differ in seed, fold or fields that change no cost, together."""
+    groups: dict[str, list[TrialSpec]] = {}
+    for spec in specs:
+        groups.setdefault(f"{spec.prepared} {sorted(cost_values(spec).items())!r}", []).append(spec)
+    return list(groups.values())
+
+
+def cost_values(spec: TrialSpec) -> dict[str, Any]:
+    """The fields of a trial's configuration that its cost may depend on."""
+    return {path: value for path, value in spec.config.flatten().items() if path not in SAME_COST}
+
+
+def choose(groups: Sequence[list[TrialSpec]], limit: int = MOST_PROBES) -> list[int]:
+    """Which groups to probe: all up to `limit`, and beyond it the data sets in turn, at least one of each."""
+    by_data: dict[str, list[int]] = {}
+    for index, group in enumerate(groups):
+        by_data.setdefault(group[0].prepared, []).append(index)
+    in_turn = [i for row in itertools.zip_longest(*by_data.values()) for i in row if i is not None]
+    return sorted(in_turn[: max(limit, len(by_data))])
+
+
+def closest_group(group: list[TrialSpec], among: Sequence[list[TrialSpec]]) -> int:
+    """Index of the group on the same data, or else data set, that differs in the fewest fields."""
+
+    def distance(other: list[TrialSpec]) -> tuple[bool, bool, int]:
+        mine, theirs = group[0], other[0]
+        values, others = cost_values(mine), cost_values(theirs)
+        n_different = sum(values[path] != others[path] for path in values)
+        return mine.dataset != theirs.dataset, mine.prepared != theirs.prepared, n_different
+
+    return min(range(len(among)), key=lambda i: distance(among[i]))
+
+
+def run_probes(specs: Sequence[TrialSpec], datasets: Mapping[str, PreparedPair], limit: int = MOST_PROBES) -> Probes:
+    """Probe on the connected Ray, as many at a time as it has CPUs.
+
+    Parameters
+    ----------
+    specs
+        Trials whose cost is wanted.
+    datasets
+        Prepared pairs by key.
+    """
+    groups = group_by_cost(specs)
+    chosen = [groups[i] for i in choose(groups, limit)]
+    outcomes = _measure([group[0] for group in chosen], datasets)
+    measured = {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, _Measured)}
+    usable = [group for group in chosen if group[0].fingerprint in measured]
+    of: dict[str, Probe] = {}
+    for group in groups:
+        source = group if group in chosen else usable[closest_group(group, usable)] if usable else group
+        if found := measured.get(source[0].fingerprint):
+            of |= {spec.fingerprint: found.probe for spec in group}
+    failed = {g[0].name: str(outcomes[g[0].fingerprint]) for g in chosen if g not in usable}
+    warmup = [m.warmup_seconds for m in measured.values() if m.warmup_seconds is not None]
+    launch = [m.launch_seconds for m in measured.values() if m.launch_seconds is not None]
+    n_borrowed = len(groups) - len(chosen)
+    return Probes(of, failed, len(chosen), n_borrowed, max(warmup, default=0.0), min(launch, default=0.0))
+
+
+def _measure(specs: Sequence[TrialSpec], datasets: Mapping[str, PreparedPair]) -> dict[str, _Measured | str]:
+    """Fingerprint -> what a probe measured, or why it could not."""
+    shared = {key: ray.put(datasets[key]) for key in {spec.prepared for spec in specs}}
+    pending = {}
+    for spec in specs:
+        n_gpus = 1 if spec.config.runtime.device == "cuda" else 0
+        remote = ray.remote(num_cpus=1, num_gpus=n_gpus, max_retries=0)(_probe_warm)
+        reference = remote.remote(spec.config, shared[spec.prepared], spec.split, time.time())
+        pending[spec.fingerprint] = reference
+    return {fingerprint: _outcome(reference) for fingerprint, reference in pending.items()}
+
+
+def _outcome(reference: ray.ObjectRef) -> _Measured | str:
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        return f"{type(error.cause).__name__}: {error.cause}" if error.cause else str(error)
+    except RayError as error:  # its worker died, for want of memory perhaps
+        return str(error)
+
+
+_is_warm = False  # whether this worker process has run a probe
+
+
+def _probe_warm(config: Config, prepared: PreparedPair, split: GeneSplit, asked: float) -> _Measured:
+    """Probe in a worker that has run a trial before, like most trials of a study.
+
+    The first one of a process also pays for what torch and the libraries around it do once.
+    """
+    global _is_warm
+    launch = time.time() - asked
+    seconds = [_seconds(lambda: probe(config, prepared, split))] if not _is_warm else []
+    _is_warm = True
+    start = time.perf_counter()
+    result = probe(config, prepared, split)
+    if not seconds:
+        return _Measured(result, None, None)
+    return _Measured(result, max(seconds[0] - (time.perf_counter() - start), 0.0), launch)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start

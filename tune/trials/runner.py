@@ -1,0 +1,288 @@
+"""Run a plan: compute what the store does not have."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import ray
+from ray import tune as ray_tune
+
+from cgd.errors import TrackingError
+from cgd.evaluation import evaluate_floors
+from cgd.kept_prediction import PREDICTIONS
+from cgd.metrics.summary import summarise_table
+from cgd.version import code_version
+from tune.checkpoints.budget import BudgetCallback, CheckpointBudget
+from tune.checkpoints.options import AS_USUAL, CHECKPOINTS, CheckpointOptions
+from tune.cluster.placement import placed
+from tune.cluster.resources import NO_SHARE, Request, Share, alike
+from tune.store.opening import after_all_ran
+from tune.store.outbox import Outbox
+from tune.store.outbox_entries import opening
+from tune.store.run_record import table_text
+from tune.store.tracking import FAILED, FINISHED, KILLED, RUNNING, STUDY_TAG, Tracking
+from tune.terminal.progress import Progress
+from tune.trials.callback import TrackingCallback
+from tune.trials.conclusion import Conclusions, StudyOutcome
+from tune.trials.mlflow_notes import parent_note, study_view, view_key
+from tune.trials.plan import FloorSpec, Plan, StudyPlan
+from tune.trials.preflight import check_nodes, checked_tasks
+from tune.trials.trial import TrialSpec, run_trial
+from tune.trials.tuning import run_tune
+
+
+class Runner:
+    """Runs a plan against a tracking store.
+
+    Parameters
+    ----------
+    plan
+        What to run.
+    tracking
+        The store.
+    output
+        Folder of checkpoints and reports.
+    arguments
+        The command's arguments, stored with the study.
+    forecast
+        What the command was forecast to cost, stored with the study; None for no forecast.
+    log_models
+        Attach the fitted model to each trial's run.
+    share
+        What the command gives to each trial.
+    keeping
+        How checkpoints are kept.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        tracking: Tracking,
+        output: Path,
+        arguments: dict[str, Any],
+        forecast: dict[str, Any] | None = None,
+        log_models: bool = True,
+        share: Share = NO_SHARE,
+        keeping: CheckpointOptions = AS_USUAL,
+    ) -> None:
+        self.plan, self.tracking, self.output = plan, tracking, output
+        self.log_models, self.share, self.keeping = log_models, share, keeping
+        self.conclusions = Conclusions(plan, tracking, output, arguments, forecast)
+        self.known = tracking.runs("trial")
+        self.known_floors = tracking.runs("floors")
+        self._ended: set[str] = set()  # trials that this command ran to an end
+
+    def missing(self) -> dict[str, TrialSpec]:
+        """Trials the store has no finished run of."""
+        return {key: spec for key, spec in self.plan.trials.items() if not self._is_finished(key)}
+
+    def _is_finished(self, fingerprint: str) -> bool:
+        return fingerprint in self.known and self.known[fingerprint].status == FINISHED
+
+    def _open_parents(self, resume: bool) -> dict[str, str]:
+        """The parent run of each study: exactly these trials have one for ever, which is opened again."""
+        parents, interrupted = {}, False
+        known = self.tracking.runs("study", "cgd.study_key")
+        for plan in self.plan.studies:
+            record = known.get(plan.key)
+            interrupted |= record is not None and record.status in (KILLED, RUNNING)
+            tags = {
+                "cgd.study": plan.study.name,
+                "cgd.study_key": plan.key,
+                "cgd.protocol": plan.base.evaluation.protocol,
+                "cgd.code_version": code_version(),
+            }
+            name = f"{plan.study.name} · {', '.join(plan.dataset_keys)}"
+            run_id = record.run_id if record else None
+            parent = parents[plan.study.name] = self.tracking.open_run("study", f"study-{plan.key}", name, tags, run_id)
+            self.tracking.describe(parent, parent_note(plan.study, self.tracking.experiment_id, parent))
+            view = study_view(plan.study.name, by_dataset=len(plan.dataset_keys) > 1)
+            self.tracking.share_view(view_key(plan.study.name), view)
+        if resume and not interrupted:
+            print("nothing to resume: no interrupted command ran exactly these trials")
+        return parents
+
+    def run(self, resume: bool, address: str, max_concurrent: int | None) -> tuple[dict[str, str], bool]:
+        """Compute missing floors, then run missing trials.
+
+        Returns
+        -------
+        parents, complete
+            Parent run of each study, and False if the user stopped it.
+
+        Raises
+        ------
+        ResourceError
+            A trial asks for more than there is.
+        UndeliveredError
+            Everything ran, but the store is away.
+        """
+        floors, trials = self.missing_floors(), self.missing()
+        self._adopt()
+        if not floors and not trials:
+            return self._open_parents(resume), True
+        requests = {key: self.share.request(spec.config) for key, spec in trials.items()}
+        parents: dict[str, str] = {}
+        try:
+            with (
+                placed(list(requests.values()), address, max_concurrent) as limit,
+                Outbox(self.tracking, self.output) as outbox,
+            ):
+                shared = self._share(floors, trials)
+                parents = self._open_parents(resume)
+                self._run_floors(floors, shared, outbox, _brought(trials))
+                complete = not trials or self._run_trials(trials, requests, shared, parents, limit, outbox)
+                outbox.settle()
+        except BaseException:  # whatever ends the command, its runs must not stay RUNNING
+            with suppress(TrackingError):  # it may be the store itself that failed
+                for run_id in parents.values():
+                    self.tracking.end(run_id, KILLED)
+            raise
+        with after_all_ran():
+            self._read_back(floors)
+        return parents, complete
+
+    def _share(self, floors: list[FloorSpec], trials: dict[str, TrialSpec]) -> dict[str, ray.ObjectRef]:
+        """Each pair, put into the object store once and read from there by floors and trials; nodes that could not are
+        refused."""
+        needed = {spec.prepared for spec in (*floors, *trials.values())}
+        shared = {key: ray.put(self.plan.datasets[key]) for key in needed}
+        check_nodes(self.output, list(shared.values()), _brought(trials), self.keeping.storage)
+        return shared
+
+    def _read_back(self, floors: list[FloorSpec]) -> None:
+        """The runs of what ended, as the store has them: another command on it may have finished some first."""
+        trials = self.tracking.runs("trial")
+        self.known |= {key: trials[key] for key in self._ended if key in trials}
+        found = self.tracking.runs("floors")
+        self.known_floors |= {spec.fingerprint: found[spec.fingerprint] for spec in floors if spec.fingerprint in found}
+
+    def _adopt(self) -> None:
+        """Tag what an earlier command finished with the studies of this one, which it belongs to as well."""
+        for key, tags in self._tags().items():
+            if self._is_finished(key):
+                record = self.known[key]
+                new = {k: v for k, v in tags.items() if k.startswith(STUDY_TAG) and record.studies.get(k) != v}
+                if new:
+                    self.tracking.add_tags(record.run_id, new)
+
+    def missing_floors(self) -> list[FloorSpec]:
+        """Floors the store has no finished run of."""
+        finished = {key for key, record in self.known_floors.items() if record.status == FINISHED}
+        return [spec for key, spec in self.plan.floors.items() if key not in finished]
+
+    def _run_floors(
+        self, missing: list[FloorSpec], shared: dict[str, ray.ObjectRef], outbox: Outbox, files: list[Path]
+    ) -> None:
+        # the files are the trials': a node without them is refused before the floors have taken their time
+        with checked_tasks(evaluate_floors, self.output, files, self.keeping.storage) as evaluate:
+            remote = ray.remote(num_cpus=1)(evaluate)
+            pending = [(spec, remote.remote(shared[spec.prepared], spec.split, spec.config)) for spec in missing]
+            for spec, reference in pending:
+                table = ray.get(reference)
+                tags = {"cgd.dataset": spec.dataset, "cgd.fold": str(spec.fold)}
+                name = f"floors · {spec.dataset} · fold {spec.fold}"
+                outbox.put(spec.fingerprint, opening("floors", name, tags))
+                outbox.finish(spec.fingerprint, _floor_metrics(table), table_text(table))
+
+    def _run_trials(
+        self,
+        missing: dict[str, TrialSpec],
+        requests: dict[str, Request],
+        shared: dict[str, ray.ObjectRef],
+        parents: dict[str, str],
+        max_concurrent: int | None,
+        outbox: Outbox,
+    ) -> bool:
+        checkpoints = self.output / CHECKPOINTS
+        mirror = self.keeping.mirror(checkpoints)
+        trainable = ray_tune.with_parameters(
+            run_trial,
+            specs=missing,
+            datasets=shared,
+            requests=requests,
+            checkpoints=str(checkpoints),
+            log_models=self.log_models,
+            mirror=mirror,
+        )
+        n_epochs = sum(spec.n_epochs for spec in missing.values())
+        with Progress(len(missing), n_epochs) as progress, outbox.speaking(progress.note):
+            callback = TrackingCallback(
+                outbox,
+                progress,
+                missing,
+                self._parents_of(parents),
+                self._tags(),
+                self.plan.datasets,
+                checkpoints,
+                self.log_models,
+                mirror,
+            )
+            space = {"trial": ray_tune.grid_search(list(missing))}
+            over = BudgetCallback(CheckpointBudget(checkpoints, self.keeping.budget, self._has_ended(callback)))
+            run_tune(
+                trainable,
+                callback,
+                lambda params: requests[params["trial"]],
+                self.output,
+                space,
+                reuse_actors=alike(requests.values()),
+                also=[over],
+                files=_brought(missing),
+                storage=self.keeping.storage,
+                max_concurrent_trials=max_concurrent,
+            )
+        self._ended = set(callback.outcomes)
+        complete = self._ended == set(missing)
+        if complete:  # every protocol that was asked for has scored them
+            shutil.rmtree(checkpoints / PREDICTIONS, ignore_errors=True)
+        return complete
+
+    def _has_ended(self, callback: TrackingCallback) -> Callable[[str], bool]:
+        """Whether a trial is finished or has failed, in this command or, where it does not run again, before."""
+        running = set(callback.specs)
+
+        def has_ended(fingerprint: str) -> bool:
+            record = (callback.outcomes if fingerprint in running else self.known).get(fingerprint)
+            return record is not None and record.status in (FINISHED, FAILED)
+
+        return has_ended
+
+    def _parents_of(self, parents: dict[str, str]) -> dict[str, str]:
+        owner: dict[str, str] = {}
+        for plan in self.plan.studies:
+            for _, spec in plan.trials:
+                owner.setdefault(spec.fingerprint, parents[plan.study.name])
+        return owner
+
+    def _tags(self) -> dict[str, dict[str, str]]:
+        """`cgd.study.NAME = level` for every study a trial belongs to, and what it is in any code version."""
+        tags: dict[str, dict[str, str]] = {}
+        for plan in self.plan.studies:
+            for level, spec in plan.trials:
+                same = {"cgd.code_version": spec.code_version, "cgd.trial_key": spec.trial_key}
+                tags.setdefault(spec.fingerprint, same)[f"{STUDY_TAG}{plan.study.name}"] = level
+        return tags
+
+    def conclude(self, plan: StudyPlan, parent: str, complete: bool) -> StudyOutcome:
+        """Write the study's record, its report from the store, and end its run."""
+        return self.conclusions.of(plan, parent, complete, self.known, self.known_floors)
+
+
+def _brought(trials: dict[str, TrialSpec]) -> list[Path]:
+    """Files of predictions that the trials score."""
+    return [spec.brought.path for spec in trials.values() if spec.brought]
+
+
+def _floor_metrics(table: pd.DataFrame) -> dict[str, float]:
+    """`METHOD_pcc` and so on, so that floors can be charted beside trials."""
+    metrics = {}
+    for method, rows in table.groupby("method"):
+        values = summarise_table(rows)
+        metrics |= {f"{method}_{key}": value for key, value in values.items() if not key.startswith("n_")}
+    return metrics
