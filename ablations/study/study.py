@@ -11,15 +11,30 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from ablations.study.checks import check_content, check_layout
-from ablations.study.combinations import Combination, Configuration, cross, listed
-from ablations.study.factor import Factor, GridFactor, Level, Part, Problem, Scalar, Text, as_field, repeated_in
+from ablations.study.combinations import Combination, Configuration, check_configurations, cross, listed
+from ablations.study.factor import (
+    PROTOCOL,
+    Factor,
+    GridFactor,
+    Level,
+    Part,
+    Problem,
+    Scalar,
+    Text,
+    as_field,
+    check_axis,
+    check_only_on,
+    check_path,
+    check_value,
+    check_when,
+    repeated_in,
+)
 from ablations.study.validation import validated
-from ablations.study.yaml_lines import LocatedYAML, built_in, find_yaml, read_yaml
+from ablations.study.yaml_lines import LocatedYAML, Location, built_in, find_yaml, read_yaml
 from cgd.config import Config
 from cgd.errors import ConfigError, StudyError, closest
 
@@ -257,3 +272,62 @@ def _check_list(study: str, what: str, asked: Sequence[Any]) -> None:
         raise StudyError(f"study '{study}': expected at least one {what}, found none")
     if repeated := repeated_in(asked):
         raise StudyError(f"study '{study}': {what} {repeated[0]!r} is asked for twice")
+
+
+if TYPE_CHECKING:
+    from ablations.study.study import Study
+
+
+def check_layout(study: Study) -> None:
+    """One factor, or a declared grid of several, or configurations."""
+    single = study.factor is not None or bool(study.levels) or study.default is not None
+    if study.factors and not study.grid:
+        raise Problem(
+            ("factors",),
+            f"found {len(study.factors)} factors: a study changes one, declared as 'factor', 'levels' and "
+            "'default'; to cross several on purpose, add 'grid: true'",
+        )
+    if study.configurations and (study.grid or single):
+        raise Problem(("configurations",), "configurations stand alone: remove the factors and their levels")
+    if study.grid and single:
+        raise Problem((), "a grid lists everything under 'factors'; remove 'factor', 'levels' and 'default'")
+    if study.grid and (len(study.factors) < 2 or repeated_in([factor.path for factor in study.factors])):
+        raise Problem(("factors",), "a grid crosses at least two factors with different paths")
+    least = 1 if study.is_comparison else 2
+    whole = study.factor is not None and len(study.levels) >= least and study.default is not None
+    if not (study.grid or study.configurations or whole):
+        raise Problem((), "expected a 'factor', at least two 'levels' and the 'default' level")
+
+
+def check_content(study: Study) -> None:
+    """Factors, conditions, configurations, what is fixed, data sets and labels."""
+    if repeated := repeated_in(study.datasets):
+        raise Problem(("datasets",), f"data set '{repeated[0]}' is listed twice")
+    for i, axis in enumerate(study.axes):
+        at: Location = ("factors", i) if study.grid else ()
+        check_axis(axis, at)
+        if study.datasets:
+            check_only_on(axis, [_name_of(dataset) for dataset in study.datasets], at)
+    for i, axis in enumerate(study.factors):
+        check_when(axis, study.factors, ("factors", i))
+    if study.configurations:
+        check_configurations(study.configurations)
+    _check_fixed(study)
+    if not all(study.labels) or repeated_in(study.labels):
+        message = f"the rows of the grid do not have distinct labels: {', '.join(study.labels)}"
+        raise Problem(("factors",), message)
+
+
+def _check_fixed(study: Study) -> None:
+    for path, value in study.fixed.items():
+        if not (study.is_comparison and path == PROTOCOL):
+            check_path(path, "be fixed", ("fixed", path))
+        check_value(path, value, ("fixed", path))
+        if path in study.paths:
+            raise Problem(("fixed", path), f"'{path}' is varied by this study, so it cannot be fixed as well")
+
+
+def _name_of(dataset: str) -> str:
+    """The name a data set goes by when it is given as a folder or as two files."""
+    first = dataset.partition(",")[0].strip()
+    return Path(first).stem if "," in dataset else Path(first).name

@@ -16,7 +16,7 @@ import yaml
 from mlflow_store import Store
 
 from cgd.config import Config
-from tune.trials.retries import RETRIES
+from tune.trials.failure import RETRIES
 
 STUDY = ("--study", "ar_decay", "--seeds", "2")
 FAILING = """

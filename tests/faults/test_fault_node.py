@@ -2,7 +2,7 @@
 
 import pytest
 
-from tune.trials.retries import RETRIES
+from tune.trials.failure import RETRIES
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from ablations.search.space import load_space
 from ablations.study.study import Study, load_study
 from cgd.baselines import find_method
 from cgd.errors import CGDError, ConfigError, DataError, StudyError
-from tune.commands.arguments import file_name
+from tune.commands.options import file_name
 from tune.comparison.export import export_splits
 from tune.comparison.methods import parse_brought
 from tune.store.lock import locked

@@ -20,7 +20,7 @@ from cgd.data.pair import read_pair
 from cgd.errors import CGDError, CheckpointError
 from cgd.estimator import CausalGeD
 from cgd.training.checkpoint import read_folder
-from tune.commands.arguments import parse_assignment
+from tune.commands.options import parse_assignment
 
 FILES = [path for room in ("cgd", "ablations", "tune") for path in sorted((ROOT / room).rglob("*.py"))]
 MODULES = {

@@ -7,8 +7,8 @@ import sys
 import pytest
 from watched import ROOT, STUDY, TINY, user_environment
 
-from ablations.findings.store_uri import without_password
 from tune.search.storage import SearchError, open_earlier, open_storage
+from tune.store.errors import without_password
 
 SECRET = "s3cr3t"
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from watched import ROOT, STUDY, TINY, is_local, user_environment
 
-from tune.commands.arguments import open_ui
+from tune.commands.options import open_ui
 
 SECRET = "s3cr3t"
 ASSISTANT = "/ajax-api/3.0/mlflow/assistant"

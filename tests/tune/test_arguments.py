@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ablations.findings.store_uri import without_password
 from cgd.errors import TrackingError
-from tune.commands.arguments import file_name, open_ui, recorded
+from tune.commands.options import file_name, open_ui, recorded
+from tune.store.errors import without_password
 from tune.store.tracking import Tracking
 
 

@@ -10,9 +10,9 @@ from cgd.training.checkpoint import CheckpointFolder, write_folder
 from cgd.version import code_version
 from tune.checkpoints.mirror import CheckpointMirror
 from tune.commands import ablation as cli
-from tune.commands.arguments import own_store
 from tune.commands.clean import clean, find_leftovers, read_store
 from tune.store.lock import OutputError, locked
+from tune.store.opening import own_store
 from tune.store.tracking import FAILED, FINISHED, KILLED, Tracking
 
 HALF = "." + "epoch-00004." + "0a" * 16

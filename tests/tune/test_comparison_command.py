@@ -19,8 +19,7 @@ from tune.commands.comparison import main
 from tune.comparison.export import export_splits
 from tune.comparison.methods import choose, parse_brought
 from tune.comparison.results_file import between, write_results
-from tune.terminal.board import Board
-from tune.terminal.table import draw
+from tune.terminal.board import Board, draw
 from tune.trials.plan import Planner
 
 GOOD = "class Good:\n    def fit(self, visible, seed): ...\n    def predict(self, genes): ...\n"

@@ -8,7 +8,7 @@ import pytest
 
 from cgd.config import Config
 from cgd.evaluation import Probe
-from tune.cluster.machine import free_disk_mb, memory_mb
+from tune.cluster.capacity import free_disk_mb, memory_mb
 from tune.commands.plan_table import describe_wait, warnings
 from tune.trials.forecast import (
     GROUP_START_SECONDS,

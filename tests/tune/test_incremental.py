@@ -12,8 +12,7 @@ import yaml
 
 from ablations.findings.results import METRICS
 from ablations.study.study import Study
-from tune.store.run_record import table_text
-from tune.store.tracking import Tracking
+from tune.store.tracking import Tracking, table_text
 from tune.trials.plan import Planner
 from tune.trials.runner import Runner
 from tune.trials.study_record import study_record

@@ -13,13 +13,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 
 from cgd.errors import CGDError, TrackingError
-from tune.commands.ending import EXIT_UNDELIVERED, UndeliveredError, run_command
+from tune.commands.ending import EXIT_UNDELIVERED, run_command
+from tune.store.errors import UndeliveredError
 from tune.store.opening import deliver_leftovers
 from tune.store.outbox import Outbox, patience
-from tune.store.outbox_entries import RUN_ID, opening
-from tune.store.outbox_files import OutboxFiles
-from tune.store.run_record import FINISHED, KILLED, STOPPED
-from tune.store.tracking import Tracking
+from tune.store.outbox_files import RUN_ID, OutboxFiles, opening
+from tune.store.tracking import FINISHED, KILLED, STOPPED, Tracking
 
 TABLE = json.dumps({"columns": ["gene", "pcc"], "data": [["a", 0.5]]})
 WRITES = ("create_run", "log_batch", "update_run", "set_tag", "set_terminated", "log_text", "log_inputs", "search_runs")

@@ -13,10 +13,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import tune.terminal.progress
-from tune.terminal.board import Board
+from tune.terminal.board import Board, draw
 from tune.terminal.logs import CommandLog
 from tune.terminal.progress import Progress
-from tune.terminal.table import draw
 from tune.terminal.text import clock, duration, make_console, megabytes, one_line
 
 ROOT = Path(__file__).parents[2]

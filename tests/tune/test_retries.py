@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from tune.trials.retries import RETRIES, RenewRetries
+from tune.trials.failure import RETRIES, RenewRetries
 
 
 def _report(callback, trial, iteration):

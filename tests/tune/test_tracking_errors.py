@@ -13,11 +13,11 @@ from requests.exceptions import HTTPError
 
 from cgd.errors import TrackingError
 from tune.commands import execute as study_command
-from tune.commands.ending import UndeliveredError
 from tune.store.delivery import Delivery
-from tune.store.errors import StoreAwayError, TooLargeError, readable_errors
+from tune.store.errors import StoreAwayError, TooLargeError, UndeliveredError
+from tune.store.mlflow_errors import readable_errors
 from tune.store.opening import after_all_ran
-from tune.store.outbox_entries import FINISH, OPEN
+from tune.store.outbox_files import FINISH, OPEN
 
 
 def answered(status, text="<html>from a proxy</html>"):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from tune.cluster.capacity import of_cluster, of_this_machine
 from tune.cluster.environment import DEFAULTS, ROOT
 from tune.cluster.private_ray import ClusterError, gloo_on_loopback, loopback_only, protect_token, session_folder
+from tune.cluster.resources import Request, has_groups, n_concurrent
 from tune.terminal.logs import is_verbose
 
 _MEND = "Give the address of a running cluster's head, or omit --address to run on this machine"
@@ -125,3 +127,37 @@ def check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as error:
         raise ClusterError(f"nothing answers at '{address}': {error}. {_MEND}") from None
+
+
+def check_here(requests: Sequence[Request], address: str, asked: int | None) -> None:
+    """Raise ResourceError if a trial could never run on this machine; a cluster is asked once it is joined."""
+    if address == "local" and requests:
+        n_concurrent(requests, of_this_machine(), asked)
+
+
+@contextmanager
+def placed(requests: Sequence[Request], address: str, asked: int | None) -> Iterator[int | None]:
+    """Connect for these trials; yield how many of them may run at a time, None for as many as a growing cluster takes.
+
+    Parameters
+    ----------
+    requests
+        Of all trials; where there are none, the connection serves other work.
+    address
+        As for `connected`. Whether trials fit on this machine is known before Ray is started.
+    asked
+        --max-concurrent.
+
+    Raises
+    ------
+    ResourceError
+        A trial can never run there.
+    ClusterError
+        No Ray there.
+    """
+    local = address == "local"
+    limit = n_concurrent(requests, of_this_machine(), asked) if local and requests else asked
+    with connected(address, groups=has_groups(requests)):
+        if requests and not local:
+            limit = n_concurrent(requests, of_cluster(), asked)
+        yield limit

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from ablations.study.study import list_studies, load_studies, load_study
 from cgd.errors import CGDError
-from tune.commands.arguments import parse_assignment, print_datasets
 from tune.commands.ending import EXIT_CODES, EXIT_FAILED, EXIT_OK, Ending, run_command
-from tune.commands.options import add_run_options, add_study_options, base_config
+from tune.commands.options import add_run_options, add_study_options, base_config, parse_assignment, print_datasets
 
 if TYPE_CHECKING:  # these import torch and ray, which --help and --list do without
     from tune.terminal.logs import CommandLog

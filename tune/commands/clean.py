@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablations.findings.store_uri import without_password
 from cgd.errors import ConfigError
 from cgd.files import readable_size
 from cgd.kept_prediction import PREDICTIONS
@@ -24,6 +23,7 @@ from cgd.version import code_version
 from tune.checkpoints.budget import folder_size
 from tune.checkpoints.options import CHECKPOINTS, checkpoint_options
 from tune.commands.ending import EXIT_FAILED, EXIT_OK, Ending
+from tune.store.errors import without_password
 from tune.store.lock import locked
 from tune.store.opening import store_uri
 from tune.store.tracking import FINISHED, KILLED, RUNNING, Tracking, sqlite_file

@@ -10,9 +10,8 @@ from ablations.study.comparison import PROTOCOLS, Compared, Protocol, comparison
 from ablations.study.study import METHOD
 from cgd.config import Config
 from cgd.errors import ConfigError
-from tune.commands.arguments import parse_assignment, print_datasets
 from tune.commands.ending import EXIT_CODES, EXIT_FAILED, EXIT_OK, Ending, run_command
-from tune.commands.options import add_run_options, add_study_options, base_config
+from tune.commands.options import add_run_options, add_study_options, base_config, parse_assignment, print_datasets
 
 if TYPE_CHECKING:  # these import torch and ray, which --help does without
     from cgd.baselines.predictions import Brought

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import ray
 
-from ablations.findings.store_uri import without_password
-from tune.cluster.placement import check_here, placed
+from tune.cluster.connection import check_here, placed
 from tune.cluster.resources import NO_SHARE, Request, Share, has_groups
 from tune.commands.plan_table import print_forecast, print_plan
+from tune.store.errors import without_password
 from tune.store.tracking import FINISHED, RunRecord, Tracking, sqlite_file
 from tune.terminal.logs import CommandLog
 from tune.terminal.text import make_console

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cgd.errors import CGDError, TrackingError
+from cgd.errors import CGDError
 from cgd.files import disk_error_of, disk_message
+from tune.store.errors import UndeliveredError
 from tune.terminal.logs import CommandLog
 from tune.terminal.text import make_streams_safe, one_line
 
@@ -22,10 +23,6 @@ exit codes:
   2    wrong arguments, configuration, study, data or tracking store: one message says what to mend
   3    the tracking store went away: what it could not be told is kept in OUTPUT/outbox; the same command delivers it
   130  stopped with Ctrl-C; the same command with --resume continues"""
-
-
-class UndeliveredError(TrackingError):
-    """The tracking store is away, and what trials reported waits in the output folder."""
 
 
 @dataclass(frozen=True)

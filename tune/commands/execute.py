@@ -6,16 +6,16 @@ import argparse
 from contextlib import suppress
 from pathlib import Path
 
-from ablations.findings.store_uri import without_password
 from ablations.report.pages.index import write_index
 from cgd.errors import TrackingError
 from tune.checkpoints.options import usable_options
 from tune.cluster.resources import Share
-from tune.commands.arguments import open_ui, own_store, recorded
 from tune.commands.dry_run import DryRun
 from tune.commands.ending import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, Ending
+from tune.commands.options import open_ui, recorded
 from tune.commands.plan_table import describe_wait
-from tune.store.opening import after_all_ran, opened, store_uri
+from tune.store.errors import without_password
+from tune.store.opening import after_all_ran, opened, own_store, store_uri
 from tune.store.tracking import KILLED
 from tune.terminal.logs import CommandLog
 from tune.trials.conclusion import StudyOutcome

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cgd.memory import peak_memory_mb
-from tune.cluster.machine import free_disk_mb, memory_mb
+from tune.cluster.capacity import free_disk_mb, memory_mb
 from tune.store.tracking import FAILED, FINISHED, RunRecord
 from tune.terminal.text import duration, megabytes, one_line
 from tune.trials.forecast import EpochShares, Forecast

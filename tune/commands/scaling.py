@@ -19,11 +19,10 @@ from cgd.data.catalog import load_dataset
 from cgd.data.preprocess import PreparedPair, prepare
 from cgd.data.split import GeneSplit, make_splits
 from cgd.parallel import ALONE, Parallel
-from tune.cluster.connection import check_reachable
-from tune.cluster.placement import placed
+from tune.cluster.connection import check_reachable, placed
 from tune.cluster.resources import Request, Share
-from tune.commands.arguments import parse_assignment, positive
 from tune.commands.ending import Ending, run_command
+from tune.commands.options import parse_assignment, positive
 from tune.trials.train_group import Group, Report
 
 _STEPS = 50  # in an epoch, so that its validation weighs little

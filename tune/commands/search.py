@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablations.findings.store_uri import without_password
 from ablations.search.space import Space, list_spaces, load_space
 from cgd.config import Config
 from tune.checkpoints.options import add_checkpoint_options, usable_options
-from tune.commands.arguments import (
+from tune.commands.ending import EXIT_CODES, EXIT_FAILED, EXIT_STOPPED, Ending, run_command
+from tune.commands.options import (
+    add_resource_options,
     file_name,
     open_ui,
     own_store,
@@ -18,9 +19,9 @@ from tune.commands.arguments import (
     positive,
     print_datasets,
     recorded,
+    with_workers,
 )
-from tune.commands.ending import EXIT_CODES, EXIT_FAILED, EXIT_STOPPED, Ending, run_command
-from tune.commands.options import add_resource_options, with_workers
+from tune.store.errors import without_password
 from tune.terminal.logs import CommandLog
 
 if TYPE_CHECKING:  # these import torch and ray, which --help and --list do without

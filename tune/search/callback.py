@@ -30,8 +30,8 @@ from tune.search.trial import (
 )
 from tune.store.opening import after_all_ran
 from tune.store.outbox import Outbox
-from tune.store.outbox_entries import opening
-from tune.store.run_record import FINISHED, KILLED, STOPPED, RunRecord, describe_dataset, table_text
+from tune.store.outbox_files import opening
+from tune.store.tracking import FINISHED, KILLED, STOPPED, RunRecord, describe_dataset, table_text
 from tune.trials.tuning import OpenRun, RunCallback, message_of_death, remember_error, say_lost_checkpoints
 
 KIND_OF_RUN = "search_trial"

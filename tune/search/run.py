@@ -10,7 +10,6 @@ from typing import Any
 
 import optuna
 
-from ablations.findings.store_uri import without_password
 from ablations.report.pages.index import write_index
 from ablations.search.report import summary_text, write_search_report
 from ablations.search.results import SearchResults
@@ -18,7 +17,7 @@ from ablations.search.wording import opening
 from cgd.errors import TrackingError
 from cgd.files import write_atomically
 from tune.checkpoints.options import AS_USUAL, CHECKPOINTS, CheckpointOptions
-from tune.cluster.placement import check_here, placed
+from tune.cluster.connection import check_here, placed
 from tune.cluster.resources import NO_SHARE, Share
 from tune.search.book import SearchBook
 from tune.search.callback import SearchRuns
@@ -29,6 +28,7 @@ from tune.search.plan import SearchPlan
 from tune.search.record import make_record, summary_metrics
 from tune.search.start import first_points
 from tune.search.storage import open_storage
+from tune.store.errors import without_password
 from tune.store.opening import after_all_ran
 from tune.store.outbox import Outbox
 from tune.store.tracking import FAILED, FINISHED, KILLED, Tracking

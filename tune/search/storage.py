@@ -12,8 +12,8 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import SQLAlchemyError
 
-from ablations.findings.store_uri import without_password
 from cgd.errors import CGDError
+from tune.store.errors import without_password
 
 
 class SearchError(CGDError):

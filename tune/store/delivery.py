@@ -13,10 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tune.store.errors import TooLargeError
-from tune.store.outbox_entries import END, EPOCHS, FAIL, FINISH, OPEN, RUN_ID, TAG
-from tune.store.outbox_files import Entry
-from tune.store.run_record import FINISHED, KILLED, RUNNING, RunRecord
-from tune.store.tracking import Tracking
+from tune.store.outbox_files import END, EPOCHS, FAIL, FINISH, OPEN, RUN_ID, TAG, Entry
+from tune.store.tracking import FINISHED, KILLED, RUNNING, RunRecord, Tracking
 
 
 class Delivery:

@@ -1,22 +1,12 @@
-"""What goes wrong with a tracking store, in words, and told apart: a store that is away, and one that refuses."""
+"""What can go wrong with a tracking store. No import here is slow: every command needs these."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 
-from mlflow.exceptions import MlflowException
-from requests.exceptions import HTTPError, RequestException
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-
-from ablations.findings.store_uri import without_password
 from cgd.errors import TrackingError
 
-_REFUSED = range(400, 500)
-_LATER = {408, 425, 429, 401, 403}  # of those, what asks to come again, and what a person mends with a new password
-_TOO_LARGE = 413
-_BUSY = "QueuePool limit"  # a server whose connections to its database are all in use answers 400
+_NAMED = re.compile(r"([?&;][^=&;#]*(?:pass|pwd|secret|token|key)[^=&;#]*=)[^&;#\s]*", re.IGNORECASE)
 
 
 class StoreAwayError(TrackingError):
@@ -27,57 +17,13 @@ class TooLargeError(TrackingError):
     """The tracking store, or a proxy before it, takes nothing of that size."""
 
 
-@contextmanager
-def readable_errors(uri: str, doing: str) -> Iterator[None]:
-    """Turn the errors of MLflow, its database and its artifacts into ours.
+class UndeliveredError(TrackingError):
+    """The tracking store is away, and what trials reported waits in the output folder."""
 
-    Raises
-    ------
-    StoreAwayError
-        The store could not be reached, failed inside, has no room, or wants another password.
-    TooLargeError
-        It takes nothing of that size.
-    TrackingError
-        It refused the request: repeating it is of no use.
+
+def without_password(url: str) -> str:
+    """An address as it may be shown and kept, without what follows the user's name or a parameter such as `password=`.
+
+    Anything else as it is. A password may hold a slash where its owner did not quote it.
     """
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise _kind(error)(
-            f"cannot {doing} in the tracking store {without_password(uri)}: {without_password(reason)}. Give a "
-            "database such as sqlite:///PATH/mlflow.db or the address of an MLflow server with --tracking-uri or "
-            "MLFLOW_TRACKING_URI"
-        ) from None
-
-
-def _kind(error: Exception) -> type[TrackingError]:
-    if is_too_large(error):
-        return TooLargeError
-    return StoreAwayError if is_away(error) else TrackingError
-
-
-def is_too_large(error: Exception) -> bool:
-    """Whether a request was refused for its size; MLflow's own errors have the number in their text alone."""
-    if isinstance(error, HTTPError) and error.response is not None:
-        return error.response.status_code == _TOO_LARGE
-    return isinstance(error, MlflowException) and f"error code {_TOO_LARGE}" in str(error)
-
-
-def comes_of_absence(error: TrackingError) -> bool:
-    """Whether a store that is away is behind an error, also where what only reads a store has put it into words."""
-    cause = error.__context__
-    is_of_store = isinstance(cause, MlflowException | SQLAlchemyError | RequestException)  # a missing file is not
-    return isinstance(error, StoreAwayError) or (is_of_store and is_away(cause))
-
-
-def is_away(error: Exception) -> bool:
-    """Whether the store may take the same request later."""
-    if isinstance(error, MlflowException):
-        status = error.get_http_status_code()
-        return status not in _REFUSED or status in _LATER or _BUSY in str(error)
-    if isinstance(error, HTTPError) and error.response is not None:
-        return error.response.status_code not in _REFUSED or error.response.status_code in _LATER
-    if isinstance(error, SQLAlchemyError):
-        return isinstance(error, OperationalError | PoolTimeout)
-    return isinstance(error, OSError)
+    return _NAMED.sub(r"\1***", re.sub(r"(://[^/@:\s]*):(?!\d+/)[^\s'\"]*@", r"\1:***@", url))

@@ -8,13 +8,17 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from cgd.errors import TrackingError
-from tune.commands.arguments import own_store
-from tune.commands.ending import UndeliveredError
-from tune.store.errors import comes_of_absence
+from tune.store.errors import UndeliveredError
 from tune.store.lock import locked
+from tune.store.mlflow_errors import comes_of_absence
 from tune.store.outbox import Outbox
 from tune.store.tracking import Tracking, sqlite_file
 from tune.terminal.logs import CommandLog
+
+
+def own_store(output: Path) -> str:
+    """Tracking URI of the store that belongs to an output folder."""
+    return f"sqlite:///{output / 'mlflow.db'}"
 
 
 def store_uri(given: str | None, output: Path) -> str:

@@ -15,15 +15,11 @@ from pathlib import Path
 from threading import Condition, Thread
 from types import TracebackType
 
-from ablations.findings.store_uri import without_password
 from cgd.errors import CGDError, TrackingError
-from tune.commands.ending import UndeliveredError
 from tune.store.delivery import Delivery
-from tune.store.errors import StoreAwayError
-from tune.store.outbox_entries import END, LAST, OPEN, Reporting, now
-from tune.store.outbox_files import Entry, OutboxFiles
-from tune.store.run_record import KILLED
-from tune.store.tracking import Tracking
+from tune.store.errors import StoreAwayError, UndeliveredError, without_password
+from tune.store.outbox_files import END, LAST, OPEN, Entry, OutboxFiles, Reporting, now
+from tune.store.tracking import KILLED, Tracking
 
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)  # seconds between one attempt and the next, the last for ever
 _STOP_SECONDS = 5.0

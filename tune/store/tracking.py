@@ -12,28 +12,84 @@ import math
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
+from cgd.data.preprocess import PreparedPair
 from tune.store.claims import DRIVER, Claims
-from tune.store.errors import readable_errors
+from tune.store.mlflow_errors import readable_errors
 from tune.store.model import write_model
-from tune.store.run_record import (
-    FAILED,
-    FINISHED,
-    KILLED,
-    NOTE,
-    RUNNING,
-    STOPPED,
-    STUDY_TAG,
-    OlderRun,
-    RunRecord,
-)
+
+FINISHED, FAILED, RUNNING, KILLED = "FINISHED", "FAILED", "RUNNING", "KILLED"
+NOTE = "mlflow.note.content"
+STOPPED = "cgd.stopped_at_percent"
+STUDY_TAG = "cgd.study."  # followed by a study's name: the level that a trial is there
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as found in the store.
+
+    Attributes
+    ----------
+    studies
+        Its tags `cgd.study.NAME`.
+    driver
+        The command that writes to it, where several may; see `Tracking.driver`.
+    is_partial
+        Whether it was stopped early: finished, but without a result.
+    """
+
+    run_id: str
+    status: str
+    error: str | None = None
+    studies: Mapping[str, str] = field(default_factory=dict)
+    driver: str | None = None
+    is_partial: bool = False
+
+    @classmethod
+    def of(cls, run: Any) -> RunRecord:
+        """From a run as MLflow returns it."""
+        tags = run.data.tags
+        studies = {name: value for name, value in tags.items() if name.startswith(STUDY_TAG)}
+        error, driver = tags.get("cgd.error"), tags.get(DRIVER)
+        return cls(run.info.run_id, run.info.status, error, studies, driver, STOPPED in tags)
+
+
+@dataclass(frozen=True)
+class OlderRun:
+    """A finished trial of another code version; `pcc` is None where it recorded none."""
+
+    run_id: str
+    trial_key: str
+    code_version: str
+    pcc: float | None
+    when: date
+
+
+def describe_dataset(prepared: PreparedPair) -> dict[str, str]:
+    """A data set as MLflow keeps it, named by its own hash rather than one over a copy of the matrix."""
+    shape = {"n_spots": prepared.n_spots, "n_cells": prepared.n_cells, "n_genes": len(prepared.panel)}
+    source = json.dumps({"name": prepared.name, "sha256": prepared.sha256})
+    return {
+        "name": prepared.name,
+        "digest": prepared.sha256[:16],
+        "source": source,
+        "profile": json.dumps(shape),
+    }
+
+
+def table_text(table: pd.DataFrame) -> str:
+    """A per-gene table as it is kept with a run."""
+    return str(table.to_json(orient="split", index=False))
+
 
 __all__ = ["FAILED", "FINISHED", "KILLED", "RUNNING", "STUDY_TAG", "OlderRun", "RunRecord", "Tracking", "sqlite_file"]
 

@@ -14,9 +14,8 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from tune.terminal.board import Board
+from tune.terminal.board import Board, draw
 from tune.terminal.logs import is_verbose
-from tune.terminal.table import draw
 from tune.terminal.text import is_live, make_console, one_line
 
 _REFRESH_PER_SECOND = 4

@@ -13,8 +13,8 @@ from cgd.data.preprocess import PreparedPair
 from cgd.training.checkpoint import LOST, CheckpointFolder
 from tune.checkpoints.mirror import CheckpointMirror
 from tune.store.outbox import Outbox
-from tune.store.outbox_entries import RUN_ID, opening
-from tune.store.run_record import FAILED, FINISHED, KILLED, NOTE, STUDY_TAG, RunRecord, describe_dataset, table_text
+from tune.store.outbox_files import RUN_ID, opening
+from tune.store.tracking import FAILED, FINISHED, KILLED, NOTE, STUDY_TAG, RunRecord, describe_dataset, table_text
 from tune.terminal.progress import Progress
 from tune.trials.mlflow_notes import trial_note
 from tune.trials.trial import EPOCH, ERROR, HAS_MODEL, MODEL, RESULT, TAGS, TrialSpec

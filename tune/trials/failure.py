@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from ray import tune as ray_tune
 
 # of memory asked for by CUDA itself, cuBLAS or NCCL, for which torch has no class of their own
 _OUT_OF_MEMORY = ("out of memory", "cublas_status_alloc_failed")
@@ -53,3 +55,28 @@ def is_lost_peer(error: Exception) -> bool:
     if isinstance(error, dist.DistError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _LOST_PEER)
+
+
+RETRIES = 2
+
+
+class RenewRetries(ray_tune.Callback):
+    """A trial that got further than ever before has all its retries again.
+
+    A worker that dies took its epoch along and nothing else, so what counts is how often one and the same epoch was
+    lost: after `RETRIES` restarts without a new one the trial fails. Tune by itself counts over the whole trial (and
+    leaves out only nodes that an autoscaler announces to be preempted), which a long trial on machines that come and
+    go uses up however well it proceeds.
+    """
+
+    def __init__(self) -> None:
+        self.furthest: dict[str, int] = {}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        # a restarted trial counts its reports from 1 and reports its earlier epochs first
+        done = int(result["training_iteration"])
+        if done > self.furthest.get(trial.trial_id, 0):
+            self.furthest[trial.trial_id] = done
+            trial.max_failures = trial.num_failures + RETRIES

@@ -19,13 +19,12 @@ from cgd.metrics.summary import summarise_table
 from cgd.version import code_version
 from tune.checkpoints.budget import BudgetCallback, CheckpointBudget
 from tune.checkpoints.options import AS_USUAL, CHECKPOINTS, CheckpointOptions
-from tune.cluster.placement import placed
+from tune.cluster.connection import placed
 from tune.cluster.resources import NO_SHARE, Request, Share, alike
 from tune.store.opening import after_all_ran
 from tune.store.outbox import Outbox
-from tune.store.outbox_entries import opening
-from tune.store.run_record import table_text
-from tune.store.tracking import FAILED, FINISHED, KILLED, RUNNING, STUDY_TAG, Tracking
+from tune.store.outbox_files import opening
+from tune.store.tracking import FAILED, FINISHED, KILLED, RUNNING, STUDY_TAG, Tracking, table_text
 from tune.terminal.progress import Progress
 from tune.trials.callback import TrackingCallback
 from tune.trials.conclusion import Conclusions, StudyOutcome

@@ -25,8 +25,7 @@ from cgd.errors import CGDError
 from cgd.parallel import Parallel
 from tune.cluster.environment import GROUP_DEFAULTS
 from tune.cluster.resources import Request
-from tune.trials.failure import Failure, WorkerError, describe, is_lost_peer
-from tune.trials.retries import RETRIES
+from tune.trials.failure import RETRIES, Failure, WorkerError, describe, is_lost_peer
 
 Report: TypeAlias = Callable[[Any], None]
 Work: TypeAlias = Callable[[Report, Parallel], Any]

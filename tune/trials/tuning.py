@@ -18,8 +18,8 @@ from ray import tune as ray_tune
 from cgd.errors import TrackingError
 from tune.cluster.resources import Request
 from tune.store.outbox import Outbox
+from tune.trials.failure import RETRIES, RenewRetries
 from tune.trials.preflight import NodeStop, checked_trials
-from tune.trials.retries import RETRIES, RenewRetries
 
 _log = logging.getLogger(__name__)
 _FLUSH_SECONDS = 5.0
