@@ -14,7 +14,7 @@ import yaml
 
 from ablations.study.study import load_study
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TINY = """
 data: {min_genes_per_spot: 1}
 model: {width: 16, depth: 1, latent_dim: 8, hidden_dim: 16, n_heads: 2}

@@ -12,7 +12,7 @@ from click import ClickException
 from ray.autoscaler._private.aws import config as aws_config
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FILES = ("cluster.yaml", "cluster.local.yaml")
 
 

@@ -7,7 +7,7 @@ import yaml
 
 from ablations.study.study import Study, list_studies
 
-TEXT = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[3] / "docs" / "studies.md").read_text(encoding="utf-8")
 BLOCKS = [part.split("```")[0] for part in TEXT.split("```yaml\n")[1:]]
 COMMON = {"name": "mine", "question": "Is it?", "hypothesis": "It is."}
 ONE_FACTOR = {"factor": {"path": "model.dropout", "name": "Dropout"}, "levels": [{"value": 0}, {"value": 0.1}]}

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "cluster" / "mlflow_server.sh"
+SCRIPT = Path(__file__).parents[3] / "cluster" / "mlflow_server.sh"
 
 
 @pytest.fixture

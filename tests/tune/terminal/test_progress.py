@@ -18,7 +18,7 @@ from tune.terminal.logs import CommandLog
 from tune.terminal.progress import Progress
 from tune.terminal.text import clock, duration, make_console, megabytes, one_line
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NAME = "ar_decay=0.8 · mouse · seed 0"
 OTHER = "ar_decay=0.7 · mouse · seed 0"
 ESCAPE = "\x1b"

@@ -13,7 +13,7 @@ from mlflow import MlflowClient, pyfunc
 from cgd.errors import DataError
 from tune.store.model import write_model
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LOAD = """
 import sys
 from mlflow import pyfunc, set_tracking_uri

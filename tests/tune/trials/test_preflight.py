@@ -17,7 +17,7 @@ from tune.cluster import connection as cluster_module
 from tune.cluster.connection import ClusterError, checked_nodes, connected
 from tune.trials.preflight import SECONDS_VARIABLE, check_nodes, checked_tasks, trial_nodes
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.slow
 
 

@@ -26,7 +26,7 @@ def group(folder):
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     """What came of the groups of `groups_in_ray.py`, by name."""
-    script, folder = Path(__file__).with_name("groups_in_ray.py"), tmp_path_factory.mktemp("groups")
+    script, folder = Path(__file__).parents[1] / "groups_in_ray.py", tmp_path_factory.mktemp("groups")
     done = subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True, timeout=900)
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert done.returncode == 0, done.stderr

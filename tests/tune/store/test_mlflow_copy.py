@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "cluster" / "mlflow_copy.py"
+SCRIPT = Path(__file__).parents[3] / "cluster" / "mlflow_copy.py"
 
 
 @pytest.fixture
