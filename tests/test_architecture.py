@@ -22,7 +22,7 @@ ROOMS = {
         {"cluster"},
         {"checkpoints", "terminal"},
     ),
-    "ablations": ({"report", "search"}, {"findings"}, {"statistics"}, {"study"}),
+    "ablations": ({"search"}, {"report"}, {"findings"}, {"statistics"}, {"study"}),
 }
 MLFLOW = {f"tune/store/{name}.py" for name in ("tracking", "mlflow_errors", "model", "served_model")}
 
