@@ -6,11 +6,12 @@ import pytest
 
 from cgd.data.protocol import HiddenGenes
 from cgd.data.split import make_splits
-from cgd.evaluation import evaluate, evaluate_floors, probe, trial_fingerprint, validate
+from cgd.evaluation import evaluate, evaluate_floors, trial_fingerprint
 from cgd.metrics import FLOORS, METRICS
 from cgd.metrics.intervals import constant_intervals, score_intervals
 from cgd.metrics.summary import summarise_table
 from cgd.model.cat import CAT
+from cgd.probe import probe
 
 COSTS = {"train_seconds", "wall_seconds", "peak_memory_mb"}
 KINDS = {
@@ -109,11 +110,11 @@ def test_an_interrupted_trial_continues_to_the_same_numbers(tiny, tmp_path):
 
     config = tiny.config()
     with pytest.raises(KeyboardInterrupt):
-        evaluate(config, tiny.prepared, tiny.split, stop, tmp_path)
+        evaluate(config, tiny.prepared, tiny.split, on_epoch=stop, checkpoint_root=tmp_path)
     fingerprint = trial_fingerprint(config, tiny.prepared, tiny.split)
     assert [path.name for path in tmp_path.iterdir()] == [fingerprint]
     epochs = []
-    resumed = evaluate(config, tiny.prepared, tiny.split, epochs.append, tmp_path)
+    resumed = evaluate(config, tiny.prepared, tiny.split, on_epoch=epochs.append, checkpoint_root=tmp_path)
     assert [metrics["epoch"] for metrics in epochs] == [1, 2]
     assert resumed.model.progress.earlier_seconds == epochs[0]["epoch_seconds"]
     assert resumed.summary["train_seconds"] > sum(metrics["epoch_seconds"] for metrics in epochs)
@@ -169,7 +170,7 @@ def test_validation_scores_the_validation_genes_alone(tiny, monkeypatch):
 
     whole = tiny.evaluate()
     monkeypatch.setattr(HiddenGenes, "score", never)
-    found = validate(tiny.config(), tiny.prepared, tiny.split)
+    found = evaluate(tiny.config(), tiny.prepared, tiny.split, scored="validation")
     assert tuple(found.per_gene["gene"]) == tiny.split.val
     assert found.summary["val_pcc"] == pytest.approx(found.per_gene["pcc"].mean(), abs=1e-6)
     assert found.summary["val_pcc"] == whole.summary["val_pcc"]

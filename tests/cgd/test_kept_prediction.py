@@ -20,7 +20,7 @@ def test_both_protocols_score_one_prediction(tiny, tmp_path, method, monkeypatch
     published = config.with_values(PUBLISHED)
     first = evaluate(config, tiny.prepared, tiny.split, checkpoint_root=tmp_path)
     alone = evaluate(published, tiny.prepared, tiny.split)
-    monkeypatch.setattr("cgd.evaluation._fit", None)  # nothing may be fitted now
+    monkeypatch.setattr("cgd.evaluation.fit_hidden", None)  # nothing may be fitted now
     monkeypatch.setattr("cgd.baselines.trial.fit_baseline", None)
     second = evaluate(published, tiny.prepared, tiny.split, checkpoint_root=tmp_path)
     pd.testing.assert_frame_equal(second.per_gene, alone.per_gene)

@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 
 from cgd.config import Config
 from cgd.errors import ConfigError, TrainingDiverged
-from cgd.evaluation import evaluate, evaluate_in_group, trial_fingerprint, validate, validate_in_group
+from cgd.evaluation import evaluate, trial_fingerprint
 from cgd.memory import peak_memory_mb
 from cgd.model.network import Network
 from cgd.model.reference import Reference
@@ -123,25 +123,25 @@ def test_a_process_alone_needs_no_process_group():
 
 def _scores(parallel, config, prepared, split, folder):
     epochs = []
-    found = evaluate_in_group(config, prepared, split, parallel, epochs.append, folder)
+    found = evaluate(config, prepared, split, parallel=parallel, on_epoch=epochs.append, checkpoint_root=folder)
     if found is None:
         return None, epochs, None
     return found.per_gene.drop(columns="gene").to_numpy(float), epochs, found.summary
 
 
 def _memory(parallel, config, prepared, split):
-    found = evaluate_in_group(config, prepared, split, parallel)
+    found = evaluate(config, prepared, split, parallel=parallel)
     return found and found.summary["peak_memory_mb"], peak_memory_mb()
 
 
 def _validated(parallel, config, prepared, split):
-    found = validate_in_group(config, prepared, split, parallel)
+    found = evaluate(config, prepared, split, scored="validation", parallel=parallel)
     return None if found is None else found.summary["val_pcc"]
 
 
 def _diverges(parallel, config, prepared, split):
     try:
-        evaluate_in_group(config, prepared, split, parallel)
+        evaluate(config, prepared, split, parallel=parallel)
     except TrainingDiverged as error:
         return str(error)
     return None
@@ -167,7 +167,7 @@ def two(tiny, tmp_path_factory):
     jobs["validation"] = (_validated, (tiny.config(), *where))
     jobs["divergence"] = (_diverges, (tiny.config(DIVERGES), *where))
     with pytest.raises(InterruptedError):  # begun by one process, to be continued by two
-        evaluate(tiny.config({"train.epochs": 4}), *where, _stop_after_two, folder / "resumed")
+        evaluate(tiny.config({"train.epochs": 4}), *where, on_epoch=_stop_after_two, checkpoint_root=folder / "resumed")
     resumed = tiny.config({"train.epochs": 4, "train.n_workers": 2})
     jobs["resumed"] = (_scores, (resumed, *where, folder / "resumed"))
     return together(2, _all_of_it, jobs)
@@ -237,7 +237,8 @@ def test_a_loss_that_is_not_finite_stops_every_worker(two):
 def test_a_search_scores_its_samples_with_two_workers_too(tiny, two):
     value, nothing = (found["validation"] for found in two)
     assert nothing is None
-    assert value == pytest.approx(validate(tiny.config(), tiny.prepared, tiny.split).summary["val_pcc"], abs=1e-3)
+    alone = evaluate(tiny.config(), tiny.prepared, tiny.split, scored="validation")
+    assert value == pytest.approx(alone.summary["val_pcc"], abs=1e-3)
 
 
 # ---- pieces of a batch --------------------------------------------------------------------------------------------

@@ -4,11 +4,12 @@ import subprocess
 
 import pytest
 
+from cgd.audit import audit_leakage
 from cgd.config import Config
 from cgd.data.catalog import load_dataset
 from cgd.data.preprocess import prepare
 from cgd.data.split import make_splits
-from cgd.evaluation import audit_leakage, evaluate, evaluate_floors
+from cgd.evaluation import evaluate, evaluate_floors
 
 pytestmark = pytest.mark.data
 

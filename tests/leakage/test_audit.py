@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cgd import estimator, evaluation
+from cgd import audit as audit_module
+from cgd import estimator
+from cgd.audit import audit_leakage
 from cgd.data.preprocess import log_normalise
 from cgd.data.protocol import HiddenGenes, hide
 from cgd.data.split import make_splits
-from cgd.evaluation import audit_leakage
 from cgd.model.network import Network
 
 KINDS = {
@@ -50,7 +51,7 @@ def test_validation_truth_that_knows_the_test_genes_is_caught(tiny, monkeypatch)
         noticed = hidden.val.truth + np.float32(prepared.st_totals.sum() * 1e-6)
         return replace(hidden, val=HiddenGenes(split.val, noticed, None, 0.05))
 
-    monkeypatch.setattr(evaluation, "hide", totals_of_everything)
+    monkeypatch.setattr(audit_module, "hide", totals_of_everything)
     assert not audit_leakage(tiny.config(), tiny.prepared, tiny.split).identical
 
 
@@ -96,14 +97,14 @@ def a_gene_in_the_coordinates(visible, prepared, split):
 @pytest.mark.parametrize("values", [{}, {"model.tokens": "latent"}], ids=["gene", "latent"])
 @pytest.mark.parametrize("change", [totals_over_every_gene, one_value_of_one_gene])
 def test_a_visible_pair_that_carries_the_truth_is_caught(tiny, monkeypatch, change, values):
-    monkeypatch.setattr(evaluation, "hide", with_visible(change))
+    monkeypatch.setattr(audit_module, "hide", with_visible(change))
     audit = audit_leakage(tiny.config(values), tiny.prepared, tiny.split)
     assert not audit.identical
     assert audit.largest_difference > 0
 
 
 def test_a_validation_gene_in_what_is_visible_is_caught_though_nothing_is_predicted_from_it(tiny, monkeypatch):
-    monkeypatch.setattr(evaluation, "hide", with_visible(a_gene_in_the_coordinates))
+    monkeypatch.setattr(audit_module, "hide", with_visible(a_gene_in_the_coordinates))
     audit = audit_leakage(tiny.config(), tiny.prepared, tiny.split)
     assert not audit.identical
     assert audit.largest_difference == 0
@@ -113,7 +114,7 @@ def test_test_genes_among_the_training_genes_are_caught(tiny, monkeypatch):
     def careless(prepared, split, config):
         return hide(prepared, replace(split, train=(*split.train, split.test[0])), config)
 
-    monkeypatch.setattr(evaluation, "hide", careless)
+    monkeypatch.setattr(audit_module, "hide", careless)
     assert not audit_leakage(tiny.config(), tiny.prepared, tiny.split).identical
 
 
@@ -122,7 +123,7 @@ def test_a_stopping_rule_that_looks_at_the_test_genes_is_caught(tiny, monkeypatc
         hidden = hide(prepared, split, config)
         return replace(hidden, val=hidden.test)
 
-    monkeypatch.setattr(evaluation, "hide", stop_on_test)
+    monkeypatch.setattr(audit_module, "hide", stop_on_test)
     values = {
         "model.center": "none",
         "train.epochs": 8,
@@ -147,7 +148,7 @@ def test_intervals_calibrated_on_the_test_genes_are_caught(tiny, monkeypatch):
         leaky.test = hidden.test
         return replace(hidden, val=leaky)
 
-    monkeypatch.setattr(evaluation, "hide", hide_leaky)
+    monkeypatch.setattr(audit_module, "hide", hide_leaky)
     audit = audit_leakage(tiny.config(), tiny.prepared, tiny.split)
     assert not audit.identical
     assert audit.largest_difference > 0
@@ -168,7 +169,7 @@ def test_a_method_that_is_not_deterministic_does_not_pass(tiny, monkeypatch):
 
 
 def test_the_noise_is_put_where_the_truth_was_and_nowhere_else(tiny):
-    noisy = evaluation._with_noise(tiny.prepared, tiny.split.test, seed=0)
+    noisy = audit_module._with_noise(tiny.prepared, tiny.split.test, seed=0)
     changed = (noisy.st_counts != tiny.prepared.st_counts).toarray().any(axis=0)
     assert {gene for gene, there in zip(tiny.prepared.panel, changed, strict=True) if there} == set(tiny.split.test)
     np.testing.assert_allclose(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from cgd.audit import audit_leakage
 from cgd.config import CAUSALGED, Config
 from cgd.data.preprocess import PreparedPair
 from cgd.data.split import GeneSplit, make_splits
-from cgd.evaluation import audit_leakage
 from tune.terminal.text import one_line
 from tune.trials.plan import Planner
 

@@ -27,7 +27,7 @@ from tune.trials.forecast import (
 from tune.trials.plan import Plan
 from tune.trials.preflight import check_nodes
 from tune.trials.probing import Probes, group_by_cost, run_probes
-from tune.trials.trial import TrialSpec
+from tune.trials.spec import TrialSpec
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class DryRun:
         with placed(requests, self.address, self.max_concurrent) as limit:
             check_nodes(self.output, storage=self.storage)
             n_cpus = int(ray.cluster_resources().get("CPU", 1))
-            probes = run_probes(specs, self.plan.datasets)
+            probes = run_probes(specs, self.plan.datasets, self.output)
         probed = [(spec, probes.of[spec.fingerprint]) for spec in specs if spec.fingerprint in probes.of]
         trials = [forecast_trial(spec, probe, shares, self.log_models) for spec, probe in probed]
         slots = limit or max(n_cpus, 1)

@@ -16,7 +16,7 @@ from tune.terminal.text import duration, megabytes, one_line
 from tune.trials.forecast import EpochShares, Forecast
 from tune.trials.plan import Plan, StudyPlan
 from tune.trials.probing import Probes
-from tune.trials.trial import TrialSpec
+from tune.trials.spec import TrialSpec
 
 _WIDE = 110  # columns from which fingerprints are shown
 _MOST_FAILURES = 3

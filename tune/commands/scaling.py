@@ -140,7 +140,7 @@ def _alone(work: Callable[[Report, Parallel], Any], asked: float) -> list[tuple[
 
 def train(config: Config, dataset: ray.ObjectRef, split: GeneSplit, report: Report, parallel: Parallel) -> None:
     """Fit as one of `parallel`; rank 0 reports the metrics of each epoch."""
-    from cgd.evaluation import validate_in_group
+    from cgd.evaluation import evaluate
 
     prepared: PreparedPair = ray.get(dataset)
-    validate_in_group(config, prepared, split, parallel, report)
+    evaluate(config, prepared, split, scored="validation", parallel=parallel, on_epoch=report)

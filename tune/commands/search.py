@@ -14,7 +14,6 @@ from tune.commands.options import (
     add_resource_options,
     file_name,
     open_ui,
-    own_store,
     parse_assignment,
     positive,
     print_datasets,
@@ -154,7 +153,7 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
 def _run_plan(arguments: argparse.Namespace, plan: SearchPlan, log: CommandLog) -> Ending:
     from tune.commands.execute import share_of
     from tune.search.run import SearchCommand
-    from tune.store.opening import opened, store_uri
+    from tune.store.opening import opened, own_store, store_uri
 
     output, keeping = arguments.output, usable_options(arguments)
     uri = store_uri(arguments.tracking_uri, output)

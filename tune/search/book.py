@@ -23,7 +23,7 @@ from cgd.config import Config
 from tune.search.plan import SearchPlan
 from tune.search.sampler import SAMPLE, PositionedSampler
 from tune.search.storage import SearchError, readable_storage_errors
-from tune.search.trial import CandidateResult
+from tune.trials.messages import TrialResult
 
 # user attributes of trials and studies
 GIVEN, ORIGIN, VALUES, REASON, INTERRUPTED = "given", "origin", "values", "reason", "interrupted"
@@ -164,7 +164,7 @@ class SearchBook:
             self._reported[trial.number] = percent
             trial.report(value, step=percent)
 
-    def complete(self, trial: optuna.Trial, result: CandidateResult) -> None:
+    def complete(self, trial: optuna.Trial, result: TrialResult) -> None:
         """A sample ran to its end."""
         for key in (SECONDS, MEMORY, PARAMETERS):
             trial.set_user_attr(key, result.summary[key])

@@ -12,21 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from ray import tune as ray_tune
 
 from ablations.statistics.paired import Estimate, paired_difference
 from cgd.config import Config
 from cgd.evaluation import trial_fingerprint
 from cgd.files import write_atomically
 from tune.search.book import DEFAULT, SAMPLE, SearchBook
-from tune.search.callback import Candidate, SearchCallback, SearchRuns
-from tune.search.engine import Workplace, fit
+from tune.search.engine import Workplace, run_candidates
 from tune.search.plan import SearchPlan
-from tune.search.progress import SearchProgress
-from tune.search.trial import CandidateResult, Replicate
+from tune.search.runs import WHOLE, Candidate, SearchRecorder, SearchRuns
+from tune.store.tracking import FAILED
 from tune.terminal.progress import Progress
-
-_PERCENT = 100
+from tune.trials.messages import TrialResult
+from tune.trials.spec import Job, Replicate
 
 
 @dataclass(frozen=True)
@@ -109,17 +107,19 @@ def confirm(
     missing = {key: job for key, job in jobs.items() if not _file(folder, key).is_file()}
     failed: set[str] = set()
     if missing:
-        with Progress(len(missing), len(missing) * _PERCENT) as bar, runs.speaking(bar.note):
-            callback = ConfirmationCallback(
-                missing, folder, runs, SearchProgress(bar, is_ranked=False), workplace.checkpoints
+        with Progress(len(missing), len(missing) * WHOLE) as progress, runs.speaking(progress.note):
+            recorder = SearchRecorder(
+                runs,
+                progress,
+                workplace.checkpoints,
+                workplace.mirror,
+                candidate_of=lambda key: missing[key].candidate,
+                keep=lambda key, result: write_atomically(_file(folder, key), result.to_json()),
+                is_ranked=False,
             )
-            grid = [
-                {"key": key, "config": job.candidate.config.model_dump_json(), "replicates": [job.replicate]}
-                for key, job in missing.items()
-            ]
-            space = {"job": ray_tune.grid_search(grid)}
-            fit(workplace, book.plan.confirmation, callback, space)
-            failed = callback.failed
+            tune_jobs = [Job(key, job.candidate.config, (job.replicate,)) for key, job in missing.items()]
+            run_candidates(workplace, book.plan.confirmation, recorder, tune_jobs)
+            failed = {key for key, record in recorder.outcomes.items() if record.status == FAILED}
     complete = all(key in failed or _file(folder, key).is_file() for key in jobs)
     return [_collect(finalist, jobs, folder, book.plan.confirmation) for finalist in finalists], complete
 
@@ -153,37 +153,8 @@ def _file(folder: Path, key: str) -> Path:
     return folder / f"{key}.json"
 
 
-def _read(folder: Path, key: str) -> CandidateResult:
-    return CandidateResult.from_json(_file(folder, key).read_text(encoding="utf-8"))
-
-
-class ConfirmationCallback(SearchCallback):
-    """Keeps and writes the runs of a confirmation."""
-
-    def __init__(
-        self,
-        jobs: Mapping[str, _Job],
-        folder: Path,
-        runs: SearchRuns,
-        progress: SearchProgress,
-        checkpoints: Path,
-    ) -> None:
-        super().__init__(runs, progress, checkpoints)
-        self.jobs, self.folder = jobs, folder
-        self.failed: set[str] = set()  # jobs that ended without a result
-
-    def candidate_of(self, trial: Any) -> Candidate:
-        return self.jobs[self.key_of(trial)].candidate
-
-    def key_of(self, trial: Any) -> str:
-        return str(trial.config["job"]["key"])
-
-    def arrived(self, trial: Any, payload: str) -> CandidateResult:
-        write_atomically(_file(self.folder, self.key_of(trial)), payload)
-        return super().arrived(trial, payload)
-
-    def failed_for_good(self, trial: Any) -> None:
-        self.failed.add(self.key_of(trial))
+def _read(folder: Path, key: str) -> TrialResult:
+    return TrialResult.from_json(_file(folder, key).read_text(encoding="utf-8"))
 
 
 def _collect(

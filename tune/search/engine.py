@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ray
 from optuna.trial import FrozenTrial, TrialState
-from ray import tune as ray_tune
+from ray.tune.schedulers import TrialScheduler
 
-from cgd.config import Config
-from cgd.data.preprocess import PreparedPair
 from tune.checkpoints.budget import BudgetCallback, CheckpointBudget
 from tune.checkpoints.mirror import CheckpointMirror
 from tune.checkpoints.options import CHECKPOINTS, DEFAULT_BUDGET
-from tune.cluster.resources import Request
+from tune.cluster.resources import NO_SHARE, Share
 from tune.search.book import ORIGIN, SAMPLE, SearchBook
-from tune.search.callback import Candidate, SearchCallback, SearchRuns
-from tune.search.plan import SearchPlan
-from tune.search.progress import SearchProgress
-from tune.search.searcher import BookedSearch, candidate_key, make_scheduler, result_file
-from tune.search.trial import CandidateResult, Replicate, run_candidate
+from tune.search.runs import WHOLE, SearchRecorder, SearchRuns
+from tune.search.searcher import (
+    BookedSearch,
+    candidate_key,
+    describe_sample,
+    make_scheduler,
+    result_file,
+    sample_name,
+)
 from tune.terminal.progress import Progress
+from tune.trials.messages import TrialResult
+from tune.trials.spec import Job, Replicate
+from tune.trials.trial import Work
 from tune.trials.tuning import run_tune
-
-_PERCENT = 100
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Workplace:
         The output folder, and the search's own in it.
     max_concurrent
         Trials at a time; None for as many as the cluster takes.
-    request
-        What each trial asks of Ray.
+    share
+        What the command gives to each trial.
     mirror
         Where checkpoints are kept beside the output folder; None for nowhere.
     budget
@@ -54,7 +56,7 @@ class Workplace:
     output: Path
     folder: Path
     max_concurrent: int | None
-    request: Request
+    share: Share = NO_SHARE
     mirror: CheckpointMirror | None = None
     budget: int = DEFAULT_BUDGET
 
@@ -69,102 +71,73 @@ class Workplace:
             self.mirror.forget(key)
 
 
-def put_datasets(datasets: Mapping[str, PreparedPair]) -> dict[str, ray.ObjectRef]:
-    """Each pair into the object store once; workers read it from there."""
-    return {key: ray.put(prepared) for key, prepared in datasets.items()}
-
-
-class SampleCallback(SearchCallback):
-    """Writes the samples of a search."""
-
-    def __init__(self, search: BookedSearch, runs: SearchRuns, progress: SearchProgress, checkpoints: Path) -> None:
-        super().__init__(runs, progress, checkpoints)
-        self.search = search
-
-    def candidate_of(self, trial: Any) -> Candidate:
-        drawn = self.search.drawn[trial.trial_id]
-        return sample_candidate(self.search.book, drawn.sample, drawn.config, drawn.trial.user_attrs[ORIGIN])
-
-    def is_eligible(self, result: CandidateResult) -> bool:
-        limit = self.search.book.plan.max_memory_mb
-        return limit is None or result.summary["peak_memory_mb"] <= limit
-
-
-def sample_name(plan: SearchPlan, sample: int) -> str:
-    """How the terminal and MLflow call a sample."""
-    return f"{plan.space.name} · sample {sample}"
-
-
-def sample_candidate(book: SearchBook, sample: int, config: Config, origin: str) -> Candidate:
-    tags = {
-        "cgd.search": book.plan.name,
-        "cgd.search_uid": book.uid,
-        "cgd.sample": str(sample),
-        "cgd.stage": "search",
-        "cgd.origin": origin,
-    }
-    return Candidate(candidate_key(book.uid, sample), sample_name(book.plan, sample), config, tags)
-
-
 def run_search(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> bool:
     """Draw and run what the book has not; returns False if the user stopped it.
 
     What an earlier command told the storage and not the tracking store any more is written there first.
     """
-    _mirror(book, runs, workplace)
-    done = len(book.finished())
-    left = book.plan.n_samples - done
+    _catch_up(book, runs, workplace)
+    left = book.plan.n_samples - len(book.finished())
     if left <= 0:
         return True
-    best = book.ranked()
-    start = (best[0].values[0], sample_name(book.plan, best[0].user_attrs[SAMPLE])) if best else None
-    with Progress(left, left * _PERCENT) as bar, runs.speaking(bar.note):
-        progress = SearchProgress(bar, start)
-        search = BookedSearch(book, workplace.folder / "samples", _refusal(book, progress))
-        callback = SampleCallback(search, runs, progress, workplace.checkpoints)
-        stopping = book.plan.space.stopping if book.plan.objective == "accuracy" else None
+    plan, ranked = book.plan, book.ranked()
+    best = (ranked[0].values[0], sample_name(plan, ranked[0].user_attrs[SAMPLE])) if ranked else None
+
+    def is_eligible(result: TrialResult) -> bool:
+        return plan.max_memory_mb is None or result.summary["peak_memory_mb"] <= plan.max_memory_mb
+
+    with Progress(left, left * WHOLE) as progress, runs.speaking(progress.note):
+
+        def refuse(sample: int, reason: str) -> None:
+            progress.start(sample_name(plan, sample), WHOLE)  # or its work would stay among what is left to do
+            progress.finish(sample_name(plan, sample), f"FAILED: {reason}", failed=True)
+
+        search = BookedSearch(book, workplace.folder / "samples", refuse)
+        recorder = SearchRecorder(
+            runs,
+            progress,
+            workplace.checkpoints,
+            workplace.mirror,
+            candidate_of=search.candidates.__getitem__,
+            is_eligible=is_eligible,
+            best=best,
+        )
+        is_for_accuracy = plan.objective == "accuracy"  # a front of accuracy and seconds wants all seconds
         try:
-            fit(
+            run_candidates(
                 workplace,
-                book.plan.candidates,
-                callback,
-                with_checkpoints=book.plan.objective == "accuracy",  # a front of accuracy and seconds wants all seconds
-                search_alg=search,
-                scheduler=make_scheduler(stopping, book.finished()),
-                num_samples=left,
+                plan.candidates,
+                recorder,
+                with_checkpoints=is_for_accuracy,
+                searcher=search,
+                scheduler=make_scheduler(plan.space.stopping if is_for_accuracy else None, book.finished()),
+                n_samples=left,
             )
         finally:
             book.replace_interrupted()
-    return len(book.finished()) == book.plan.n_samples
+    return len(book.finished()) == plan.n_samples
 
 
-def _refusal(book: SearchBook, progress: SearchProgress) -> Callable[[int, str], None]:
-    def refuse(sample: int, reason: str) -> None:
-        name = sample_name(book.plan, sample)
-        progress.start(name)  # or its work would stay among what is left to do
-        progress.fail(name, reason)
-
-    return refuse
-
-
-def _mirror(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> None:
+def _catch_up(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> None:
     """What a killed command left undone after telling: runs of finished samples to write, checkpoints to remove."""
     for trial in book.finished():
         sample = trial.user_attrs[SAMPLE]
         file = result_file(workplace.folder / "samples", sample)
         if trial.state == TrialState.COMPLETE and file.is_file():
-            candidate = sample_candidate(book, sample, book.config_of(trial), trial.user_attrs[ORIGIN])
-            runs.complete(candidate, CandidateResult.from_json(file.read_text(encoding="utf-8")))
+            candidate = describe_sample(book, sample, book.config_of(trial), trial.user_attrs[ORIGIN])
+            runs.complete(candidate, TrialResult.from_json(file.read_text(encoding="utf-8")))
         workplace.forget(candidate_key(book.uid, sample))
 
 
-def fit(
+def run_candidates(
     workplace: Workplace,
-    replicates: tuple[Replicate, ...],
-    callback: SearchCallback,
-    param_space: Mapping[str, Any] | None = None,
+    replicates: Sequence[Replicate],
+    recorder: SearchRecorder,
+    jobs: Sequence[Job] = (),
     with_checkpoints: bool = True,
-    **how: Any,
+    searcher: BookedSearch | None = None,
+    scheduler: TrialScheduler | None = None,
+    n_samples: int = 1,
 ) -> None:
     """Run candidates under Ray Tune, to the end or until the user stops it.
 
@@ -172,33 +145,33 @@ def fit(
     ----------
     replicates
         What candidates are scored on.
+    jobs
+        The candidates; none where a searcher draws `n_samples` of them.
     with_checkpoints
         Whether an interrupted candidate continues; its seconds are then those of the last attempt alone.
-    how
-        Further arguments of `TuneConfig`.
     """
-    trainable = ray_tune.with_parameters(
-        run_candidate,
-        replicates=replicates,
-        datasets=dict(workplace.shared),
-        request=workplace.request,
-        folder=str(workplace.checkpoints),
+    work = Work(
+        "validation",
+        replicates,
+        workplace.shared,
+        workplace.checkpoints,
+        workplace.share,
         with_checkpoints=with_checkpoints,
         mirror=workplace.mirror,
     )
-    callback.mirror = workplace.mirror
-    over = BudgetCallback(CheckpointBudget(workplace.checkpoints, workplace.budget, callback.runs.is_finished))
+    budget = CheckpointBudget(workplace.checkpoints, workplace.budget, recorder.runs.is_finished)
     run_tune(
-        trainable,
-        callback,
-        lambda params: workplace.request,
+        work,
+        jobs,
+        recorder,
         workplace.output,
-        param_space or {},
-        f"-{workplace.folder.name}",
-        also=[over],
+        max_concurrent=workplace.max_concurrent,
+        searcher=searcher,
+        scheduler=scheduler,
+        n_samples=n_samples,
+        label=f"-{workplace.folder.name}",
+        callbacks=[BudgetCallback(budget)],
         storage=workplace.mirror.uri if workplace.mirror else None,
-        max_concurrent_trials=workplace.max_concurrent,
-        **how,
     )
 
 

@@ -7,16 +7,14 @@ interrupted one are those of every study.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from ablations.findings.results import load_results
 from ablations.study.study import Study
-from tune.checkpoints.options import CheckpointOptions
-from tune.cluster.resources import Share
 from tune.search.book import DEFAULT, SearchBook
 from tune.search.confirm import Confirmed
 from tune.search.plan import SearchPlan
@@ -73,16 +71,13 @@ def run_final_test(
     book: SearchBook,
     winner: Confirmed,
     tracking: Tracking,
-    output: Path,
-    arguments: dict[str, Any],
-    where: tuple[str, int | None],
-    share: Share,
-    keeping: CheckpointOptions,
+    make_runner: Callable[[], Runner],
+    address: str,
+    max_concurrent: int | None,
 ) -> FinalTest:
     """Run the comparison, or read it back where it was run already: the test genes are looked at once per winner.
 
-    `where` is the address of Ray, and how many trials may run at a time; `share` what the command gives to each,
-    `keeping` how their checkpoints are kept.
+    `make_runner` makes what runs the plan of the book's planner, at `address`, so many trials at a time.
     """
     tested: dict[str, str] = book.study.user_attrs.get(TESTED, {})
     name = winner.finalist.config.fingerprint()
@@ -92,8 +87,8 @@ def run_final_test(
     planner = book.plan.planner
     planner.add(make_study(book.plan, winner))
     plan = planner.plan.studies[-1]
-    runner = Runner(planner.plan, tracking, output, arguments, share=share, keeping=keeping)
-    parents, complete = runner.run(False, *where)
+    runner = make_runner()
+    parents, complete = runner.run(False, address, max_concurrent)
     with after_all_ran():
         outcome = runner.conclude(plan, parents[plan.study.name], complete)
         if not outcome.failed and not outcome.missing:

@@ -20,8 +20,8 @@ from cgd.data.protocol import hide
 from cgd.data.split import GeneSplit, make_splits
 from cgd.errors import ConfigError, DataError
 from cgd.version import code_version
-from tune.search.trial import Replicate
 from tune.trials.plan import Planner
+from tune.trials.spec import Replicate
 
 Objective = Literal["accuracy", "pareto"]
 

@@ -27,10 +27,10 @@ from tune.search.book import (
     VALUES,
     SearchBook,
 )
-from tune.search.callback import SearchRuns
 from tune.search.confirm import Confirmed, differences
 from tune.search.engine import state_of
 from tune.search.final import TESTED, FinalTest
+from tune.search.runs import SearchRuns
 from tune.search.searcher import candidate_key
 
 FORMAT = 1

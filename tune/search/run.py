@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
+import ray
 
 from ablations.report.pages.index import write_index
 from ablations.search.report import summary_text, write_search_report
@@ -20,12 +22,12 @@ from tune.checkpoints.options import AS_USUAL, CHECKPOINTS, CheckpointOptions
 from tune.cluster.connection import check_here, placed
 from tune.cluster.resources import NO_SHARE, Share
 from tune.search.book import SearchBook
-from tune.search.callback import SearchRuns
 from tune.search.confirm import Confirmed, choose_finalists, choose_winner, confirm
-from tune.search.engine import Workplace, put_datasets, run_search
+from tune.search.engine import Workplace, run_search
 from tune.search.final import FinalTest, run_final_test
 from tune.search.plan import SearchPlan
 from tune.search.record import make_record, summary_metrics
+from tune.search.runs import SearchRuns
 from tune.search.start import first_points
 from tune.search.storage import open_storage
 from tune.store.errors import without_password
@@ -33,6 +35,7 @@ from tune.store.opening import after_all_ran
 from tune.store.outbox import Outbox
 from tune.store.tracking import FAILED, FINISHED, KILLED, Tracking
 from tune.trials.preflight import check_nodes
+from tune.trials.runner import Runner
 
 
 @dataclass(frozen=True)
@@ -135,18 +138,25 @@ class SearchCommand:
         with placed([self.request], address, max_concurrent) as limit, Outbox(self.tracking, self.output) as outbox:
             runs = SearchRuns(outbox, parent, datasets)
             mirror = self.keeping.mirror(self.output / CHECKPOINTS)
-            shared, budget = put_datasets(datasets), self.keeping.budget
-            place = Workplace(shared, self.output, self.folder, limit, self.request, mirror, budget)
-            check_nodes(self.output, list(place.shared.values()), storage=self.keeping.storage)
+            shared = {key: ray.put(prepared) for key, prepared in datasets.items()}
+            place = Workplace(shared, self.output, self.folder, limit, self.share, mirror, self.keeping.budget)
+            check_nodes(self.output, list(shared.values()), storage=self.keeping.storage)
             complete = run_search(self.book, runs, place)
             if complete:
                 confirmed, complete = confirm(self.book, choose_finalists(self.book), runs, place)
             runs.settle()
         winner, test = choose_winner(confirmed) if complete else None, None
         if winner is not None:
-            where = (address, max_concurrent)
-            how = (where, self.share, self.keeping)
-            test = run_final_test(self.book, winner, self.tracking, self.output, self.arguments, *how)
+            make_runner = partial(
+                Runner,
+                self.plan.planner.plan,
+                self.tracking,
+                self.output,
+                self.arguments,
+                share=self.share,
+                keeping=self.keeping,
+            )
+            test = run_final_test(self.book, winner, self.tracking, make_runner, address, max_concurrent)
         with after_all_ran():
             return self._conclude(parent, runs, complete, confirmed, winner, test)
 

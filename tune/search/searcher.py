@@ -17,8 +17,12 @@ from ablations.search.space import Stopping
 from cgd.config import Config
 from cgd.errors import ConfigError
 from cgd.files import write_atomically
-from tune.search.book import SAMPLE, VALUES, SearchBook
-from tune.search.trial import IS_EPOCH, IS_ERROR, IS_RESULT, KIND, PAYLOAD, PERCENT, REASON, VALUE, CandidateResult
+from tune.search.book import ORIGIN, SAMPLE, VALUES, SearchBook
+from tune.search.plan import SearchPlan
+from tune.search.runs import Candidate
+from tune.trials.failure import Failure
+from tune.trials.messages import PERCENT, VALUE, Epoch, TrialResult, from_report
+from tune.trials.spec import Job
 
 Refused = Callable[[int, str], None]
 
@@ -56,7 +60,8 @@ class BookedSearch(OptunaSearch):
             study_name=book.plan.name,
         )
         self.book, self.folder, self.refused = book, folder, refused
-        self.drawn: dict[str, Drawn] = {}
+        self.drawn: dict[str, Drawn] = {}  # by Tune's id
+        self.candidates: dict[str, Candidate] = {}  # by key
         self._config: Config | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -76,7 +81,7 @@ class BookedSearch(OptunaSearch):
         self._config = self.book.draw(trial)
 
     def suggest(self, trial_id: str) -> Any:
-        """The next sample as parameters of `run_candidate`, or `Searcher.FINISHED`."""
+        """The next sample as parameters of `run_trial`, or `Searcher.FINISHED`."""
         while self.book.prepare_next():
             try:
                 super().suggest(trial_id)
@@ -85,10 +90,11 @@ class BookedSearch(OptunaSearch):
                 continue
             trial, config = self._ot_trials[trial_id], self._config
             assert config is not None
-            self.drawn[trial_id] = Drawn(trial.user_attrs[SAMPLE], trial, config)
-            key = candidate_key(self.book.uid, trial.user_attrs[SAMPLE])
-            n_replicates = len(self.book.plan.candidates)
-            return {"key": key, "config": config.model_dump_json(), "replicates": list(range(n_replicates))}
+            sample = trial.user_attrs[SAMPLE]
+            candidate = describe_sample(self.book, sample, config, trial.user_attrs[ORIGIN])
+            self.drawn[trial_id], self.candidates[candidate.key] = Drawn(sample, trial, config), candidate
+            replicates = tuple(range(len(self.book.plan.candidates)))
+            return Job(candidate.key, config, replicates).to_params()
         return Searcher.FINISHED
 
     def _refuse(self, trial: optuna.Trial, reason: str) -> None:
@@ -100,15 +106,16 @@ class BookedSearch(OptunaSearch):
         found = self.drawn[trial_id]
         if trial_id in self._completed_trials:
             return
-        if result[KIND] == IS_EPOCH:
-            self.book.report(found.trial, result[VALUE], result[PERCENT])
+        message = from_report(result)
+        if isinstance(message, Epoch):
+            self.book.report(found.trial, message.value, message.percent)
             return
         self._completed_trials.add(trial_id)
-        if result[KIND] == IS_RESULT:
-            write_atomically(result_file(self.folder, found.sample), result[PAYLOAD])
-            self.book.complete(found.trial, CandidateResult.from_json(result[PAYLOAD]))
-        elif result[KIND] == IS_ERROR:
-            self.book.fail(found.trial, result[REASON])
+        if isinstance(message, TrialResult):
+            write_atomically(result_file(self.folder, found.sample), message.to_json())
+            self.book.complete(found.trial, message)
+        elif isinstance(message, Failure):
+            self.book.fail(found.trial, f"{message.kind}: {message.message}")
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell what ended without a result of its own: it was stopped early, or its worker died."""
@@ -130,6 +137,23 @@ class BookedSearch(OptunaSearch):
     def restore(self, checkpoint_path: str) -> None:
         """Refused: a search is continued from its storage."""
         raise NotImplementedError("a search is continued from its storage, with --resume")
+
+
+def describe_sample(book: SearchBook, sample: int, config: Config, origin: str) -> Candidate:
+    """A sample as the store has it."""
+    tags = {
+        "cgd.search": book.plan.name,
+        "cgd.search_uid": book.uid,
+        "cgd.sample": str(sample),
+        "cgd.stage": "search",
+        "cgd.origin": origin,
+    }
+    return Candidate(candidate_key(book.uid, sample), sample_name(book.plan, sample), config, tags)
+
+
+def sample_name(plan: SearchPlan, sample: int) -> str:
+    """How the terminal and MLflow call a sample."""
+    return f"{plan.space.name} · sample {sample}"
 
 
 def candidate_key(uid: str, sample: int) -> str:

@@ -15,11 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cgd.evaluation import Probe
 from cgd.files import write_atomically
+from cgd.probe import Probe
 from tune.cluster.resources import n_workers_of
 from tune.trials.plan import Plan
-from tune.trials.trial import TrialSpec
+from tune.trials.spec import TrialSpec
 
 RECORD_MB = 0.1  # a trial in the store without its model: texts, tables, metrics; 0.06 measured on a small panel
 GROUP_START_SECONDS = 15.0  # of the workers of a trial that has several: the difference measured in docs/studies.md

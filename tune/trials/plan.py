@@ -19,7 +19,7 @@ from cgd.data.split import GeneSplit, make_splits
 from cgd.errors import DataError, StudyError
 from cgd.evaluation import trial_code
 from cgd.version import code_version
-from tune.trials.trial import TrialSpec
+from tune.trials.spec import TrialSpec
 
 DEFAULT_DATASET = "simulated"
 _LONGEST_NAME = 200  # bytes: file systems take 255

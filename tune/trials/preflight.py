@@ -7,7 +7,6 @@ No node needs the tracking store: only the driver writes to it, and has opened i
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,9 +20,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tune.checkpoints.options import CHECKPOINTS
 from tune.cluster.connection import ClusterError, checked_nodes, is_joined, note_checked
 from tune.cluster.node_check import Expected, examine, problems_once
-from tune.search.trial import PERCENT, VALUE
+from tune.trials.messages import NodeProblem, from_report, to_report
 
-NODE_PROBLEM = "node_problem"
 SECONDS_VARIABLE = "CGD_NODE_CHECK_SECONDS"
 _SECONDS = 90.0  # a node answers in a few; one that has to unpack our code and import torch first takes more
 _MEND = (
@@ -137,8 +135,9 @@ class NodeStop(ray_tune.Stopper):
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Asked by Tune of each report before anything else sees it."""
-        if NODE_PROBLEM in result:
-            self.error = _late_refusal(result[NODE_PROBLEM])
+        message = from_report(result)
+        if isinstance(message, NodeProblem):
+            self.error = _late_refusal(message.reason)
             raise self.error
         return False
 
@@ -155,8 +154,8 @@ def checked_trials(
 
         def guarded(config: dict[str, Any]) -> Any:
             problem = problem_here()
-            if problem:  # Tune wants in every report the fields by which a search compares
-                ray_tune.report({NODE_PROBLEM: problem, VALUE: math.nan, PERCENT: 0.0})
+            if problem:
+                ray_tune.report(to_report(NodeProblem(problem)))
                 return None
             return trainable(config)
 
@@ -173,16 +172,16 @@ def checked_tasks(
         def guarded(*arguments: Any) -> Any:
             problem = problem_here()
             if problem:
-                raise _NodeProblem(problem)
+                raise _RefusedHere(problem)
             return function(*arguments)
 
         try:
             yield guarded if is_joined() else function
-        except _NodeProblem as error:  # as Ray re-raises it, with a traceback for a message
+        except _RefusedHere as error:  # as Ray re-raises it, with a traceback for a message
             raise _late_refusal(getattr(error, "cause", error)) from None
 
 
-class _NodeProblem(Exception):
+class _RefusedHere(Exception):
     """A task found that its node cannot run it."""
 
 

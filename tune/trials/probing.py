@@ -1,21 +1,23 @@
-"""Measuring what trials cost: a short probe of each configuration that costs something else, on Ray's workers."""
+"""Measuring what trials cost: a short probe of each configuration that costs something else, under Ray Tune."""
 
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
 
-from cgd.config import Config
 from cgd.data.preprocess import PreparedPair
-from cgd.data.split import GeneSplit
-from cgd.evaluation import Probe, probe
-from tune.trials.trial import TrialSpec
+from cgd.probe import Probe
+from tune.trials.callback import Listener
+from tune.trials.failure import Failure
+from tune.trials.messages import TrialResult
+from tune.trials.spec import Job, TrialSpec
+from tune.trials.trial import Work
+from tune.trials.tuning import run_tune
 
 MOST_PROBES = 32
 
@@ -117,7 +119,9 @@ def closest_group(group: list[TrialSpec], among: Sequence[list[TrialSpec]]) -> i
     return min(range(len(among)), key=lambda i: distance(among[i]))
 
 
-def run_probes(specs: Sequence[TrialSpec], datasets: Mapping[str, PreparedPair], limit: int = MOST_PROBES) -> Probes:
+def run_probes(
+    specs: Sequence[TrialSpec], datasets: Mapping[str, PreparedPair], output: Path, limit: int = MOST_PROBES
+) -> Probes:
     """Probe on the connected Ray, as many at a time as it has CPUs.
 
     Parameters
@@ -126,65 +130,43 @@ def run_probes(specs: Sequence[TrialSpec], datasets: Mapping[str, PreparedPair],
         Trials whose cost is wanted.
     datasets
         Prepared pairs by key.
+    output
+        Folder in which Ray Tune keeps its own files.
     """
     groups = group_by_cost(specs)
     chosen = [groups[i] for i in choose(groups, limit)]
-    outcomes = _measure([group[0] for group in chosen], datasets)
-    measured = {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, _Measured)}
+    probed = [group[0] for group in chosen]
+    shared = {key: ray.put(datasets[key]) for key in {spec.prepared for spec in probed}}
+    jobs = [Job(spec.fingerprint, spec.config, (i,)) for i, spec in enumerate(probed)]
+    costs = _Costs()
+    if jobs:
+        work = Work("cost", [spec.replicate for spec in probed], shared, output, with_checkpoints=False)
+        run_tune(work, jobs, costs, output, label="-probes", retries=0, keeps_files=False)
+    measured = costs.measured
     usable = [group for group in chosen if group[0].fingerprint in measured]
     of: dict[str, Probe] = {}
     for group in groups:
         source = group if group in chosen else usable[closest_group(group, usable)] if usable else group
         if found := measured.get(source[0].fingerprint):
             of |= {spec.fingerprint: found.probe for spec in group}
-    failed = {g[0].name: str(outcomes[g[0].fingerprint]) for g in chosen if g not in usable}
+    failed = {g[0].name: costs.failed.get(g[0].fingerprint, "it was stopped") for g in chosen if g not in usable}
     warmup = [m.warmup_seconds for m in measured.values() if m.warmup_seconds is not None]
     launch = [m.launch_seconds for m in measured.values() if m.launch_seconds is not None]
     n_borrowed = len(groups) - len(chosen)
     return Probes(of, failed, len(chosen), n_borrowed, max(warmup, default=0.0), min(launch, default=0.0))
 
 
-def _measure(specs: Sequence[TrialSpec], datasets: Mapping[str, PreparedPair]) -> dict[str, _Measured | str]:
-    """Fingerprint -> what a probe measured, or why it could not."""
-    shared = {key: ray.put(datasets[key]) for key in {spec.prepared for spec in specs}}
-    pending = {}
-    for spec in specs:
-        n_gpus = 1 if spec.config.runtime.device == "cuda" else 0
-        remote = ray.remote(num_cpus=1, num_gpus=n_gpus, max_retries=0)(_probe_warm)
-        reference = remote.remote(spec.config, shared[spec.prepared], spec.split, time.time())
-        pending[spec.fingerprint] = reference
-    return {fingerprint: _outcome(reference) for fingerprint, reference in pending.items()}
+class _Costs(Listener):
+    """Keeps what probes measured, and why others could not measure."""
 
+    def __init__(self) -> None:
+        self.measured: dict[str, _Measured] = {}
+        self.failed: dict[str, str] = {}
 
-def _outcome(reference: ray.ObjectRef) -> _Measured | str:
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        return f"{type(error.cause).__name__}: {error.cause}" if error.cause else str(error)
-    except RayError as error:  # its worker died, for want of memory perhaps
-        return str(error)
+    def finish(self, key: str, result: TrialResult) -> None:
+        seconds = dict(result.summary)
+        warmup, launch = (seconds.pop(name, None) for name in ("warmup_seconds", "launch_seconds"))
+        self.measured[key] = _Measured(Probe(**seconds), warmup, launch)
 
-
-_is_warm = False  # whether this worker process has run a probe
-
-
-def _probe_warm(config: Config, prepared: PreparedPair, split: GeneSplit, asked: float) -> _Measured:
-    """Probe in a worker that has run a trial before, like most trials of a study.
-
-    The first one of a process also pays for what torch and the libraries around it do once.
-    """
-    global _is_warm
-    launch = time.time() - asked
-    seconds = [_seconds(lambda: probe(config, prepared, split))] if not _is_warm else []
-    _is_warm = True
-    start = time.perf_counter()
-    result = probe(config, prepared, split)
-    if not seconds:
-        return _Measured(result, None, None)
-    return _Measured(result, max(seconds[0] - (time.perf_counter() - start), 0.0), launch)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    def fail(self, key: str, failure: Failure) -> None:
+        self.failed[key] = f"{failure.kind}: {failure.message}"

@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 import ray
-from ray import tune as ray_tune
 
 from cgd.errors import TrackingError
 from cgd.evaluation import evaluate_floors
@@ -20,18 +19,19 @@ from cgd.version import code_version
 from tune.checkpoints.budget import BudgetCallback, CheckpointBudget
 from tune.checkpoints.options import AS_USUAL, CHECKPOINTS, CheckpointOptions
 from tune.cluster.connection import placed
-from tune.cluster.resources import NO_SHARE, Request, Share, alike
+from tune.cluster.resources import NO_SHARE, Share
 from tune.store.opening import after_all_ran
 from tune.store.outbox import Outbox
 from tune.store.outbox_files import opening
 from tune.store.tracking import FAILED, FINISHED, KILLED, RUNNING, STUDY_TAG, Tracking, table_text
 from tune.terminal.progress import Progress
-from tune.trials.callback import TrackingCallback
 from tune.trials.conclusion import Conclusions, StudyOutcome
 from tune.trials.mlflow_notes import parent_note, study_view, view_key
 from tune.trials.plan import FloorSpec, Plan, StudyPlan
 from tune.trials.preflight import check_nodes, checked_tasks
-from tune.trials.trial import TrialSpec, run_trial
+from tune.trials.recorder import StudyRecorder
+from tune.trials.spec import Job, TrialSpec
+from tune.trials.trial import Work
 from tune.trials.tuning import run_tune
 
 
@@ -125,17 +125,17 @@ class Runner:
         self._adopt()
         if not floors and not trials:
             return self._open_parents(resume), True
-        requests = {key: self.share.request(spec.config) for key, spec in trials.items()}
+        requests = [self.share.request(spec.config) for spec in trials.values()]
         parents: dict[str, str] = {}
         try:
             with (
-                placed(list(requests.values()), address, max_concurrent) as limit,
+                placed(requests, address, max_concurrent) as limit,
                 Outbox(self.tracking, self.output) as outbox,
             ):
                 shared = self._share(floors, trials)
                 parents = self._open_parents(resume)
                 self._run_floors(floors, shared, outbox, _brought(trials))
-                complete = not trials or self._run_trials(trials, requests, shared, parents, limit, outbox)
+                complete = not trials or self._run_trials(trials, shared, parents, limit, outbox)
                 outbox.settle()
         except BaseException:  # whatever ends the command, its runs must not stay RUNNING
             with suppress(TrackingError):  # it may be the store itself that failed
@@ -149,7 +149,7 @@ class Runner:
     def _share(self, floors: list[FloorSpec], trials: dict[str, TrialSpec]) -> dict[str, ray.ObjectRef]:
         """Each pair, put into the object store once and read from there by floors and trials; nodes that could not are
         refused."""
-        needed = {spec.prepared for spec in (*floors, *trials.values())}
+        needed = {spec.prepared for spec in floors} | {spec.prepared for spec in trials.values()}
         shared = {key: ray.put(self.plan.datasets[key]) for key in needed}
         check_nodes(self.output, list(shared.values()), _brought(trials), self.keeping.storage)
         return shared
@@ -192,7 +192,6 @@ class Runner:
     def _run_trials(
         self,
         missing: dict[str, TrialSpec],
-        requests: dict[str, Request],
         shared: dict[str, ray.ObjectRef],
         parents: dict[str, str],
         max_concurrent: int | None,
@@ -200,18 +199,12 @@ class Runner:
     ) -> bool:
         checkpoints = self.output / CHECKPOINTS
         mirror = self.keeping.mirror(checkpoints)
-        trainable = ray_tune.with_parameters(
-            run_trial,
-            specs=missing,
-            datasets=shared,
-            requests=requests,
-            checkpoints=str(checkpoints),
-            log_models=self.log_models,
-            mirror=mirror,
-        )
+        replicates = [spec.replicate for spec in missing.values()]
+        work = Work("test", replicates, shared, checkpoints, self.share, log_models=self.log_models, mirror=mirror)
+        jobs = [Job(key, spec.config, (i,)) for i, (key, spec) in enumerate(missing.items())]
         n_epochs = sum(spec.n_epochs for spec in missing.values())
         with Progress(len(missing), n_epochs) as progress, outbox.speaking(progress.note):
-            callback = TrackingCallback(
+            recorder = StudyRecorder(
                 outbox,
                 progress,
                 missing,
@@ -222,32 +215,29 @@ class Runner:
                 self.log_models,
                 mirror,
             )
-            space = {"trial": ray_tune.grid_search(list(missing))}
-            over = BudgetCallback(CheckpointBudget(checkpoints, self.keeping.budget, self._has_ended(callback)))
+            budget = CheckpointBudget(checkpoints, self.keeping.budget, self._has_ended(recorder))
             run_tune(
-                trainable,
-                callback,
-                lambda params: requests[params["trial"]],
+                work,
+                jobs,
+                recorder,
                 self.output,
-                space,
-                reuse_actors=alike(requests.values()),
-                also=[over],
+                max_concurrent=max_concurrent,
+                callbacks=[BudgetCallback(budget)],
                 files=_brought(missing),
                 storage=self.keeping.storage,
-                max_concurrent_trials=max_concurrent,
             )
-        self._ended = set(callback.outcomes)
+        self._ended = set(recorder.outcomes)
         complete = self._ended == set(missing)
         if complete:  # every protocol that was asked for has scored them
             shutil.rmtree(checkpoints / PREDICTIONS, ignore_errors=True)
         return complete
 
-    def _has_ended(self, callback: TrackingCallback) -> Callable[[str], bool]:
+    def _has_ended(self, recorder: StudyRecorder) -> Callable[[str], bool]:
         """Whether a trial is finished or has failed, in this command or, where it does not run again, before."""
-        running = set(callback.specs)
+        running = set(recorder.specs)
 
         def has_ended(fingerprint: str) -> bool:
-            record = (callback.outcomes if fingerprint in running else self.known).get(fingerprint)
+            record = (recorder.outcomes if fingerprint in running else self.known).get(fingerprint)
             return record is not None and record.status in (FINISHED, FAILED)
 
         return has_ended
@@ -280,7 +270,7 @@ def _brought(trials: dict[str, TrialSpec]) -> list[Path]:
 
 def _floor_metrics(table: pd.DataFrame) -> dict[str, float]:
     """`METHOD_pcc` and so on, so that floors can be charted beside trials."""
-    metrics = {}
+    metrics: dict[str, float] = {}
     for method, rows in table.groupby("method"):
         values = summarise_table(rows)
         metrics |= {f"{method}_{key}": value for key, value in values.items() if not key.startswith("n_")}

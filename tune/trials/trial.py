@@ -1,163 +1,263 @@
-"""One trial, as it runs under Ray Tune: configuration and data reference in, metrics out.
+"""One trial, as it runs under Ray Tune: configuration and data reference in, messages out.
 
-A trial of one worker runs here, inside the Tune function: starting a Ray Train group costs more than ten seconds. One
-of several workers calls the same `compute` in each of them.
+A trial of a study, a candidate of a search, a confirmation of one and a probe of costs are the same work with another
+question. A trial of one worker runs here, inside the Tune function: starting a Ray Train group costs more than ten
+seconds. One of several workers calls the same `compute` in each of them.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
+import pandas as pd
 import ray
+from cgd.probe import probe
+from ray import tune as ray_tune
 
-from cgd.baselines.predictions import BroughtFile
-from cgd.config import CAUSALGED, Config
+from cgd.baselines.predictions import Predictions
+from cgd.baselines.trial import evaluate_baseline
+from cgd.config import Config
 from cgd.data.preprocess import PreparedPair
-from cgd.data.split import GeneSplit
+from cgd.evaluation import Evaluation, evaluate
 from cgd.parallel import ALONE, Parallel
+from cgd.training.checkpoint import LOST, CheckpointFolder
 from tune.checkpoints.mirror import CheckpointMirror
-from tune.cluster.resources import Request
+from tune.cluster.resources import NO_SHARE, Request, Share
 from tune.trials.failure import describe
+from tune.trials.messages import VALUE, Epoch, Message, TrialResult, to_report
 from tune.trials.out_of_memory import with_less_memory
+from tune.trials.spec import Job, Replicate
+from tune.trials.system_metrics import SystemMonitor
 from tune.trials.train_group import Group, Report
 
-EPOCH, RESULT, ERROR = "epoch_metrics", "result", "error"
-TIME = "time_ms"  # when an epoch ended, among its metrics
-HAS_MODEL = "has_model"
-TAGS = "tags"  # what its run is tagged with besides
 MODEL = "model"  # folder of the fitted model, beside the trial's checkpoints
+TIME = "time_ms"  # when an epoch ended, among its metrics
+Question: TypeAlias = Literal["test", "validation", "cost"]  # which genes are scored, or what a trial would take
 
 
 @dataclass(frozen=True)
-class TrialSpec:
-    """What one trial is, before it runs.
+class Work:
+    """What the trials that run side by side share.
 
     Attributes
     ----------
-    fingerprint
-        Name of the trial for ever.
-    name
-        Readable name, e.g. `ar_decay=0.8 · mouse_v1_starmap · seed 1 · fold 2`.
-    dataset, seed, fold
-        Coordinates of the replicate.
-    config
-        The full configuration.
-    split
-        Genes of the fold.
-    prepared
-        Key of the prepared pair in the shared data.
-    trial_key
-        Fingerprint of the same trial without the code version: what another version may have run already.
-    code_version
-        That of the code its method runs.
-    brought
-        The file of its predictions, where its method is one.
+    question
+        What each is to find out.
+    replicates
+        What they are scored on.
+    datasets
+        Prepared pairs in Ray's object store, by key.
+    checkpoints
+        Root of their checkpoints and models.
+    share
+        What the command gives to each trial.
+    with_checkpoints
+        Whether one that is interrupted continues.
+    log_models
+        Leave the fitted model beside the checkpoints.
+    mirror
+        Where checkpoints and models are kept for other machines; None for nowhere.
+    since
+        When it was handed out, in seconds since the epoch.
     """
 
-    fingerprint: str
-    name: str
-    dataset: str
-    seed: int
-    fold: int
-    config: Config
-    split: GeneSplit
-    prepared: str
-    trial_key: str
-    code_version: str
-    brought: BroughtFile | None = None
+    question: Question
+    replicates: Sequence[Replicate]
+    datasets: Mapping[str, ray.ObjectRef]
+    checkpoints: Path
+    share: Share = NO_SHARE
+    with_checkpoints: bool = True
+    log_models: bool = False
+    mirror: CheckpointMirror | None = None
+    since: float = field(default_factory=time.time)
 
-    @property
-    def n_epochs(self) -> int:
-        """Epochs at most, as a measure of its work; a baseline is one unit, as large as a training of this model."""
-        return self.config.train.epochs
+    def request(self, config: Config) -> Request:
+        """What a trial asks of Ray; a probe is of one worker, whatever the trial it stands for has."""
+        if self.question == "cost":
+            return Request(1, 1.0, 1.0 if config.runtime.device == "cuda" else 0.0)
+        return self.share.request(config)
 
-    @property
-    def has_epochs(self) -> bool:
-        """Whether it trains epoch by epoch, has a curve and leaves a model."""
-        return self.config.method == CAUSALGED
+    def folder(self, key: str) -> Path | None:
+        """Where a trial's checkpoints lie, a folder per fingerprint in it; None for nowhere.
+
+        Two candidates of a search may be one configuration, and run at the same time: each has a folder of its own.
+        """
+        if not self.with_checkpoints:
+            return None
+        return self.checkpoints / key if self.question == "validation" else self.checkpoints
 
 
-def run_trial(
-    params: dict[str, str],
-    specs: dict[str, TrialSpec],
-    datasets: dict[str, ray.ObjectRef],
-    requests: dict[str, Request],
-    checkpoints: str,
-    log_models: bool = True,
-    mirror: CheckpointMirror | None = None,
-) -> None:
-    """Ray Tune function trainable; `params["trial"]` is a fingerprint of `specs`, `datasets` holds prepared pairs.
+def run_trial(params: Mapping[str, Any], work: Work) -> None:
+    """Ray Tune function trainable: reports an `Epoch` after each epoch, and a `TrialResult` or `Failure` at the end.
 
-    Reports `epoch_metrics` after each epoch, those of the system among them, and one `result` (summary, per-gene
-    table, tags) or `error` at the end; with `log_models` the fitted model is then in the trial's checkpoint folder.
-    `mirror` keeps both where other machines find them. An exception is reported, not raised: it is the trial's outcome
-    and repeating it would change nothing, unless a GPU's memory ran out. A worker that dies without a word is Tune's,
-    or a group's own, to restart, and continues from its checkpoint.
+    An exception is reported, not raised: it is the trial's outcome, others go on, and repeating it would change
+    nothing, unless a GPU's memory ran out. A worker that dies without a word is Tune's, or a group's own, to restart,
+    and continues from its checkpoint.
     """
-    from ray import tune as ray_tune
 
-    spec = specs[params["trial"]]
-    root, request = Path(checkpoints), requests[params["trial"]]
+    def report(message: Message) -> None:
+        ray_tune.report(to_report(message))
 
-    def run(config: Config) -> dict[str, Any]:
-        work = partial(compute, spec, config, datasets[spec.prepared], root, log_models, mirror)
+    def run(config: Config) -> TrialResult:
+        task = partial(compute, job, config, work)
         if request.n_workers == 1:
-            found = work(ray_tune.report, ALONE)
-            assert found is not None
+            found = task(report, ALONE)
+            assert found is not None  # of one worker alone
             return found
-        group = Group(spec.fingerprint, request, config.runtime.device, root / spec.fingerprint)
-        return group.run(work, ray_tune.report)
+        return Group(job.key, request, config.runtime.device, work.checkpoints / job.key).run(task, report)
 
     try:
-        found, tags = with_less_memory(run, spec.config, request)
-        result: dict[str, Any] = {RESULT: {**found, TAGS: tags}}
-    except Exception as error:  # the boundary between one trial and the study: whatever it was, the others go on
-        failure = describe(error)
-        result = {ERROR: {"type": failure.kind, "message": failure.message, "traceback": failure.traceback}}
-    ray_tune.report(result)
+        job = Job.from_params(params)
+        request = work.request(job.config)
+        found, tags = with_less_memory(run, job.config, request)
+        report(replace(found, tags=tags))
+    except Exception as error:  # the boundary between one trial and the others: whatever it was, they go on
+        report(describe(error))
 
 
-def compute(
-    spec: TrialSpec,
-    config: Config,
-    dataset: ray.ObjectRef,
-    checkpoints: Path,
-    log_models: bool,
-    mirror: CheckpointMirror | None,
-    report: Report,
-    parallel: Parallel,
-) -> dict[str, Any] | None:
-    """Evaluate a trial, as one of `parallel`; its result on rank 0, which alone reports and saves the model.
+def compute(job: Job, config: Config, work: Work, report: Report, parallel: Parallel) -> TrialResult | None:
+    """Answer the question of a trial, as one of `parallel`; its result on rank 0, which alone reports.
 
-    `config` is that of `spec`, or differs from it in where and how it runs.
+    `config` is that of `job`, or differs from it in where and how it runs.
     """
-    from cgd.baselines.predictions import Predictions
-    from cgd.baselines.trial import evaluate_baseline
-    from cgd.evaluation import Evaluation, evaluate_in_group
-    from cgd.training.checkpoint import CheckpointFolder
-    from tune.trials.system_metrics import SystemMonitor
-
-    monitor = SystemMonitor()
-
-    def on_epoch(metrics: dict[str, float]) -> None:
-        report({EPOCH: {**metrics, **monitor.sample(), TIME: time.time() * 1000}})
-
-    prepared: PreparedPair = ray.get(dataset)  # read from shared memory, not copied
-    outcome: Evaluation | None
-    if spec.brought:
-        outcome = Evaluation(*evaluate_baseline(config, prepared, spec.split, Predictions(spec.brought)), model=None)
-    else:
-        kept = mirror.open if mirror else CheckpointFolder
-        outcome = evaluate_in_group(config, prepared, spec.split, parallel, on_epoch, checkpoints, kept)
-    if outcome is None:
+    replicates = [work.replicates[i] for i in job.replicates]
+    if work.question == "cost":
+        return _measure_cost(config, replicates[0], work)
+    epochs = _Epochs(config.train.epochs, len(replicates), report)
+    outcomes: list[tuple[Replicate, Evaluation]] = []
+    for replicate in replicates:
+        outcome = _evaluate(job, config, replicate, work, epochs, parallel)
+        if outcome is None:
+            continue
+        if work.log_models and outcome.model:
+            _keep_model(job, work, outcome)
+        has_model = outcome.model is not None
+        outcomes.append((replicate, replace(outcome, model=None)))  # the next replicate needs the memory
+        epochs.end_replicate(outcome.summary)
+    if not outcomes:
         return None
-    if log_models and outcome.model:
-        outcome.model.save(checkpoints / spec.fingerprint / MODEL)
-        if mirror:
-            mirror.try_to_put(checkpoints / spec.fingerprint / MODEL)
-    found = {"summary": outcome.summary, "per_gene": outcome.per_gene.to_dict("list")}
-    return {**found, HAS_MODEL: outcome.model is not None}
+    if work.question == "validation":
+        return combine(outcomes)
+    ((_, outcome),) = outcomes
+    summary = {key: value for key, value in outcome.summary.items() if key not in LOST}
+    return TrialResult(math.nan, {}, summary, outcome.per_gene, _lost([outcome]), has_model)
+
+
+def _evaluate(
+    job: Job,
+    config: Config,
+    replicate: Replicate,
+    work: Work,
+    on_epoch: Callable[[dict[str, float]], None],
+    parallel: Parallel,
+) -> Evaluation | None:
+    assert work.question != "cost"
+    prepared: PreparedPair = ray.get(work.datasets[replicate.prepared])  # read from shared memory, not copied
+    if replicate.brought:
+        brought = Predictions(replicate.brought)
+        return Evaluation(*evaluate_baseline(config, prepared, replicate.split, brought), model=None)
+    return evaluate(
+        config.with_values({"seed": replicate.seed}),
+        prepared,
+        replicate.split,
+        scored=work.question,
+        parallel=parallel,
+        on_epoch=on_epoch,
+        checkpoint_root=work.folder(job.key),
+        open_checkpoints=work.mirror.open if work.mirror else CheckpointFolder,
+    )
+
+
+class _Epochs:
+    """Reports the epochs of all replicates as those of one trial."""
+
+    def __init__(self, n_epochs: int, n_replicates: int, report: Report) -> None:
+        self.n_epochs, self.n_replicates, self.report = n_epochs, n_replicates, report
+        self.scores: list[float] = []  # of the replicates that are done
+        self.best = -math.inf  # of the one that runs
+        self.monitor = SystemMonitor()
+
+    def __call__(self, metrics: dict[str, float]) -> None:
+        self.best = max(self.best, metrics[VALUE])
+        n_done, epoch = len(self.scores), metrics["epoch"]
+        percent = math.floor(100 * (n_done + epoch / self.n_epochs) / self.n_replicates)
+        step = n_done * self.n_epochs + int(epoch)
+        shown = {**metrics, **self.monitor.sample(), TIME: time.time() * 1000, "epoch": step}
+        self.report(Epoch(shown, (sum(self.scores) + self.best) / (n_done + 1), percent))
+
+    def end_replicate(self, summary: Mapping[str, float]) -> None:
+        self.scores.append(summary.get(VALUE, math.nan))  # a method without epochs has none
+        self.best = -math.inf
+
+
+def _keep_model(job: Job, work: Work, outcome: Evaluation) -> None:
+    assert outcome.model is not None
+    folder = work.checkpoints / job.key / MODEL
+    outcome.model.save(folder)
+    if work.mirror:
+        work.mirror.try_to_put(folder)
+
+
+def combine(outcomes: Sequence[tuple[Replicate, Evaluation]]) -> TrialResult:
+    """What a candidate is worth over its replicates.
+
+    Raises
+    ------
+    ValueError
+        No validation gene could be scored.
+    """
+    summaries = pd.DataFrame([{**found.summary, "dataset": replicate.dataset} for replicate, found in outcomes])
+    tables = [
+        found.per_gene.assign(dataset=replicate.dataset, seed=replicate.seed, fold=replicate.fold)
+        for replicate, found in outcomes
+    ]
+    by_dataset = summaries.groupby("dataset", sort=False)[VALUE].mean()
+    value = float(by_dataset.mean())
+    if not math.isfinite(value):
+        raise ValueError(f"the mean validation PCC is {value}: no validation gene could be scored")
+    costs = {
+        "seconds": float(summaries["wall_seconds"].sum()),
+        "train_seconds": float(summaries["train_seconds"].sum()),
+        "peak_memory_mb": float(summaries["peak_memory_mb"].max()),
+        "n_parameters": float(summaries["n_parameters"].max()),
+        "epochs": float(summaries["epochs"].sum()),
+    }
+    values = {str(name): float(mean) for name, mean in by_dataset.items()}
+    lost = _lost([found for _, found in outcomes])
+    return TrialResult(value, values, costs, pd.concat(tables, ignore_index=True), lost)
+
+
+def _lost(outcomes: Sequence[Evaluation]) -> dict[str, int]:
+    """Checkpoints that were damaged or not kept, by what happened to them."""
+    counts = {what: sum(int(found.summary.get(what, 0)) for found in outcomes) for what in sorted(LOST)}
+    return {what: count for what, count in counts.items() if count}
+
+
+_is_warm = False  # whether this process has measured a trial
+
+
+def _measure_cost(config: Config, replicate: Replicate, work: Work) -> TrialResult:
+    """Measure in a process that has run a trial before, like most trials of a study.
+
+    The first one of a process also pays for what torch and the libraries around it do once: `warmup_seconds`.
+    """
+    global _is_warm
+    launch = time.time() - work.since
+    prepared: PreparedPair = ray.get(work.datasets[replicate.prepared])
+    first: dict[str, float] = {}
+    if not _is_warm:
+        start = time.perf_counter()
+        probe(config, prepared, replicate.split)
+        first = {"warmup_seconds": time.perf_counter() - start, "launch_seconds": launch}
+    _is_warm = True
+    start = time.perf_counter()
+    found = probe(config, prepared, replicate.split)
+    if first:
+        first["warmup_seconds"] = max(first["warmup_seconds"] - (time.perf_counter() - start), 0.0)
+    return TrialResult(math.nan, {}, asdict(found) | first, pd.DataFrame())

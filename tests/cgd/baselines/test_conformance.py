@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from cgd.audit import _with_noise, audit_leakage
 from cgd.baselines import METHODS
 from cgd.config import Config
 from cgd.data.pair import make_pair
@@ -17,7 +18,6 @@ from cgd.data.protocol import HiddenPair, hide
 from cgd.data.simulate import simulate_pair
 from cgd.data.split import GeneSplit, make_splits
 from cgd.errors import CGDError, DataError, NotFittedError
-from cgd.evaluation import _with_noise, audit_leakage
 
 # constructor arguments with which a method takes a second or less on 60 spots
 SMALL = {

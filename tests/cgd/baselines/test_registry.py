@@ -7,11 +7,12 @@ from importlib import import_module
 import numpy as np
 import pytest
 
+from cgd.audit import audit_leakage
 from cgd.baselines import METHODS, Entry, find_method
 from cgd.baselines.spage import SpaGE
 from cgd.data.protocol import hide
 from cgd.errors import ConfigError, DataError
-from cgd.evaluation import audit_leakage, evaluate
+from cgd.evaluation import evaluate
 from cgd.metrics.gene import gene_metrics
 
 OWN = f"{__name__}:Constant"
@@ -159,7 +160,7 @@ def test_the_audit_catches_a_baseline_that_is_shown_a_total_over_hidden_genes(ti
         totals = prepared.st_totals[hidden.spots].astype(np.float32)
         return replace(hidden, visible=replace(hidden.visible, st_totals=totals))
 
-    monkeypatch.setattr("cgd.evaluation.hide", leaky)
+    monkeypatch.setattr("cgd.audit.hide", leaky)
     audit = audit_leakage(config, tiny.prepared, tiny.split)
     assert not audit.identical
     assert audit.largest_difference > 0

@@ -201,8 +201,15 @@ def run(tiny, mirror, stop_after=None):
         if metrics["epoch"] == stop_after:
             raise Stopped
 
-    how = (on_epoch, mirror.root, mirror.open)
-    return evaluate(tiny.config({"train.epochs": 3}), tiny.prepared, tiny.split, *how), epochs
+    found = evaluate(
+        tiny.config({"train.epochs": 3}),
+        tiny.prepared,
+        tiny.split,
+        on_epoch=on_epoch,
+        checkpoint_root=mirror.root,
+        open_checkpoints=mirror.open,
+    )
+    return found, epochs
 
 
 def test_a_trial_ends_on_another_machine_as_it_would_have_on_the_first(tiny, tmp_path, storage, monkeypatch):

@@ -17,7 +17,7 @@ from tune.search.plan import SearchPlan
 from tune.search.searcher import BookedSearch, SparingASHA, make_scheduler
 from tune.search.start import first_points
 from tune.search.storage import SearchError, open_journal, open_storage
-from tune.search.trial import CandidateResult
+from tune.trials.messages import TrialResult
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 N = 16
@@ -35,7 +35,7 @@ def result_of(values):
     """A made-up value that depends on the parameters, so that TPE has something to learn."""
     value = -abs(math.log10(values["train.learning_rate"]) + 3) - 0.1 * values["model.depth"]
     summary = {"seconds": 1.0, "peak_memory_mb": 100.0 * values["model.depth"], "n_parameters": 5.0}
-    return CandidateResult(value, {"d": value}, summary, pd.DataFrame({"gene": ["a"], "pcc": [value]}))
+    return TrialResult(value, {"d": value}, summary, pd.DataFrame({"gene": ["a"], "pcc": [value]}))
 
 
 def begin(plan, storage, resume=False):

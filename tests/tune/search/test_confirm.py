@@ -11,16 +11,17 @@ from ablations.search.results import Comparison
 from ablations.search.space import load_space
 from ablations.statistics.paired import Estimate
 from cgd.config import Config
-from cgd.files import write_atomically
-from tune.cluster.resources import Request
 from tune.search import confirm as module
 from tune.search.book import SearchBook
-from tune.search.callback import Candidate
 from tune.search.confirm import Finalist, choose_winner, confirm
 from tune.search.engine import Workplace
 from tune.search.plan import Replication, make_plan
 from tune.search.record import summary_metrics
-from tune.search.trial import IS_ERROR, KIND, PAYLOAD, REASON, CandidateResult
+from tune.search.runs import Candidate, SearchRecorder
+from tune.store.tracking import FAILED, RunRecord
+from tune.trials.callback import TrialCallback
+from tune.trials.failure import Failure
+from tune.trials.messages import TrialResult, to_report
 
 FINALISTS = [
     Finalist("default", None, Config(), {}),
@@ -33,6 +34,8 @@ WORTH = {"default": 0.4, "sample 1": 0.5, "sample 2": 0.6}
 class Runs:
     """The store, of which a confirmation needs little."""
 
+    outbox = None
+
     def complete(self, candidate, result):
         pass
 
@@ -43,7 +46,7 @@ class Runs:
 def result(value, replicate):
     table = pd.DataFrame({"gene": ["a", "b"], "pcc": [value, value]})
     where = {"dataset": replicate.dataset, "seed": replicate.seed, "fold": replicate.fold}
-    return CandidateResult(value, {replicate.dataset: value}, {"seconds": 1.0}, table.assign(**where))
+    return TrialResult(value, {replicate.dataset: value}, {"seconds": 1.0}, table.assign(**where))
 
 
 @pytest.fixture(scope="module")
@@ -54,20 +57,20 @@ def plan():
 @pytest.fixture
 def confirmed(plan, tmp_path, monkeypatch):
     """Confirm where the jobs for which `outcome(finalist, seed)` is `done` or `failed` end that way, others not."""
-    place = Workplace({}, tmp_path, tmp_path / "s", 1, Request(1, 1))
+    place = Workplace({}, tmp_path, tmp_path / "s", 1)
 
     def run(outcome):
-        def fit(workplace, replicates, callback, space):
-            for job in space["job"]["grid_search"]:
-                found, replicate = callback.jobs[job["key"]], replicates[job["replicates"][0]]
-                ending = outcome(found.finalist, replicate.seed)
+        def run_candidates(workplace, replicates, recorder, jobs):
+            for job in jobs:
+                replicate = replicates[job.replicates[0]]
+                finalist = recorder.candidate_of(job.key).tags["cgd.finalist"]
+                ending = outcome(finalist, replicate.seed)
                 if ending == "done":
-                    text = result(WORTH[found.finalist], replicate).to_json()
-                    write_atomically(tmp_path / "s" / "confirmation" / f"{job['key']}.json", text)
+                    recorder.keep(job.key, result(WORTH[finalist], replicate))
                 elif ending == "failed":
-                    callback.failed.add(job["key"])
+                    recorder.outcomes[job.key] = RunRecord("", FAILED)
 
-        monkeypatch.setattr(module, "fit", fit)
+        monkeypatch.setattr(module, "run_candidates", run_candidates)
         return confirm(book, FINALISTS, Runs(), place)
 
     book = SearchBook(plan, InMemoryStorage(), [], resume=False)
@@ -115,24 +118,22 @@ class Log:
         self.calls = []
 
     def __getattr__(self, name):
-        return lambda *arguments, **named: (
-            self.calls.append((name, *arguments)) or (0 if name == "last_epoch" else name)
-        )
+        return lambda *arguments, **named: self.calls.append((name, *arguments)) or name
 
 
-def test_a_run_that_fails_is_known_to_have_ended(plan, tmp_path):
+def test_a_run_that_fails_is_known_to_have_ended(tmp_path):
     runs, progress = Log(), Log()
     runs.outbox = Log()
     candidate = Candidate("k", "sample 1", Config(), {})
-    jobs = {"k": module._Job(candidate, "sample 1", 0), "other": module._Job(candidate, "sample 1", 1)}
-    callback = module.ConfirmationCallback(jobs, tmp_path, runs, progress, tmp_path)
-    one, two = (SimpleNamespace(trial_id=key, config={"job": {"key": key}}, local_path=str(tmp_path)) for key in jobs)
+    recorder = SearchRecorder(runs, progress, tmp_path, None, candidate_of=lambda key: candidate)
+    callback = TrialCallback(recorder)
+    one, two = (SimpleNamespace(config={"job": {"key": key}}, local_path=str(tmp_path)) for key in ("k", "other"))
     for trial in (one, two):
         callback.on_trial_start(0, [], trial)
-    callback.on_trial_result(0, [], one, {KIND: IS_ERROR, REASON: "ValueError: no", PAYLOAD: "trace"})
+    callback.on_trial_result(0, [], one, to_report(Failure("ValueError", "no", "trace")))
     callback.on_trial_complete(0, [], one)
     callback.close()  # the other was still running
-    assert callback.failed == {"k"}
+    assert {key: record.status for key, record in recorder.outcomes.items()} == {"k": FAILED}
     ends = [call[0] for call in runs.outbox.calls if call[0] in ("fail", "end")]
     assert ends == ["fail", "end"]
-    assert ("end", "k", "KILLED") in runs.outbox.calls
+    assert ("end", "other", "KILLED") in runs.outbox.calls

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from cgd.config import Config
-from cgd.evaluation import Probe
+from cgd.probe import Probe
 from tune.cluster.capacity import free_disk_mb, memory_mb
 from tune.commands.plan_table import describe_wait, warnings
 from tune.trials.forecast import (
@@ -25,7 +25,7 @@ from tune.trials.forecast import (
 )
 from tune.trials.plan import Plan
 from tune.trials.probing import choose, closest_group, group_by_cost
-from tune.trials.trial import TrialSpec
+from tune.trials.spec import TrialSpec
 
 PROBE = Probe(
     setup_seconds=3.0, epoch_seconds=2.0, predict_seconds=4.0, peak_memory_mb=500.0, checkpoint_mb=6.0, model_mb=2.0

@@ -7,8 +7,10 @@ from ray import tune as ray_tune
 
 from cgd.training.trainer import Trainer
 from tune.cluster.resources import Request
+from tune.trials.messages import Epoch, from_report
 from tune.trials.out_of_memory import OutOfGPUMemory, with_less_memory
-from tune.trials.trial import ERROR, RESULT, TAGS, TrialSpec, run_trial
+from tune.trials.spec import Job, Replicate
+from tune.trials.trial import Work, run_trial
 
 ONE = Request(1, 1)
 
@@ -36,45 +38,46 @@ def run(tiny, tmp_path_factory, monkeypatch):
 
     def call(values=None, request=ONE):
         config = tiny.config({"train.batch_size": 4, **(values or {})})
-        spec = TrialSpec("0" * 16, "name", "tiny", 0, 0, config, tiny.split, "tiny", "key", "code")
-        reports = []
-        monkeypatch.setattr(ray_tune, "report", reports.append)
+        messages = []
+        monkeypatch.setattr(ray_tune, "report", lambda report: messages.append(from_report(report)))
         monkeypatch.setattr(ray, "get", lambda reference: reference)
-        folder, key = tmp_path_factory.mktemp("checkpoints"), spec.fingerprint
-        run_trial({"trial": key}, {key: spec}, {"tiny": tiny.prepared}, {key: request}, str(folder))
-        return reports
+        monkeypatch.setattr(Work, "request", lambda work, config: request)
+        replicate = Replicate("tiny", 0, 0, tiny.split, "tiny")
+        work = Work("test", [replicate], {"tiny": tiny.prepared}, tmp_path_factory.mktemp("checkpoints"))
+        run_trial(Job("0" * 16, config, (0,)).to_params(), work)
+        return messages
 
     return call
 
 
 def test_pieces_get_smaller_until_they_fit_and_the_run_says_so(run, memory_for):
-    whole = run()[-1][RESULT]
+    whole = run()[-1]
     memory_for(pieces=3)
-    pieces = run()[-1][RESULT]
-    assert whole[TAGS] == {}
-    assert pieces[TAGS]["cgd.out_of_memory_retries"] == "2"
-    assert pieces[TAGS]["cgd.micro_batches"] == "4"
-    assert pieces["summary"]["test_pcc"] == pytest.approx(whole["summary"]["test_pcc"], abs=1e-4)
+    pieces = run()[-1]
+    assert whole.tags == {}
+    assert pieces.tags["cgd.out_of_memory_retries"] == "2"
+    assert pieces.tags["cgd.micro_batches"] == "4"
+    assert pieces.summary["test_pcc"] == pytest.approx(whole.summary["test_pcc"], abs=1e-4)
 
 
 def test_a_retry_goes_on_from_the_last_epoch(run, memory_for):
     memory_for(pieces=2, epoch=1)
-    reports = run()
-    seconds = [report["epoch_metrics"]["epoch_seconds"] for report in reports if "epoch_metrics" in report]
+    messages = run()
+    seconds = [message.metrics["epoch_seconds"] for message in messages if isinstance(message, Epoch)]
     assert seconds[0] == seconds[1]  # the first epoch is reported again as it was, not trained again
-    assert reports[-1][RESULT]["summary"]["epochs"] == 2
+    assert messages[-1].summary["epochs"] == 2
 
 
 def test_memory_that_never_suffices_is_the_trials_error(run, memory_for):
     memory_for(pieces=99)
-    error = run()[-1][ERROR]
-    assert error["type"] == "OutOfGPUMemory"
-    assert "batches in 4 pieces, the most there can be: it used more memory than the GPU has" in error["message"]
+    failure = run()[-1]
+    assert failure.kind == "OutOfGPUMemory"
+    assert "batches in 4 pieces, the most there can be: it used more memory than the GPU has" in failure.message
 
 
 def test_a_trial_on_part_of_a_gpu_is_said_to_use_more_than_its_share(run, memory_for):
     memory_for(pieces=2)
-    tags = run(request=Request(1, 1, 0.25))[-1][RESULT][TAGS]
+    tags = run(request=Request(1, 1, 0.25))[-1].tags
     assert "more than its share of 0.25 of a GPU" in tags["cgd.out_of_memory"]
 
 
