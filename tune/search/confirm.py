@@ -103,7 +103,7 @@ def confirm(
     for key, job in jobs.items():
         if _file(folder, key).is_file():
             runs.complete(job.candidate, _read(folder, key))
-            workplace.forget(key)
+            workplace.work.forget(key)
     missing = {key: job for key, job in jobs.items() if not _file(folder, key).is_file()}
     failed: set[str] = set()
     if missing:
@@ -111,8 +111,7 @@ def confirm(
             recorder = SearchRecorder(
                 runs,
                 progress,
-                workplace.checkpoints,
-                workplace.mirror,
+                workplace.work,
                 candidate_of=lambda key: missing[key].candidate,
                 keep=lambda key, result: write_atomically(_file(folder, key), result.to_json()),
                 is_ranked=False,

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import ray
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import TrialScheduler
 
 from tune.checkpoints.budget import BudgetCallback, CheckpointBudget
-from tune.checkpoints.mirror import CheckpointMirror
-from tune.checkpoints.options import CHECKPOINTS, DEFAULT_BUDGET
-from tune.cluster.resources import NO_SHARE, Share
+from tune.checkpoints.options import DEFAULT_BUDGET
 from tune.search.book import ORIGIN, SAMPLE, SearchBook
 from tune.search.runs import WHOLE, SearchRecorder, SearchRuns
 from tune.search.searcher import (
@@ -34,41 +30,25 @@ from tune.trials.tuning import run_tune
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where a search runs: Ray's share of its data, its folders, and how much at a time.
+    """Where a search runs, and how much at a time.
 
     Attributes
     ----------
-    shared
-        Prepared pairs in Ray's object store, by key.
+    work
+        What its trials share, but for what they are scored on.
     output, folder
         The output folder, and the search's own in it.
     max_concurrent
         Trials at a time; None for as many as the cluster takes.
-    share
-        What the command gives to each trial.
-    mirror
-        Where checkpoints are kept beside the output folder; None for nowhere.
     budget
         Bytes that the checkpoints below the output folder may take.
     """
 
-    shared: Mapping[str, ray.ObjectRef]
+    work: Work
     output: Path
     folder: Path
     max_concurrent: int | None
-    share: Share = NO_SHARE
-    mirror: CheckpointMirror | None = None
     budget: int = DEFAULT_BUDGET
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.output / CHECKPOINTS
-
-    def forget(self, key: str) -> None:
-        """Remove the checkpoints of a candidate whose result is kept."""
-        shutil.rmtree(self.checkpoints / key, ignore_errors=True)
-        if self.mirror:
-            self.mirror.forget(key)
 
 
 def run_search(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> bool:
@@ -96,8 +76,7 @@ def run_search(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> bool
         recorder = SearchRecorder(
             runs,
             progress,
-            workplace.checkpoints,
-            workplace.mirror,
+            workplace.work,
             candidate_of=search.candidates.__getitem__,
             is_eligible=is_eligible,
             best=best,
@@ -126,7 +105,7 @@ def _catch_up(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> None:
         if trial.state == TrialState.COMPLETE and file.is_file():
             candidate = describe_sample(book, sample, book.config_of(trial), trial.user_attrs[ORIGIN])
             runs.complete(candidate, TrialResult.from_json(file.read_text(encoding="utf-8")))
-        workplace.forget(candidate_key(book.uid, sample))
+        workplace.work.forget(candidate_key(book.uid, sample))
 
 
 def run_candidates(
@@ -150,16 +129,8 @@ def run_candidates(
     with_checkpoints
         Whether an interrupted candidate continues; its seconds are then those of the last attempt alone.
     """
-    work = Work(
-        "validation",
-        replicates,
-        workplace.shared,
-        workplace.checkpoints,
-        workplace.share,
-        with_checkpoints=with_checkpoints,
-        mirror=workplace.mirror,
-    )
-    budget = CheckpointBudget(workplace.checkpoints, workplace.budget, recorder.runs.is_finished)
+    work = replace(workplace.work, replicates=replicates, with_checkpoints=with_checkpoints)
+    budget = CheckpointBudget(work.checkpoints, workplace.budget, recorder.runs.is_finished)
     run_tune(
         work,
         jobs,
@@ -171,7 +142,7 @@ def run_candidates(
         n_samples=n_samples,
         label=f"-{workplace.folder.name}",
         callbacks=[BudgetCallback(budget)],
-        storage=workplace.mirror.uri if workplace.mirror else None,
+        storage=work.mirror.uri if work.mirror else None,
     )
 
 

@@ -36,6 +36,7 @@ from tune.store.outbox import Outbox
 from tune.store.tracking import FAILED, FINISHED, KILLED, Tracking
 from tune.trials.preflight import check_nodes
 from tune.trials.runner import Runner
+from tune.trials.trial import Work
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,11 @@ class SearchCommand:
         confirmed: list[Confirmed] = []
         with placed([self.request], address, max_concurrent) as limit, Outbox(self.tracking, self.output) as outbox:
             runs = SearchRuns(outbox, parent, datasets)
-            mirror = self.keeping.mirror(self.output / CHECKPOINTS)
+            checkpoints = self.output / CHECKPOINTS
             shared = {key: ray.put(prepared) for key, prepared in datasets.items()}
-            place = Workplace(shared, self.output, self.folder, limit, self.share, mirror, self.keeping.budget)
+            mirror = self.keeping.mirror(checkpoints)
+            work = Work("validation", (), shared, checkpoints, self.share, mirror=mirror)
+            place = Workplace(work, self.output, self.folder, limit, self.keeping.budget)
             check_nodes(self.output, list(shared.values()), storage=self.keeping.storage)
             complete = run_search(self.book, runs, place)
             if complete:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
 from cgd.config import Config
 from cgd.data.preprocess import PreparedPair
-from tune.checkpoints.mirror import CheckpointMirror
 from tune.store.opening import after_all_ran
 from tune.store.outbox import Outbox
 from tune.store.outbox_files import Entry, opening
@@ -20,6 +17,7 @@ from tune.terminal.progress import Progress
 from tune.trials.failure import Failure
 from tune.trials.messages import PERCENT, Epoch, TrialResult
 from tune.trials.recorder import KEPT, Recorder, run_params, tag_lost_checkpoints
+from tune.trials.trial import Work
 
 KIND_OF_RUN = "search_trial"
 WHOLE = 100  # a candidate's work on the terminal, in per cent
@@ -114,8 +112,8 @@ class SearchRecorder(Recorder):
         The store.
     progress
         The terminal; a candidate counts there as a hundred epochs.
-    checkpoints
-        Where candidates keep their checkpoints, a folder each; it is removed when one has ended.
+    work
+        What candidates share; the checkpoints of one that has ended are removed.
     candidate_of
         The candidate of a key.
     keep
@@ -132,8 +130,7 @@ class SearchRecorder(Recorder):
         self,
         runs: SearchRuns,
         progress: Progress,
-        checkpoints: Path,
-        mirror: CheckpointMirror | None,
+        work: Work,
         candidate_of: Callable[[str], Candidate],
         keep: Callable[[str, TrialResult], None] = ignore_result,
         is_eligible: Callable[[TrialResult], bool] = lambda result: True,
@@ -141,7 +138,7 @@ class SearchRecorder(Recorder):
         is_ranked: bool = True,
     ) -> None:
         super().__init__(runs.outbox, progress)
-        self.runs, self.checkpoints, self.mirror, self.candidate_of = runs, checkpoints, mirror, candidate_of
+        self.runs, self.work, self.candidate_of = runs, work, candidate_of
         self.keep, self.is_eligible, self.best, self.is_ranked = keep, is_eligible, best, is_ranked
         self._last: dict[str, Epoch] = {}
         if best is not None:
@@ -164,7 +161,7 @@ class SearchRecorder(Recorder):
     def write_result(self, key: str, name: str, result: TrialResult) -> str:
         self.keep(key, result)
         self.runs.finish(self.candidate_of(key), result)
-        self._forget(key)
+        self.work.forget(key)
         text = f"validation PCC {result.value:.4f} in {result.summary['seconds']:.0f} s"
         if not self.is_eligible(result):
             return f"{text}, over the memory asked for"
@@ -178,7 +175,7 @@ class SearchRecorder(Recorder):
 
     def fail(self, key: str, failure: Failure) -> None:
         super().fail(key, failure)
-        self._forget(key)
+        self.work.forget(key)
 
     def stop(self, key: str) -> None:
         """A hopeless one was stopped early: a run that is finished, but has no result."""
@@ -186,10 +183,4 @@ class SearchRecorder(Recorder):
         self.outbox.tag(key, STOPPED, str(last.percent))
         self.outbox.end(key, FINISHED)
         self.progress.finish(name, f"stopped at {last.percent} % with validation PCC {last.value:.4f}")
-        self._forget(key)
-
-    def _forget(self, key: str) -> None:
-        """Remove the checkpoints of a candidate that has ended."""
-        shutil.rmtree(self.checkpoints / key, ignore_errors=True)
-        if self.mirror:
-            self.mirror.forget(key)
+        self.work.forget(key)

@@ -13,7 +13,6 @@ from typing import Any
 from cgd.config import Config, says_where
 from cgd.data.preprocess import PreparedPair
 from cgd.training.checkpoint import CheckpointFolder
-from tune.checkpoints.mirror import CheckpointMirror
 from tune.store.outbox import Outbox
 from tune.store.outbox_files import RUN_ID, Entry, opening
 from tune.store.tracking import FAILED, FINISHED, KILLED, NOTE, STUDY_TAG, RunRecord, describe_dataset, table_text
@@ -23,7 +22,7 @@ from tune.trials.failure import Failure
 from tune.trials.messages import Epoch, TrialResult
 from tune.trials.mlflow_notes import trial_note
 from tune.trials.spec import TrialSpec
-from tune.trials.trial import MODEL
+from tune.trials.trial import MODEL, Work
 
 _log = logging.getLogger(__name__)
 _FLUSH_SECONDS = 5.0
@@ -143,6 +142,8 @@ class StudyRecorder(Recorder):
 
     Parameters
     ----------
+    work
+        What the trials share: where their checkpoints and models lie, and whether the models are kept.
     specs
         Trials by fingerprint.
     parents
@@ -151,29 +152,20 @@ class StudyRecorder(Recorder):
         Extra tags of each fingerprint's run.
     datasets
         Prepared pairs, to log as inputs.
-    checkpoints
-        Where trials keep their checkpoints and models; those of a finished trial are removed.
-    log_models
-        Attach the fitted model of each finished trial.
-    mirror
-        Where they are kept beside that; None for nowhere.
     """
 
     def __init__(
         self,
         outbox: Outbox,
         progress: Progress,
+        work: Work,
         specs: Mapping[str, TrialSpec],
         parents: Mapping[str, str],
         tags: Mapping[str, dict[str, str]],
         datasets: Mapping[str, PreparedPair],
-        checkpoints: Path,
-        log_models: bool = True,
-        mirror: CheckpointMirror | None = None,
     ) -> None:
         super().__init__(outbox, progress)
-        self.specs, self.parents, self.tags, self.datasets = specs, parents, tags, datasets
-        self.checkpoints, self.log_models, self.mirror = checkpoints, log_models, mirror
+        self.work, self.specs, self.parents, self.tags, self.datasets = work, specs, parents, tags, datasets
 
     def describe(self, key: str) -> tuple[str, Entry]:
         spec = self.specs[key]
@@ -216,13 +208,13 @@ class StudyRecorder(Recorder):
         model = self._model(spec, result.has_model) if self._keeps_model(spec) else None
         self.outbox.finish(key, summary, table_text(result.per_gene), model)
         if self.outbox.is_safe(key):
-            CheckpointFolder(self.checkpoints / key, key).clear()
-            if self.mirror:
-                self.mirror.forget(key)
+            CheckpointFolder(self.work.checkpoints / key, key).clear()
+            if self.work.mirror:
+                self.work.mirror.forget(key)
         return f"PCC {summary.get('test_pcc', float('nan')):.3f} in {summary['wall_seconds']:.0f} s"
 
     def _keeps_model(self, spec: TrialSpec) -> bool:
-        return self.log_models and spec.has_epochs
+        return self.work.log_models and spec.has_epochs
 
     def _model(self, spec: TrialSpec, has_model: bool) -> tuple[Path, dict[str, str], dict[str, str]] | None:
         """Folder, tags and data set of the model of a trial; a tag of its run says why there is none."""
@@ -230,9 +222,9 @@ class StudyRecorder(Recorder):
             reason = "the prediction of this trial under the other protocol was scored; the model is with that run"
             self.outbox.tag(spec.fingerprint, "cgd.no_model", reason)
             return None
-        folder = self.checkpoints / spec.fingerprint / MODEL
-        if self.mirror and not folder.is_dir():
-            self.mirror.try_to_fetch(folder)
+        folder = self.work.checkpoints / spec.fingerprint / MODEL
+        if self.work.mirror and not folder.is_dir():
+            self.work.mirror.try_to_fetch(folder)
         if folder.is_dir():
             tags = {"cgd.dataset": spec.dataset, "cgd.seed": str(spec.seed), "cgd.fold": str(spec.fold)}
             tags |= self.tags[spec.fingerprint]

@@ -204,17 +204,8 @@ class Runner:
         jobs = [Job(key, spec.config, (i,)) for i, (key, spec) in enumerate(missing.items())]
         n_epochs = sum(spec.n_epochs for spec in missing.values())
         with Progress(len(missing), n_epochs) as progress, outbox.speaking(progress.note):
-            recorder = StudyRecorder(
-                outbox,
-                progress,
-                missing,
-                self._parents_of(parents),
-                self._tags(),
-                self.plan.datasets,
-                checkpoints,
-                self.log_models,
-                mirror,
-            )
+            parent_of, tags = self._parents_of(parents), self._tags()
+            recorder = StudyRecorder(outbox, progress, work, missing, parent_of, tags, self.plan.datasets)
             budget = CheckpointBudget(checkpoints, self.keeping.budget, self._has_ended(recorder))
             run_tune(
                 work,

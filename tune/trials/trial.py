@@ -8,6 +8,7 @@ seconds. One of several workers calls the same `compute` in each of them.
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,7 +18,6 @@ from typing import Any, Literal, TypeAlias
 
 import pandas as pd
 import ray
-from cgd.probe import probe
 from ray import tune as ray_tune
 
 from cgd.baselines.predictions import Predictions
@@ -26,6 +26,7 @@ from cgd.config import Config
 from cgd.data.preprocess import PreparedPair
 from cgd.evaluation import Evaluation, evaluate
 from cgd.parallel import ALONE, Parallel
+from cgd.probe import probe
 from cgd.training.checkpoint import LOST, CheckpointFolder
 from tune.checkpoints.mirror import CheckpointMirror
 from tune.cluster.resources import NO_SHARE, Request, Share
@@ -91,6 +92,12 @@ class Work:
         if not self.with_checkpoints:
             return None
         return self.checkpoints / key if self.question == "validation" else self.checkpoints
+
+    def forget(self, key: str) -> None:
+        """Remove what a trial left, here and in the mirror."""
+        shutil.rmtree(self.checkpoints / key, ignore_errors=True)
+        if self.mirror:
+            self.mirror.forget(key)
 
 
 def run_trial(params: Mapping[str, Any], work: Work) -> None:

@@ -22,6 +22,7 @@ from tune.store.tracking import FAILED, RunRecord
 from tune.trials.callback import TrialCallback
 from tune.trials.failure import Failure
 from tune.trials.messages import TrialResult, to_report
+from tune.trials.trial import Work
 
 FINALISTS = [
     Finalist("default", None, Config(), {}),
@@ -57,7 +58,7 @@ def plan():
 @pytest.fixture
 def confirmed(plan, tmp_path, monkeypatch):
     """Confirm where the jobs for which `outcome(finalist, seed)` is `done` or `failed` end that way, others not."""
-    place = Workplace({}, tmp_path, tmp_path / "s", 1)
+    place = Workplace(Work("validation", (), {}, tmp_path), tmp_path, tmp_path / "s", 1)
 
     def run(outcome):
         def run_candidates(workplace, replicates, recorder, jobs):
@@ -125,7 +126,7 @@ def test_a_run_that_fails_is_known_to_have_ended(tmp_path):
     runs, progress = Log(), Log()
     runs.outbox = Log()
     candidate = Candidate("k", "sample 1", Config(), {})
-    recorder = SearchRecorder(runs, progress, tmp_path, None, candidate_of=lambda key: candidate)
+    recorder = SearchRecorder(runs, progress, Work("validation", (), {}, tmp_path), candidate_of=lambda key: candidate)
     callback = TrialCallback(recorder)
     one, two = (SimpleNamespace(config={"job": {"key": key}}, local_path=str(tmp_path)) for key in ("k", "other"))
     for trial in (one, two):

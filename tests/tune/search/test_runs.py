@@ -19,7 +19,7 @@ from tune.terminal.text import make_console
 from tune.trials.callback import TrialCallback
 from tune.trials.messages import Epoch, TrialResult, to_report
 from tune.trials.spec import Replicate
-from tune.trials.trial import combine
+from tune.trials.trial import Work, combine
 
 COSTS = {"wall_seconds": 1.0, "train_seconds": 1.0, "peak_memory_mb": 1.0, "n_parameters": 1.0, "epochs": 1.0}
 
@@ -41,7 +41,9 @@ def candidate_of(key):
 
 
 def recorder_of(progress, folder, **named):
-    return SearchRecorder(SearchRuns(Noted(), "parent", {}), progress, folder, None, candidate_of, **named)
+    return SearchRecorder(
+        SearchRuns(Noted(), "parent", {}), progress, Work("validation", (), {}, folder), candidate_of, **named
+    )
 
 
 @pytest.fixture
@@ -76,7 +78,7 @@ def test_a_result_that_lost_nothing_has_no_such_tags_and_one_of_an_earlier_versi
 def test_a_search_holds_the_checkpoint_budget(recorder, tmp_path, monkeypatch):
     given = {}
     monkeypatch.setattr(engine, "run_tune", lambda *arguments, **named: given.update(named))
-    engine.run_candidates(Workplace({}, tmp_path, tmp_path / "s", 1, budget=15_000), (), recorder)
+    engine.run_candidates(Workplace(recorder.work, tmp_path, tmp_path / "s", 1, budget=15_000), (), recorder)
     for key, epochs in [("search-u-0/a", (1,)), ("search-u-1/a", (1, 2))]:  # the first has its result
         for epoch in epochs:
             CheckpointFolder(tmp_path / "checkpoints" / key, "a").save(epoch, {"a": torch.zeros(2500)}, {})
