@@ -60,7 +60,7 @@ def test_the_name_of_a_method_is_one_that_is_known_or_a_class(name):
 def _planned(tiny, monkeypatch, name):
     """The data sets of a plan whose one data set has this name."""
     monkeypatch.setattr("tune.trials.plan.load_dataset", lambda given: replace(tiny.pair, name=name))
-    return Planner(tiny.base, ["given"], [0], 2).under_base()
+    return Planner(tiny.base, ["given"], [0], 2).prepare_under_base()
 
 
 @pytest.mark.parametrize("name", ["..", ".", "", "../up", "/etc", "a/b", "a\0b", "a\nb", "x" * 256])

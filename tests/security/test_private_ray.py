@@ -8,8 +8,8 @@ import ray
 from watched import is_local
 
 from tune.cluster import private_ray
-from tune.cluster.connection import connected
-from tune.cluster.private_ray import ClusterError, loopback_only, protect_token, session_folder
+from tune.cluster.connection import connect
+from tune.cluster.private_ray import ClusterError, listen_on_loopback, make_session_folder, protect_token
 
 
 def test_a_local_ray_listens_on_loopback_alone(watched_study):
@@ -24,7 +24,7 @@ def test_a_ray_that_does_not_listen_on_loopback_is_refused(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "192.0.2.7")
     monkeypatch.setattr(ray, "shutdown", lambda: stopped.append(True))
-    with pytest.raises(ClusterError, match=r"listens on 192\.0\.2\.7"), loopback_only():
+    with pytest.raises(ClusterError, match=r"listens on 192\.0\.2\.7"), listen_on_loopback():
         pass
     assert stopped
 
@@ -39,7 +39,7 @@ def test_the_folder_of_its_sessions_is_closed_to_others(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ray, "init", started)
     monkeypatch.setattr("tune.cluster.connection.protect_token", lambda make: None)
-    with pytest.raises(ClusterError), connected("local"):
+    with pytest.raises(ClusterError), connect("local"):
         pass
     (folder,) = tmp_path.iterdir()
     assert given == [f"{folder}/ray"]
@@ -59,7 +59,7 @@ def test_a_folder_that_others_planted_is_refused(tmp_path, monkeypatch, planted)
     else:
         folder.write_text("")
     with pytest.raises(ClusterError, match="RAY_TMPDIR"):
-        session_folder()
+        make_session_folder()
 
 
 def test_a_study_keeps_its_sessions_there(watched_study):

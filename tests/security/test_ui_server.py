@@ -18,7 +18,7 @@ import psutil
 import pytest
 from watched import ROOT, STUDY, TINY, is_local, user_environment
 
-from tune.commands.options import open_ui
+from tune.commands.options import make_ui_command
 
 SECRET = "s3cr3t"
 ASSISTANT = "/ajax-api/3.0/mlflow/assistant"
@@ -49,7 +49,7 @@ def test_make_ui_asks_for_loopback_host_checks_and_no_assistant(tmp_path):
 
 
 def test_the_command_that_opens_another_store_does_the_same():
-    shown = shlex.split(open_ui("postgresql://host/db", None))
+    shown = shlex.split(make_ui_command("postgresql://host/db", None))
     assert shown[shown.index("--host") + 1] == "127.0.0.1"
     assert "--gunicorn-opts" in shown
 

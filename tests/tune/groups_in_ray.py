@@ -23,7 +23,7 @@ import ray
 import torch
 import torch.distributed as dist
 
-from tune.cluster.connection import connected
+from tune.cluster.connection import connect
 from tune.cluster.resources import Request
 from tune.trials import train_group
 from tune.trials.failure import WorkerError, describe
@@ -87,7 +87,7 @@ def nothing_left(folder):
 def run(name, folder, work, report=None):
     """Run a group; its result, reports, error and number of starts."""
     seen, starts = [], []
-    trainer = train_group._trainer
+    trainer = train_group._make_trainer
 
     def counted(*arguments):
         starts.append(1)
@@ -98,7 +98,7 @@ def run(name, folder, work, report=None):
         (folder / f"seen-{message}").touch()
 
     found = {"name": name}
-    train_group._trainer = counted
+    train_group._make_trainer = counted
     try:
         found["result"] = Group(name, Request(2, 1), "cpu", folder).run(work, report or noted)
     except WorkerError as error:
@@ -107,13 +107,13 @@ def run(name, folder, work, report=None):
     except SystemExit:
         found["stopped"] = True
     finally:
-        train_group._trainer = trainer
+        train_group._make_trainer = trainer
     print(json.dumps({**found, "seen": seen, "starts": len(starts), "nothing_left": nothing_left(folder)}), flush=True)
 
 
 if __name__ == "__main__":
     own = Path(sys.argv[1])
-    with connected("local", n_cpus=2, groups=True):
+    with connect("local", n_cpus=2, groups=True):
         run("sum", own, partial(add_up, own))
         run("error", own, fail_on_one)
         run("death", own, partial(die_once, own))

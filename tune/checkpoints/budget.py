@@ -28,7 +28,7 @@ class Stored:
     n_bytes: int
 
 
-def folder_size(folder: Path) -> int:
+def measure_folder(folder: Path) -> int:
     """Bytes of the files in a folder; links are not followed, and what vanishes meanwhile counts nothing."""
     total = 0
     for place, _, names in os.walk(folder):
@@ -40,7 +40,7 @@ def folder_size(folder: Path) -> int:
     return total
 
 
-def stored_checkpoints(root: Path) -> Iterator[Stored]:
+def find_checkpoints(root: Path) -> Iterator[Stored]:
     """Every checkpoint below `root`, which holds a folder per trial, or per candidate with trials in it."""
     for place, folders, _ in os.walk(root):
         path = Path(place)
@@ -49,7 +49,7 @@ def stored_checkpoints(root: Path) -> Iterator[Stored]:
             epoch = epoch_of(name)
             if path != root and epoch is not None and not (path / name).is_symlink():
                 trial = path.relative_to(root).parts[0]
-                yield Stored(path / name, trial, epoch, folder_size(path / name))
+                yield Stored(path / name, trial, epoch, measure_folder(path / name))
 
 
 class CheckpointBudget:
@@ -74,12 +74,12 @@ class CheckpointBudget:
 
     def enforce(self) -> list[Stored]:
         """Remove what has to go; returns it."""
-        found = list(stored_checkpoints(self.root))
+        found = list(find_checkpoints(self.root))
         total = sum(one.n_bytes for one in found)
         removed: list[Stored] = []
         if total <= self.limit:
             return removed
-        for one in self._in_order(found):
+        for one in self._sort_removable(found):
             remove_folder(one.path)
             removed.append(one)
             total -= one.n_bytes
@@ -96,7 +96,7 @@ class CheckpointBudget:
             )
         return removed
 
-    def _in_order(self, found: Iterable[Stored]) -> list[Stored]:
+    def _sort_removable(self, found: Iterable[Stored]) -> list[Stored]:
         """What may go, what is needed least first."""
         ended, spare, best = [], [], []
         by_folder: dict[Path, list[Stored]] = {}
@@ -106,12 +106,12 @@ class CheckpointBudget:
             else:
                 by_folder.setdefault(one.path.parent, []).append(one)
         for checkpoints in by_folder.values():
-            for one, is_best in _dispensable(checkpoints):
+            for one, is_best in _find_dispensable(checkpoints):
                 (best if is_best else spare).append(one)
         return ended + spare + best
 
 
-def _dispensable(checkpoints: list[Stored]) -> Iterator[tuple[Stored, bool]]:
+def _find_dispensable(checkpoints: list[Stored]) -> Iterator[tuple[Stored, bool]]:
     """Those of one unfinished trial other than its last whole one, and whether each is the best."""
     newest_first = sorted(checkpoints, key=lambda one: -one.epoch)
     for last in newest_first:

@@ -43,7 +43,7 @@ class StorageError(CGDError):
 
 
 @lru_cache
-def _opened(uri: str) -> tuple[fs.FileSystem, str]:
+def _open_store(uri: str) -> tuple[fs.FileSystem, str]:
     return fs.FileSystem.from_uri(uri)
 
 
@@ -70,8 +70,8 @@ class CheckpointMirror:
                 "--checkpoint-storage: the address holds a key, which would be kept with the results; put it into the "
                 "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) instead"
             )
-        with self._explained("write to"):
-            files, base = _opened(self.uri)
+        with self._explain("write to"):
+            files, base = _open_store(self.uri)
             files.create_dir(base, recursive=True)
             with files.open_output_stream(f"{base}/.written") as stream:
                 stream.write(b"by causalged")
@@ -101,7 +101,7 @@ class CheckpointMirror:
             The store does not answer.
         """
         files, source = self._place(folder)
-        with TemporaryDirectory() as held, self._explained("read"), explained(Path(held)):
+        with TemporaryDirectory() as held, self._explain("read"), explained(Path(held)):
             copy = Path(held) / folder.name
             copy.mkdir()
             for name in (STATE, TENSORS):
@@ -113,16 +113,16 @@ class CheckpointMirror:
             found = read_folder(copy)
         write_folder(folder, *found)
 
-    def trials(self) -> list[str]:
+    def list_trials(self) -> list[str]:
         """Names of the trials that have a place in the store. Raises StorageError."""
-        with self._explained("read"):
-            files, base = _opened(self.uri)
+        with self._explain("read"):
+            files, base = _open_store(self.uri)
             entries = files.get_file_info(fs.FileSelector(base, allow_not_found=True))
         return sorted(entry.base_name for entry in entries if entry.type == fs.FileType.Directory)
 
-    def epochs(self, path: Path) -> list[int]:
+    def list_epochs(self, path: Path) -> list[int]:
         """Epochs of which a trial's place in the store has a checkpoint, whole or not. Raises StorageError."""
-        with self._explained("read"):
+        with self._explain("read"):
             files, place = self._place(path)
             entries = files.get_file_info(fs.FileSelector(place, allow_not_found=True))
         found = (epoch_of(entry.base_name) for entry in entries)
@@ -144,7 +144,7 @@ class CheckpointMirror:
 
     def remove(self, folder: Path) -> None:
         """Remove a folder from the store. Raises StorageError."""
-        with self._explained("clean"), suppress(FileNotFoundError):
+        with self._explain("clean"), suppress(FileNotFoundError):
             files, place = self._place(folder)
             self._delete(files, f"{place}/{STATE}")
             files.delete_dir(place)
@@ -164,14 +164,14 @@ class CheckpointMirror:
 
         `check` has made it: a shared folder that is not mounted on this machine must not be taken for an empty one.
         """
-        with self._explained("reach"):
-            files, base = _opened(self.uri)
+        with self._explain("reach"):
+            files, base = _open_store(self.uri)
             if files.get_file_info(base).type != fs.FileType.Directory:
                 raise FileNotFoundError("there is no such folder as seen from this machine")
         return files, f"{base}/{path.relative_to(self.root).as_posix()}"
 
     @contextmanager
-    def _explained(self, doing: str) -> Iterator[None]:
+    def _explain(self, doing: str) -> Iterator[None]:
         try:
             yield
         except _ERRORS as error:
@@ -202,7 +202,7 @@ class MirroredFolder(CheckpointFolder):
             return
         try:
             self.mirror.put(self.path / epoch_folder(epoch))
-            epochs = self.mirror.epochs(self.path)
+            epochs = self.mirror.list_epochs(self.path)
             for old in set(epochs) - kept_epochs(epochs, epoch, state.get("kept_epoch")):
                 self.mirror.remove(self.path / epoch_folder(old))
         except (*_ERRORS, StorageError) as error:
@@ -216,8 +216,8 @@ class MirroredFolder(CheckpointFolder):
 
         To go on without it could mean to begin again from zero, and to replace there what is further.
         """
-        newest = self._newest_whole()
-        for epoch in reversed(self.mirror.epochs(self.path)):
+        newest = self._find_newest_whole()
+        for epoch in reversed(self.mirror.list_epochs(self.path)):
             if epoch <= newest or self._fetch(epoch):
                 break
         return super().load_newest()
@@ -225,7 +225,7 @@ class MirroredFolder(CheckpointFolder):
     def _own_counts(self) -> dict[str, int]:
         return {**super()._own_counts(), "unmirrored_checkpoints": len(self.unmirrored)}
 
-    def _newest_whole(self) -> int:
+    def _find_newest_whole(self) -> int:
         """The newest epoch of which this machine has a whole checkpoint; 0 for none."""
         for epoch in reversed(self.epochs()):
             try:

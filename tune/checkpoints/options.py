@@ -31,7 +31,7 @@ class CheckpointOptions:
     budget: int = DEFAULT_BUDGET
     storage: str | None = None
 
-    def mirror(self, root: Path) -> CheckpointMirror | None:
+    def open_mirror(self, root: Path) -> CheckpointMirror | None:
         """The store beside `root`, the folder of all checkpoints; None where none was asked for."""
         if self.storage is None:
             return None
@@ -40,7 +40,7 @@ class CheckpointOptions:
         return CheckpointMirror(self.storage, root)
 
 
-AS_USUAL = CheckpointOptions()
+DEFAULT_OPTIONS = CheckpointOptions()
 
 
 def size(text: str) -> int:
@@ -80,13 +80,13 @@ def add_clean_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def checkpoint_options(arguments: argparse.Namespace) -> CheckpointOptions:
+def read_checkpoint_options(arguments: argparse.Namespace) -> CheckpointOptions:
     return CheckpointOptions(arguments.checkpoint_budget, arguments.checkpoint_storage)
 
 
-def usable_options(arguments: argparse.Namespace) -> CheckpointOptions:
+def check_checkpoint_options(arguments: argparse.Namespace) -> CheckpointOptions:
     """The options of a command that is about to run. Raises StorageError unless the store can be written to."""
-    options = checkpoint_options(arguments)
-    if mirror := options.mirror(arguments.output / CHECKPOINTS):
+    options = read_checkpoint_options(arguments)
+    if mirror := options.open_mirror(arguments.output / CHECKPOINTS):
         mirror.check()
     return options

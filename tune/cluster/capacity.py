@@ -46,7 +46,7 @@ class Node:
     gpus: float = 0.0
 
     def __str__(self) -> str:
-        return f"{count(self.cpus, 'CPU')} and {count(self.gpus, 'GPU')}"
+        return f"{format_amount(self.cpus, 'CPU')} and {format_amount(self.gpus, 'GPU')}"
 
 
 @dataclass(frozen=True)
@@ -84,27 +84,27 @@ class Capacity:
         return f"{text}; it can grow to {self.limit}" if self.limit else text
 
 
-def count(amount: float, unit: str) -> str:
+def format_amount(amount: float, unit: str) -> str:
     """`1 CPU`, `0.5 CPUs`, `4 GPUs`."""
     return f"{amount:g} {unit}{'' if amount == 1 else 's'}"
 
 
-def of_this_machine() -> Capacity:
+def measure_machine() -> Capacity:
     """What a local Ray has: every CPU, and the GPUs this process may use."""
     return Capacity((Node(os.cpu_count() or 1, torch.cuda.device_count()),))
 
 
-def of_cluster() -> Capacity:
+def measure_cluster() -> Capacity:
     """What the connected Ray has, and can grow to if Ray or the head's own `ray up` file tells."""
     alive = [node for node in ray.nodes() if node["Alive"]]
     nodes = tuple(Node(n["Resources"].get("CPU", 0.0), n["Resources"].get("GPU", 0.0)) for n in alive)
     told = ray._private.state.state.get_max_resources_from_cluster_config()  # Ray has no public way to ask
     if told:
         groups = ray._private.state.state.get_cluster_config().node_group_configs
-        return Capacity(nodes, True, Node(told.get("CPU", 0), told.get("GPU", 0)), _types(groups))
+        return Capacity(nodes, True, Node(told.get("CPU", 0), told.get("GPU", 0)), _read_node_groups(groups))
     path = _BOOTSTRAP.expanduser()
     if path.is_file() and _is_head(alive):
-        return _from_bootstrap(nodes, yaml.safe_load(path.read_text(encoding="utf-8")))
+        return _read_bootstrap(nodes, yaml.safe_load(path.read_text(encoding="utf-8")))
     return Capacity(nodes, any(_NODE_GROUP in node.get("Labels", {}) for node in alive))
 
 
@@ -114,7 +114,7 @@ def _is_head(alive: Sequence[dict[str, Any]]) -> bool:
     return any(n["NodeID"] == here and "node:__internal_head__" in n["Resources"] for n in alive)
 
 
-def _types(groups: Iterable[Any]) -> tuple[tuple[int, Node], ...]:
+def _read_node_groups(groups: Iterable[Any]) -> tuple[tuple[int, Node], ...]:
     """Node groups as Ray's autoscaler reports them; a number below 0 says that there is no bound."""
 
     def number(value: int) -> int:
@@ -124,7 +124,7 @@ def _types(groups: Iterable[Any]) -> tuple[tuple[int, Node], ...]:
     return tuple((number(n), Node(number(cpus), number(gpus))) for n, cpus, gpus in sizes if n)
 
 
-def _from_bootstrap(nodes: tuple[Node, ...], config: dict[str, Any]) -> Capacity:
+def _read_bootstrap(nodes: tuple[Node, ...], config: dict[str, Any]) -> Capacity:
     """Worker types of a cluster description; one that does not state its CPUs leaves the limit open."""
     types = config.get("available_node_types", {})
     workers = [kind for name, kind in types.items() if name != config.get("head_node_type")]

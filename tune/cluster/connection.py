@@ -12,10 +12,16 @@ from typing import Any
 
 import ray
 
-from tune.cluster.capacity import of_cluster, of_this_machine
+from tune.cluster.capacity import measure_cluster, measure_machine
 from tune.cluster.environment import DEFAULTS, ROOT
-from tune.cluster.private_ray import ClusterError, gloo_on_loopback, loopback_only, protect_token, session_folder
-from tune.cluster.resources import Request, has_groups, n_concurrent
+from tune.cluster.private_ray import (
+    ClusterError,
+    keep_gloo_on_loopback,
+    listen_on_loopback,
+    make_session_folder,
+    protect_token,
+)
+from tune.cluster.resources import Request, count_concurrent, has_groups
 from tune.terminal.logs import is_verbose
 
 _MEND = "Give the address of a running cluster's head, or omit --address to run on this machine"
@@ -26,7 +32,7 @@ _checked: set[str] = set()  # nodes that were looked at and found good
 
 
 @contextmanager
-def connected(address: str, n_cpus: int | None = None, groups: bool = False) -> Iterator[int]:
+def connect(address: str, n_cpus: int | None = None, groups: bool = False) -> Iterator[int]:
     """Connect, yield the number of CPUs, disconnect.
 
     Parameters
@@ -52,17 +58,17 @@ def connected(address: str, n_cpus: int | None = None, groups: bool = False) -> 
     try:
         if address == "local":
             # trials of one worker need no dashboard; it would listen on a port for nothing
-            own = {"include_dashboard": groups, "dashboard_host": "127.0.0.1", "_temp_dir": session_folder()}
-            with loopback_only(), gloo_on_loopback():
+            own = {"include_dashboard": groups, "dashboard_host": "127.0.0.1", "_temp_dir": make_session_folder()}
+            with listen_on_loopback(), keep_gloo_on_loopback():
                 ray.init(address="local", num_cpus=n_cpus or os.cpu_count(), **own, **logs)
         else:
-            ray.init(address=address, runtime_env=runtime_env(), **logs)
+            ray.init(address=address, runtime_env=make_runtime_env(), **logs)
             _state["joined"] = True
     except ClusterError:
         raise
     except Exception as error:  # Ray raises a bare one where a busy machine does not start it in time
         ray.shutdown()  # it may be half connected
-        raise (_not_started(error) if address == "local" else _not_joined(address, error)) from None
+        raise (_explain_failed_start(error) if address == "local" else _explain_failed_join(address, error)) from None
     try:
         yield int(ray.cluster_resources().get("CPU", 1))
     finally:
@@ -86,7 +92,7 @@ def checked_nodes() -> frozenset[str]:
     return frozenset(_checked)
 
 
-def runtime_env(root: Path = ROOT) -> dict[str, Any]:
+def make_runtime_env(root: Path = ROOT) -> dict[str, Any]:
     """What nodes get from the driver: its code, if `root` is a checkout, and the environment its libraries run in."""
     variables = {key: os.environ[key] for key in DEFAULTS if key in os.environ and not key.startswith("RAY_")}
     variables |= {key: os.environ[key] for key in _NETWORK if key in os.environ}
@@ -97,7 +103,7 @@ def runtime_env(root: Path = ROOT) -> dict[str, Any]:
     return {"py_modules": packages, "excludes": ["__pycache__"], "env_vars": variables}
 
 
-def _not_started(error: Exception) -> ClusterError:
+def _explain_failed_start(error: Exception) -> ClusterError:
     if "AF_UNIX path length" in str(error):  # of its sockets, which lie in the folder of the session
         return ClusterError(f"Ray did not start on this machine: {error}. Set RAY_TMPDIR to a shorter folder")
     return ClusterError(
@@ -106,7 +112,7 @@ def _not_started(error: Exception) -> ClusterError:
     )
 
 
-def _not_joined(address: str, error: Exception) -> ClusterError:
+def _explain_failed_join(address: str, error: Exception) -> ClusterError:
     if "Version mismatch" in str(error):  # Ray's own check, before any of ours can run
         what = " ".join(str(error).split()).removeprefix("Version mismatch: ")
         return ClusterError(
@@ -132,11 +138,11 @@ def check_reachable(address: str) -> None:
 def check_here(requests: Sequence[Request], address: str, asked: int | None) -> None:
     """Raise ResourceError if a trial could never run on this machine; a cluster is asked once it is joined."""
     if address == "local" and requests:
-        n_concurrent(requests, of_this_machine(), asked)
+        count_concurrent(requests, measure_machine(), asked)
 
 
 @contextmanager
-def placed(requests: Sequence[Request], address: str, asked: int | None) -> Iterator[int | None]:
+def connect_for(requests: Sequence[Request], address: str, asked: int | None) -> Iterator[int | None]:
     """Connect for these trials; yield how many of them may run at a time, None for as many as a growing cluster takes.
 
     Parameters
@@ -144,7 +150,7 @@ def placed(requests: Sequence[Request], address: str, asked: int | None) -> Iter
     requests
         Of all trials; where there are none, the connection serves other work.
     address
-        As for `connected`. Whether trials fit on this machine is known before Ray is started.
+        As for `connect`. Whether trials fit on this machine is known before Ray is started.
     asked
         --max-concurrent.
 
@@ -156,8 +162,8 @@ def placed(requests: Sequence[Request], address: str, asked: int | None) -> Iter
         No Ray there.
     """
     local = address == "local"
-    limit = n_concurrent(requests, of_this_machine(), asked) if local and requests else asked
-    with connected(address, groups=has_groups(requests)):
+    limit = count_concurrent(requests, measure_machine(), asked) if local and requests else asked
+    with connect(address, groups=has_groups(requests)):
         if requests and not local:
-            limit = n_concurrent(requests, of_cluster(), asked)
+            limit = count_concurrent(requests, measure_cluster(), asked)
         yield limit

@@ -26,7 +26,7 @@ class Expected:
     Attributes
     ----------
     versions
-        Name and version of each, as of `versions_here`.
+        Name and version of each, as of `read_versions`.
     probe
         File the driver wrote in the folder of the checkpoints.
     token
@@ -47,7 +47,7 @@ class Expected:
     def of_this_process(cls, folder: Path, files: Sequence[Path] = (), storage: str | None = None) -> Expected:
         """What this process has, with the name of a probe in `folder`, which `write_probe` writes."""
         token = uuid.uuid4().hex
-        return cls(tuple(versions_here().items()), folder / f".nodes-{token[:12]}", token, tuple(files), storage)
+        return cls(tuple(read_versions().items()), folder / f".nodes-{token[:12]}", token, tuple(files), storage)
 
     def write_probe(self) -> None:
         """Raises OSError."""
@@ -59,7 +59,7 @@ class Expected:
 
 
 @lru_cache
-def versions_here() -> dict[str, str]:
+def read_versions() -> dict[str, str]:
     """Versions of what a trial's numbers and pickles depend on, and hashes of our own code, in this process.
 
     `cgd code` is `cgd.version.code_version()`; `tune code` is over the files of `tune` and `ablations`. A local version
@@ -72,7 +72,7 @@ def versions_here() -> dict[str, str]:
     """
     from cgd.version import code_version
 
-    versions = {"cgd code": code_version(), "tune code": _tune_code(), "Python": platform.python_version()}
+    versions = {"cgd code": code_version(), "tune code": _hash_tune_code(), "Python": platform.python_version()}
     for name in _PACKAGES:
         try:
             versions[name] = metadata.version(name).partition("+")[0]
@@ -81,7 +81,7 @@ def versions_here() -> dict[str, str]:
     return versions
 
 
-def _tune_code() -> str:
+def _hash_tune_code() -> str:
     digest = hashlib.sha256()
     for package in ("ablations", "tune"):
         spec = find_spec(package)  # Ray unpacks each package that it ships into a folder of its own
@@ -92,29 +92,26 @@ def _tune_code() -> str:
     return digest.hexdigest()[:12]
 
 
-def problems_here(expected: Expected) -> list[str]:
+def find_problems(expected: Expected) -> list[str]:
     """Why no trial of the driver's can run in this process; empty where one can."""
     try:
-        found = versions_here()
+        found = read_versions()
     except Exception as error:  # whatever a broken installation raises is the answer
-        return [f"cannot import cgd: {_short(error)}"]
+        return [f"cannot import cgd: {_shorten(error)}"]
     differing = [
         f"{name} {found.get(name)}, the driver has {version}"
         for name, version in expected.versions
         if found.get(name) != version
     ]
-    return differing or [*_import_problem(), *_folder_problem(expected), *_file_problems(expected.files)]
+    return differing or [*_check_import(), *_check_folder(expected), *_check_files(expected.files)]
 
 
-@lru_cache
-def problems_once(expected: Expected) -> list[str]:
-    """`problems_here`, looked for once in a process."""
-    return problems_here(expected)
+find_problems_once = lru_cache(find_problems)  # once in a process
 
 
 def examine(expected: Expected, data: Sequence[Any]) -> list[str]:
-    """`problems_here`, and whether the data of the study arrive; `data` are references to Ray's object store."""
-    problems = problems_here(expected)
+    """`find_problems`, and whether the data of the study arrive; `data` are references to Ray's object store."""
+    problems = find_problems(expected)
     if problems:
         return problems
     import ray
@@ -122,19 +119,19 @@ def examine(expected: Expected, data: Sequence[Any]) -> list[str]:
     try:
         ray.get(list(data))
     except Exception as error:  # lost on the way, or written by packages that this node lacks
-        return [f"cannot read the data: {_short(error)}"]
+        return [f"cannot read the data: {_shorten(error)}"]
     return []
 
 
-def _import_problem() -> list[str]:
+def _check_import() -> list[str]:
     try:
         importlib.import_module(_WHAT_A_TRIAL_IMPORTS)
     except Exception as error:  # a package that is missing, or one that fails as it is imported
-        return [f"cannot import {_WHAT_A_TRIAL_IMPORTS}: {_short(error)}"]
+        return [f"cannot import {_WHAT_A_TRIAL_IMPORTS}: {_shorten(error)}"]
     return []
 
 
-def _folder_problem(expected: Expected) -> list[str]:
+def _check_folder(expected: Expected) -> list[str]:
     """A folder that holds what the driver wrote is the driver's; one that takes a file takes checkpoints."""
     folder = expected.probe.parent
     if expected.storage is None and not _is_the_drivers(expected):
@@ -146,7 +143,7 @@ def _folder_problem(expected: Expected) -> list[str]:
     except OSError as error:
         return [f"cannot write to {folder}: {error.strerror}"]
     own.unlink(missing_ok=True)
-    return _storage_problem(expected.storage, own.name) if expected.storage else []
+    return _check_storage(expected.storage, own.name) if expected.storage else []
 
 
 def _is_the_drivers(expected: Expected) -> bool:
@@ -156,7 +153,7 @@ def _is_the_drivers(expected: Expected) -> bool:
         return False
 
 
-def _storage_problem(storage: str, name: str) -> list[str]:
+def _check_storage(storage: str, name: str) -> list[str]:
     from pyarrow import fs
 
     try:
@@ -166,15 +163,15 @@ def _storage_problem(storage: str, name: str) -> list[str]:
             stream.write(b"")
         system.delete_file(f"{path}/{name}")
     except Exception as error:  # no such bucket, no permission, no route, ...: each library with errors of its own
-        return [f"cannot write to {storage}: {_short(error)}"]
+        return [f"cannot write to {storage}: {_shorten(error)}"]
     return []
 
 
-def _file_problems(files: Sequence[Path]) -> list[str]:
+def _check_files(files: Sequence[Path]) -> list[str]:
     return [f"sees no file {path}" for path in files if not path.is_file()]
 
 
-def _short(error: Exception) -> str:
+def _shorten(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[-1] if lines else ""
     return f"{type(error).__name__}: {text}"[:_SHOWN]

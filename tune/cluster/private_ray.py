@@ -30,7 +30,7 @@ class ClusterError(CGDError):
 
 
 @contextmanager
-def loopback_only() -> Iterator[None]:
+def listen_on_loopback() -> Iterator[None]:
     """A Ray started inside has the address 127.0.0.1, and then all of it listens there and nowhere else.
 
     That is what Ray does by itself where it supports no clusters (macOS, Windows); RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER
@@ -56,7 +56,7 @@ def loopback_only() -> Iterator[None]:
 
 
 @contextmanager
-def gloo_on_loopback() -> Iterator[None]:
+def keep_gloo_on_loopback() -> Iterator[None]:
     """What a Ray started inside runs has gloo listen on loopback, unless GLOO_SOCKET_IFNAME names another network.
 
     The variable is taken back: a command that joins a cluster would give it to nodes that have to reach each other.
@@ -72,7 +72,7 @@ def gloo_on_loopback() -> Iterator[None]:
         os.environ.pop(name, None)
 
 
-def session_folder() -> str:
+def make_session_folder() -> str:
     """The folder of Ray's sessions, below RAY_TMPDIR or the machine's own for temporary files.
 
     Ray opens it to everybody, so it lies in one that nobody else may enter. On macOS a user's own folder for temporary

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from cgd.config import CAUSALGED, Config
 from cgd.errors import CGDError, ConfigError
-from tune.cluster.capacity import Capacity, Node, count
+from tune.cluster.capacity import Capacity, Node, format_amount
 
 DRIVER_CPUS = 0.01  # of the Tune function beside the workers of a group
 _WORKER_PART = 0.9  # of its CPUs that a worker of a group asks for; the rest leaves room for ten drivers a worker
@@ -50,7 +50,7 @@ class Request:
         return {**cpus, "GPU": self.gpus} if self.gpus else cpus
 
     def __str__(self) -> str:
-        each = f"{count(self.cpus, 'CPU')} and {count(self.gpus, 'GPU')}"
+        each = f"{format_amount(self.cpus, 'CPU')} and {format_amount(self.gpus, 'GPU')}"
         if self.n_workers == 1:
             return each
         total = Node(self.n_workers * self.cpus, self.n_workers * self.gpus)
@@ -77,10 +77,10 @@ class Share:
 
     def request(self, config: Config) -> Request:
         """What a trial of this configuration asks for: by default `runtime.n_threads` CPUs, and on cuda a GPU, each."""
-        n_workers = n_workers_of(config)
-        return Request(n_workers, self.cpus_per_worker or config.runtime.n_threads, self._gpus(config, n_workers))
+        n_workers = count_workers(config)
+        return Request(n_workers, self.cpus_per_worker or config.runtime.n_threads, self._count_gpus(config, n_workers))
 
-    def _gpus(self, config: Config, n_workers: int) -> float:
+    def _count_gpus(self, config: Config, n_workers: int) -> float:
         """GPUs of each worker."""
         asked = self.gpus_per_trial
         if config.runtime.device == "cpu":
@@ -107,12 +107,12 @@ class Share:
 NO_SHARE = Share()
 
 
-def alike(requests: Iterable[Request]) -> bool:
+def are_alike(requests: Iterable[Request]) -> bool:
     """Whether the Tune functions of all trials hold the same."""
     return len({tuple(request.driver.items()) for request in requests}) <= 1
 
 
-def n_workers_of(config: Config) -> int:
+def count_workers(config: Config) -> int:
     """Workers of a trial; a baseline always has one."""
     return config.train.n_workers if config.method == CAUSALGED else 1
 
@@ -122,7 +122,7 @@ def has_groups(requests: Iterable[Request]) -> bool:
     return any(request.n_workers > 1 for request in requests)
 
 
-def n_concurrent(
+def count_concurrent(
     requests: Iterable[Request], capacity: Capacity, asked: int | None, say: Callable[[str], object] = print
 ) -> int | None:
     """How many trials may run at a time; None for as many as a cluster that can grow gets to hold.
@@ -142,16 +142,16 @@ def n_concurrent(
         A trial can never run.
     """
     distinct = sorted(set(requests), key=lambda r: (r.n_workers * r.cpus, r.gpus))
-    fits = [_fits(request, capacity) for request in distinct]
+    fits = [_count_fitting(request, capacity) for request in distinct]
     if None in fits:
-        return _bound_of_unknown(distinct, capacity, asked, say)
+        return _bound_growing(distinct, capacity, asked, say)
     most = min(n for n in fits if n is not None)
     if capacity.can_grow and all(request.n_workers == 1 for request in distinct):
         return asked  # Tune itself waits for what is not there yet, and asks the autoscaler for it
     return min(asked or most, most)
 
 
-def _fits(request: Request, capacity: Capacity) -> int | None:
+def _count_fitting(request: Request, capacity: Capacity) -> int | None:
     """Trials with this request that fit at a time; None if nobody knows. Raises ResourceError where it is none."""
     n = sum(request.fits_in(node) for node in capacity.nodes) // request.n_workers
     if capacity.can_grow:
@@ -165,7 +165,7 @@ def _fits(request: Request, capacity: Capacity) -> int | None:
     return n
 
 
-def _bound_of_unknown(
+def _bound_growing(
     requests: list[Request], capacity: Capacity, asked: int | None, say: Callable[[str], object]
 ) -> int | None:
     now = min(sum(r.fits_in(node) for node in capacity.nodes) // r.n_workers for r in requests)

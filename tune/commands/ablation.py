@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ablations.study.study import list_studies, load_studies, load_study
 from cgd.errors import CGDError
 from tune.commands.ending import EXIT_CODES, EXIT_FAILED, EXIT_OK, Ending, run_command
-from tune.commands.options import add_run_options, add_study_options, base_config, parse_assignment, print_datasets
+from tune.commands.options import add_run_options, add_study_options, make_base_config, parse_assignment, print_datasets
 
 if TYPE_CHECKING:  # these import torch and ray, which --help and --list do without
     from tune.terminal.logs import CommandLog
@@ -53,7 +53,7 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
 
         return clean(arguments)
     assigned = dict(parse_assignment(text) for text in arguments.values)
-    base = base_config(arguments, assigned, arguments.protocol)
+    base = make_base_config(arguments, assigned, arguments.protocol)
     studies = load_studies(arguments.study or [])
     if not studies and not arguments.audit:
         raise CGDError(f"name a study with --study: {', '.join(list_studies())}, all or paper")

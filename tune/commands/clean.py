@@ -20,15 +20,15 @@ from cgd.errors import ConfigError
 from cgd.files import readable_size
 from cgd.kept_prediction import PREDICTIONS
 from cgd.version import code_version
-from tune.checkpoints.budget import folder_size
-from tune.checkpoints.options import CHECKPOINTS, checkpoint_options
+from tune.checkpoints.budget import measure_folder
+from tune.checkpoints.options import CHECKPOINTS, read_checkpoint_options
 from tune.commands.ending import EXIT_FAILED, EXIT_OK, Ending
 from tune.store.errors import without_password
 from tune.store.lock import locked
 from tune.store.opening import store_uri
 from tune.store.tracking import FINISHED, KILLED, RUNNING, Tracking, sqlite_file
 
-TUNE = "ray_tune"
+TUNE_FOLDER = "ray_tune"
 _HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{32}(\.old)?")  # how `cgd.training.checkpoint` names what is not whole yet
 
 _FINISHED = "the store has the trial as finished"
@@ -81,16 +81,17 @@ def read_store(uri: str, output: Path) -> Known | None:
 
 def find_leftovers(output: Path, known: Known | None, everything: bool) -> Iterator[Leftover]:
     """What may go from an output folder that no command is using; links are not followed."""
-    for folder in _folders(output / CHECKPOINTS):
-        reason = _reason(folder.name, known, everything)
+    for folder in _list_folders(output / CHECKPOINTS):
+        reason = _find_reason(folder.name, known, everything)
         if reason:
-            yield _leftover(folder, reason)
+            yield _measure_leftover(folder, reason)
         else:
-            yield from (_leftover(path, "half written") for path in _half_written(folder))
-    yield from (_leftover(folder, "Ray Tune's own files, never read") for folder in _folders(output / TUNE))
+            yield from (_measure_leftover(path, "half written") for path in _find_half_written(folder))
+    for folder in _list_folders(output / TUNE_FOLDER):
+        yield _measure_leftover(folder, "Ray Tune's own files, never read")
 
 
-def _reason(name: str, known: Known | None, everything: bool) -> str | None:
+def _find_reason(name: str, known: Known | None, everything: bool) -> str | None:
     """Why a folder of checkpoints may go; None if it stays."""
     if _HALF_WRITTEN.fullmatch(name):
         return "half written"
@@ -107,22 +108,22 @@ def _reason(name: str, known: Known | None, everything: bool) -> str | None:
     return None
 
 
-def _folders(place: Path) -> list[Path]:
+def _list_folders(place: Path) -> list[Path]:
     if place.is_symlink() or not place.is_dir():
         return []
     return sorted(path for path in place.iterdir() if path.is_dir() and not path.is_symlink())
 
 
-def _half_written(folder: Path) -> Iterator[Path]:
-    for path in _folders(folder):
+def _find_half_written(folder: Path) -> Iterator[Path]:
+    for path in _list_folders(folder):
         if _HALF_WRITTEN.fullmatch(path.name):
             yield path
         else:
-            yield from _half_written(path)
+            yield from _find_half_written(path)
 
 
-def _leftover(path: Path, reason: str) -> Leftover:
-    return Leftover(path, reason, folder_size(path))
+def _measure_leftover(path: Path, reason: str) -> Leftover:
+    return Leftover(path, reason, measure_folder(path))
 
 
 def clean(arguments: argparse.Namespace) -> Ending:
@@ -161,10 +162,10 @@ def _clean_storage(arguments: argparse.Namespace, known: Known | None) -> None:
     Nothing else, whatever is asked for: commands on other output folders, other stores and other versions of the code
     may keep checkpoints of running trials there.
     """
-    mirror = checkpoint_options(arguments).mirror(arguments.output / CHECKPOINTS)
+    mirror = read_checkpoint_options(arguments).open_mirror(arguments.output / CHECKPOINTS)
     if mirror is None or known is None:
         return
-    for name in mirror.trials():
+    for name in mirror.list_trials():
         if known.status.get(name) == FINISHED:
             print(f"{'in storage':>10}  {name}  ({_FINISHED})")
             if not arguments.dry_run:

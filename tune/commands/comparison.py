@@ -11,7 +11,7 @@ from ablations.study.study import METHOD
 from cgd.config import Config
 from cgd.errors import ConfigError
 from tune.commands.ending import EXIT_CODES, EXIT_FAILED, EXIT_OK, Ending, run_command
-from tune.commands.options import add_run_options, add_study_options, base_config, parse_assignment, print_datasets
+from tune.commands.options import add_run_options, add_study_options, make_base_config, parse_assignment, print_datasets
 
 if TYPE_CHECKING:  # these import torch and ray, which --help does without
     from cgd.baselines.predictions import Brought
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # these import torch and ray, which --help does without
 
 SEEDS, FOLDS = 3, 5
 BOTH = "both"
-_OTHERWISE = {METHOD: "name methods with --methods", "evaluation.protocol": "name it with --protocol"}
+_SET_BY_OPTIONS = {METHOD: "name methods with --methods", "evaluation.protocol": "name it with --protocol"}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -95,7 +95,7 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
         from tune.commands.clean import clean
 
         return clean(arguments)
-    assigned = _checked(arguments)
+    assigned = _check_options(arguments)
     if arguments.write_results:
         return _write_results(arguments)
     from tune.cluster.connection import check_reachable
@@ -104,24 +104,24 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
 
     if arguments.folds is None and "split.n_folds" not in assigned:
         arguments.folds = FOLDS
-    base = base_config(arguments, assigned, None)
+    base = make_base_config(arguments, assigned, None)
     brought = parse_brought(arguments.predictions)
     methods, left_out = choose(arguments.methods or [ALL], brought, arguments.skip_missing)
     for note in left_out:
         print(note)
     check_reachable(arguments.address)
-    planner = _planner(arguments, base, brought)
+    planner = _make_planner(arguments, base, brought)
     if arguments.export_splits:
         return _export(arguments.export_splits, planner)
     if arguments.audit:
         return _audit(planner, methods)
-    for protocol in _protocols(arguments.protocol):
+    for protocol in _choose_protocols(arguments.protocol):
         planner.add(comparison(methods, protocol))
     print_notes(planner.plan)
     return execute(arguments, planner.plan, log)
 
 
-def _checked(arguments: argparse.Namespace) -> dict[str, Any]:
+def _check_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The values of --set. Raises ConfigError for options that do not go together, or would have no effect."""
     if arguments.comparison and not arguments.write_results:
         raise ConfigError("--comparison needs --write-results FILE, into which these comparisons are written")
@@ -130,17 +130,17 @@ def _checked(arguments: argparse.Namespace) -> dict[str, Any]:
             if given:
                 raise ConfigError(f"{option} cannot stand beside --write-results; give one command for each")
     assigned = dict(parse_assignment(text) for text in arguments.values)
-    for path, instead in _OTHERWISE.items():
+    for path, instead in _SET_BY_OPTIONS.items():
         if path in assigned:
             raise ConfigError(f"--set {path}: a comparison sets it itself; {instead}")
     return assigned
 
 
-def _protocols(asked: str) -> list[Protocol]:
+def _choose_protocols(asked: str) -> list[Protocol]:
     return [protocol for protocol in PROTOCOLS if asked in (BOTH, protocol)]
 
 
-def _planner(arguments: argparse.Namespace, base: Config, brought: list[Brought]) -> Planner:
+def _make_planner(arguments: argparse.Namespace, base: Config, brought: list[Brought]) -> Planner:
     from cgd.config import BROUGHT
     from tune.trials.plan import Planner
 

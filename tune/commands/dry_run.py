@@ -8,7 +8,7 @@ from pathlib import Path
 
 import ray
 
-from tune.cluster.connection import check_here, placed
+from tune.cluster.connection import check_here, connect_for
 from tune.cluster.resources import NO_SHARE, Request, Share, has_groups
 from tune.commands.plan_table import print_forecast, print_plan
 from tune.store.errors import without_password
@@ -19,9 +19,9 @@ from tune.trials.forecast import (
     GROUP_START_SECONDS,
     EpochShares,
     Forecast,
-    epoch_shares,
     forecast_trial,
     make_forecast,
+    measure_epoch_shares,
     save_forecast,
 )
 from tune.trials.plan import Plan
@@ -57,16 +57,17 @@ class DryRun:
 
     def show(self, log: CommandLog, with_forecast: bool) -> None:
         """Print the plan and, unless everything is finished, a forecast from probes, which is kept."""
-        plan, console, tracking = self.plan, make_console(), self._tracking()
+        plan, console, tracking = self.plan, make_console(), self._open_tracking()
         known = tracking.runs("trial") if tracking else {}
-        missing = unfinished(plan, known)
+        missing = find_unfinished(plan, known)
         requests = [self.share.request(spec.config) for spec in missing]
         probed = [spec for spec in missing if spec.has_epochs]
         if with_forecast and probed:
             log.open(self.output)
             n = len(group_by_cost(probed))
             console.print(f"probing what {len(probed)} trials cost, {n} configurations (--no-forecast skips it) ...")
-            shares = epoch_shares(tracking.finished("trial"), (s.study.name for s in plan.studies)) if tracking else {}
+            names = [study.study.name for study in plan.studies]
+            shares = measure_epoch_shares(tracking.finished("trial"), names) if tracking else {}
             forecast, probes = self._forecast(probed, shares, requests)
             print_plan(console, plan, known, forecast)
             print_forecast(console, forecast, probes, shares, self.output)
@@ -88,7 +89,7 @@ class DryRun:
         text = f"\n{n_trials} distinct trials: {n_finished} finished in {place}, {len(missing)} to run"
         console.print(text, soft_wrap=True)
 
-    def _tracking(self) -> Tracking | None:
+    def _open_tracking(self) -> Tracking | None:
         database = sqlite_file(self.uri)
         return Tracking(self.uri, self.output / "artifacts") if database is None or database.exists() else None
 
@@ -96,13 +97,13 @@ class DryRun:
         """Raise ResourceError if a trial could never run; a cluster has to be asked."""
         check_here(requests, self.address, self.max_concurrent)
         if requests and self.address != "local":
-            with placed(requests, self.address, self.max_concurrent):
+            with connect_for(requests, self.address, self.max_concurrent):
                 return
 
     def _forecast(
         self, specs: list[TrialSpec], shares: EpochShares, requests: list[Request]
     ) -> tuple[Forecast, Probes]:
-        with placed(requests, self.address, self.max_concurrent) as limit:
+        with connect_for(requests, self.address, self.max_concurrent) as limit:
             check_nodes(self.output, storage=self.storage)
             n_cpus = int(ray.cluster_resources().get("CPU", 1))
             probes = run_probes(specs, self.plan.datasets, self.output)
@@ -112,6 +113,6 @@ class DryRun:
         return make_forecast(trials, slots, probes.warmup_seconds, probes.launch_seconds), probes
 
 
-def unfinished(plan: Plan, known: Mapping[str, RunRecord]) -> list[TrialSpec]:
+def find_unfinished(plan: Plan, known: Mapping[str, RunRecord]) -> list[TrialSpec]:
     """Trials the store has no finished run of, in the order they will run."""
     return [spec for key, spec in plan.trials.items() if key not in known or known[key].status != FINISHED]

@@ -12,7 +12,7 @@ from cgd.errors import CGDError
 from cgd.files import disk_error_of, disk_message
 from tune.store.errors import UndeliveredError
 from tune.terminal.logs import CommandLog
-from tune.terminal.text import make_streams_safe, one_line
+from tune.terminal.text import join_lines, make_streams_safe
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNDELIVERED, EXIT_STOPPED = 0, 1, 2, 3, 130
 
@@ -78,12 +78,12 @@ def _run_body(body: Callable[[CommandLog], Ending], log: CommandLog, output: Pat
             log.write("".join(traceback.format_exception(error)))
             path = Path(full.filename) if isinstance(full.filename, str) else output
             return Ending(EXIT_USAGE, (f"error: {disk_message(path, full)}",))
-        return _crashed(error, log, output)
+        return _report_crash(error, log, output)
 
 
-def _crashed(error: Exception, log: CommandLog, output: Path) -> Ending:
+def _report_crash(error: Exception, log: CommandLog, output: Path) -> Ending:
     text = "".join(traceback.format_exception(error))
-    line = f"crashed: {type(error).__name__}: {one_line(str(error))[:300]}"
+    line = f"crashed: {type(error).__name__}: {join_lines(str(error))[:300]}"
     try:
         path = log.open(output)
     except OSError:  # nowhere to log: then the terminal must have it all

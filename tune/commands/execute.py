@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ablations.report.pages.index import write_index
 from cgd.errors import TrackingError
-from tune.checkpoints.options import usable_options
+from tune.checkpoints.options import check_checkpoint_options
 from tune.cluster.resources import Share
 from tune.commands.dry_run import DryRun
 from tune.commands.ending import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, Ending
-from tune.commands.options import open_ui, recorded
+from tune.commands.options import make_ui_command, record_arguments
 from tune.commands.plan_table import describe_wait
 from tune.store.errors import without_password
 from tune.store.opening import after_all_ran, opened, own_store, store_uri
@@ -31,7 +31,7 @@ def print_notes(plan: Plan) -> None:
             print(f"{name}: {note}")
 
 
-def share_of(arguments: argparse.Namespace) -> Share:
+def read_share(arguments: argparse.Namespace) -> Share:
     """What the command's options give to each trial."""
     return Share(arguments.cpus_per_worker, arguments.gpus_per_trial)
 
@@ -40,7 +40,7 @@ def execute(arguments: argparse.Namespace, plan: Plan, log: CommandLog) -> Endin
     """A dry run of the plan, or the plan itself with its reports. `arguments`: of `tune.commands.options`."""
     uri = store_uri(arguments.tracking_uri, arguments.output)
     if arguments.dry_run:
-        how = (arguments.address, arguments.max_concurrent, not arguments.no_models, share_of(arguments))
+        how = (arguments.address, arguments.max_concurrent, not arguments.no_models, read_share(arguments))
         storage = arguments.checkpoint_storage
         DryRun(plan, uri, arguments.output, *how, storage).show(log, with_forecast=not arguments.no_forecast)
         return Ending()
@@ -48,13 +48,13 @@ def execute(arguments: argparse.Namespace, plan: Plan, log: CommandLog) -> Endin
 
 
 def _run_studies(arguments: argparse.Namespace, plan: Plan, uri: str, log: CommandLog) -> Ending:
-    output, keeping = arguments.output, usable_options(arguments)
+    output, keeping = arguments.output, check_checkpoint_options(arguments)
     with opened(uri, output, log) as tracking:
         forecast = load_forecast(output, plan)
         record = forecast.to_record() if forecast else None
         log_models = not arguments.no_models
-        told = {"forecast": record, "log_models": log_models, "share": share_of(arguments), "keeping": keeping}
-        runner = Runner(plan, tracking, output, recorded(arguments), **told)
+        told = {"forecast": record, "log_models": log_models, "share": read_share(arguments), "keeping": keeping}
+        runner = Runner(plan, tracking, output, record_arguments(arguments), **told)
         _announce(runner, len(plan.trials), forecast)
         parents, complete = runner.run(arguments.resume, arguments.address, arguments.max_concurrent)
         outcomes = _conclude(runner, parents, complete)
@@ -80,7 +80,7 @@ def _conclude(runner: Runner, parents: dict[str, str], complete: bool) -> list[S
 def _announce(runner: Runner, n_trials: int, forecast: Forecast | None) -> None:
     missing = runner.missing()
     print(f"{n_trials} trials: {n_trials - len(missing)} in the store already, {len(missing)} to run")
-    if forecast and forecast.of(missing).trials:
+    if forecast and forecast.select(missing).trials:
         print(describe_wait(forecast, missing))
 
 
@@ -94,7 +94,7 @@ def _print_outcomes(
         print(f"Report:       {outcome.report}")
     print(f"All reports:  {index}")
     print(f"MLflow store: {without_password(uri)}")
-    print(f"Open the UI:  {open_ui(uri, output)}")
+    print(f"Open the UI:  {make_ui_command(uri, output)}")
     print(f"Log:          {log.path}")
     failed = dict.fromkeys(pair for outcome in outcomes for pair in outcome.failed)
     missing = dict.fromkeys(name for outcome in outcomes for name in outcome.missing)

@@ -61,13 +61,13 @@ def print_datasets() -> None:
         print(f"  {name}")
 
 
-def recorded(arguments: argparse.Namespace) -> dict[str, Any]:
+def record_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     """The arguments as JSON can hold them, without passwords: they are kept beside the results."""
     values = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
     return {key: without_password(value) if isinstance(value, str) else value for key, value in values.items()}
 
 
-def open_ui(uri: str, output: Path | None) -> str:
+def make_ui_command(uri: str, output: Path | None) -> str:
     """The command that opens the UI, without a password; `output` is the folder of our own store."""
     if output is None:
         uri = without_password(uri)
@@ -160,7 +160,7 @@ def add_resource_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def with_workers(assigned: dict[str, Any], n_workers: int | None) -> dict[str, Any]:
+def add_workers(assigned: dict[str, Any], n_workers: int | None) -> dict[str, Any]:
     """The values of --set and what --workers-per-trial says. Raises ConfigError where they contradict each other."""
     if n_workers is None:
         return assigned
@@ -170,10 +170,10 @@ def with_workers(assigned: dict[str, Any], n_workers: int | None) -> dict[str, A
     return {**assigned, "train.n_workers": n_workers}
 
 
-def base_config(arguments: argparse.Namespace, assigned: dict[str, Any], protocol: str | None) -> Config:
+def make_base_config(arguments: argparse.Namespace, assigned: dict[str, Any], protocol: str | None) -> Config:
     """The command's configuration: the file, then `assigned` (dotted path -> value), folds and protocol."""
     config = Config.from_yaml(arguments.config) if arguments.config else Config()
-    values = dict(with_workers(assigned, arguments.workers_per_trial))
+    values = dict(add_workers(assigned, arguments.workers_per_trial))
     if arguments.folds:
         values["split.n_folds"] = arguments.folds
     if protocol:

@@ -12,7 +12,7 @@ from rich.table import Table
 from cgd.memory import peak_memory_mb
 from tune.cluster.capacity import free_disk_mb, memory_mb
 from tune.store.tracking import FAILED, FINISHED, RunRecord
-from tune.terminal.text import duration, megabytes, one_line
+from tune.terminal.text import format_duration, format_mb, join_lines
 from tune.trials.forecast import EpochShares, Forecast
 from tune.trials.plan import Plan, StudyPlan
 from tune.trials.probing import Probes
@@ -25,11 +25,11 @@ _MOST_FAILURES = 3
 def print_plan(console: Console, plan: Plan, known: Mapping[str, RunRecord], forecast: Forecast | None) -> None:
     """A table per study, as wide as the terminal."""
     for study in plan.studies:
-        console.print(f"\n{one_line(study.study.name)}: {one_line(study.study.question)}", soft_wrap=True)
-        console.print(_table(study, known, forecast, console.width >= _WIDE))
+        console.print(f"\n{join_lines(study.study.name)}: {join_lines(study.study.question)}", soft_wrap=True)
+        console.print(_make_table(study, known, forecast, console.width >= _WIDE))
 
 
-def _table(study: StudyPlan, known: Mapping[str, RunRecord], forecast: Forecast | None, wide: bool) -> Table:
+def _make_table(study: StudyPlan, known: Mapping[str, RunRecord], forecast: Forecast | None, wide: bool) -> Table:
     table = Table(box=None, padding=(0, 0, 0, 2), header_style="bold")
     for heading in ("level", "data set"):
         table.add_column(heading, no_wrap=True, overflow="ellipsis", min_width=8)
@@ -42,15 +42,16 @@ def _table(study: StudyPlan, known: Mapping[str, RunRecord], forecast: Forecast 
     if wide:
         table.add_column("fingerprint", no_wrap=True)
     for level, spec in study.trials:
-        row = [one_line(level), one_line(spec.dataset), str(spec.seed), str(spec.fold), _state(known, spec)]
+        row = [join_lines(level), join_lines(spec.dataset), str(spec.seed), str(spec.fold)]
+        row.append(_describe_state(known, spec))
         if forecast:
             cost = costs.get(spec.fingerprint)
-            row += [duration(cost.seconds), megabytes(cost.memory_mb)] if cost else ["", ""]
+            row += [format_duration(cost.seconds), format_mb(cost.memory_mb)] if cost else ["", ""]
         table.add_row(*row, *([spec.fingerprint] if wide else []))
     return table
 
 
-def _state(known: Mapping[str, RunRecord], spec: TrialSpec) -> str:
+def _describe_state(known: Mapping[str, RunRecord], spec: TrialSpec) -> str:
     record = known.get(spec.fingerprint)
     if record is None:
         return "to run"
@@ -60,21 +61,18 @@ def _state(known: Mapping[str, RunRecord], spec: TrialSpec) -> str:
 def print_forecast(console: Console, forecast: Forecast, probes: Probes, shares: EpochShares, output: Path) -> None:
     """Time, memory and disk, what was assumed, and a warning where the machine will not do."""
     console.print()
-    lines = _costs(forecast, probes, shares) if forecast.trials else ["no forecast: every probe failed"]
-    for line in (*lines, *_failures(probes), *warnings(forecast, memory_mb(), free_disk_mb(output))):
+    lines = _describe_costs(forecast, probes, shares) if forecast.trials else ["no forecast: every probe failed"]
+    for line in (*lines, *_describe_failures(probes), *find_shortages(forecast, memory_mb(), free_disk_mb(output))):
         console.print(line)
 
 
-def _costs(forecast: Forecast, probes: Probes, shares: EpochShares) -> list[str]:
-    n = forecast.n_concurrent
-    bound = (
-        "as many epochs as the finished trials ran" if shares else "at most: training may stop before its last epoch"
-    )
+def _describe_costs(forecast: Forecast, probes: Probes, shares: EpochShares) -> list[str]:
+    most = "as many epochs as the finished trials ran" if shares else "at most: training may stop before its last epoch"
     lines = [
-        f"forecast for {len(forecast.trials)} trials, {n} at a time:",
-        f"  time    about {duration(forecast.wall_seconds)} ({bound})",
-        f"  memory  about {megabytes(_total_memory(forecast))} at the peak, this command's own included",
-        f"  disk    {megabytes(forecast.kept_mb)} that stay, and {megabytes(forecast.checkpoints_mb)} while trials run",
+        f"forecast for {len(forecast.trials)} trials, {forecast.n_concurrent} at a time:",
+        f"  time    about {format_duration(forecast.wall_seconds)} ({most})",
+        f"  memory  about {format_mb(_total_memory(forecast))} at the peak, this command's own included",
+        f"  disk    {format_mb(forecast.kept_mb)} that stay, and {format_mb(forecast.checkpoints_mb)} while trials run",
         f"  from {probes.n_probed} probe(s): seed, fold and fields that do not change the work to be done "
         "(train.learning_rate, ar.min_weight, ...) are taken to cost the same",
     ]
@@ -83,24 +81,24 @@ def _costs(forecast: Forecast, probes: Probes, shares: EpochShares) -> list[str]
     return lines
 
 
-def _failures(probes: Probes) -> list[str]:
+def _describe_failures(probes: Probes) -> list[str]:
     shown = list(probes.failed.items())[:_MOST_FAILURES]
-    lines = [f"  no forecast for {one_line(name)} and its like: {one_line(reason)[:160]}" for name, reason in shown]
+    lines = [f"  no forecast for {join_lines(name)} and its like: {join_lines(reason)[:160]}" for name, reason in shown]
     more = len(probes.failed) - len(shown)
     return [*lines, f"  and {more} more probes failed"] if more else lines
 
 
-def warnings(forecast: Forecast, memory: float, disk: float) -> list[str]:
+def find_shortages(forecast: Forecast, memory: float, disk: float) -> list[str]:
     """Where the forecast goes beyond the memory or the free disk of this machine, both in MB."""
     found = []
     if (needed := _total_memory(forecast)) > memory:
         found.append(
-            f"WARNING: {forecast.n_concurrent} trials at a time need about {megabytes(needed)} of memory and this "
-            f"machine has {megabytes(memory)}: {_mend(forecast, memory)}"
+            f"WARNING: {forecast.n_concurrent} trials at a time need about {format_mb(needed)} of memory and this "
+            f"machine has {format_mb(memory)}: {_advise(forecast, memory)}"
         )
     if (space := forecast.kept_mb + forecast.checkpoints_mb) > disk:
         found.append(
-            f"WARNING: about {megabytes(space)} of disk are needed and {megabytes(disk)} are free: "
+            f"WARNING: about {format_mb(space)} of disk are needed and {format_mb(disk)} are free: "
             "free some, or choose another --output"
         )
     return found
@@ -110,7 +108,7 @@ def _total_memory(forecast: Forecast) -> float:
     return forecast.memory_mb + (peak_memory_mb() if forecast.trials else 0.0)
 
 
-def _mend(forecast: Forecast, memory: float) -> str:
+def _advise(forecast: Forecast, memory: float) -> str:
     largest = max(trial.memory_mb for trial in forecast.trials)
     fitting = math.floor((memory - peak_memory_mb()) / largest)
     if fitting >= 1:
@@ -120,6 +118,7 @@ def _mend(forecast: Forecast, memory: float) -> str:
 
 def describe_wait(forecast: Forecast, missing: Mapping[str, TrialSpec]) -> str:
     """What to expect of a run, from an earlier forecast of the same plan."""
-    part = forecast.of(missing)
+    part = forecast.select(missing)
     some = "" if len(part.trials) == len(missing) else f" for {len(part.trials)} of them"
-    return f"forecast of {forecast.made}: about {duration(part.wall_seconds)}{some}, {forecast.n_concurrent} at a time"
+    wait = format_duration(part.wall_seconds)
+    return f"forecast of {forecast.made}: about {wait}{some}, {forecast.n_concurrent} at a time"

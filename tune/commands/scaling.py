@@ -19,7 +19,7 @@ from cgd.data.catalog import load_dataset
 from cgd.data.preprocess import PreparedPair, prepare
 from cgd.data.split import GeneSplit, make_splits
 from cgd.parallel import ALONE, Parallel
-from tune.cluster.connection import check_reachable, placed
+from tune.cluster.connection import check_reachable, connect_for
 from tune.cluster.resources import Request, Share
 from tune.commands.ending import Ending, run_command
 from tune.commands.options import parse_assignment, positive
@@ -77,24 +77,24 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, output: Path) -> Ending:
     check_reachable(arguments.address)
-    config = configuration(arguments)
+    config = make_config(arguments)
     counts = range(1, arguments.workers + 1)
     configs = [config.with_values({"train.n_workers": n}) for n in counts]
     requests = [Share().request(one) for one in configs]
     pair = prepare(load_dataset(arguments.dataset), config.data)
     split = make_splits(pair.panel, config.split)[0]
     output.mkdir(parents=True, exist_ok=True)
-    with placed(requests, arguments.address, None), tempfile.TemporaryDirectory(dir=output) as scratch:
+    with connect_for(requests, arguments.address, None), tempfile.TemporaryDirectory(dir=output) as scratch:
         dataset = ray.put(pair)
         print(f"{'workers':>7} {'steps/s':>9} {'speed-up':>9} {'first epoch after':>18} {'trial':>8}")
         speeds: list[Speed] = []
         for one, request in zip(configs, requests, strict=True):
             speeds.append(measure(one, request, dataset, split, Path(scratch)))
-            print(_row(speeds[-1], speeds[0]), flush=True)
+            print(_format_row(speeds[-1], speeds[0]), flush=True)
     return Ending()
 
 
-def configuration(arguments: argparse.Namespace) -> Config:
+def make_config(arguments: argparse.Namespace) -> Config:
     """What is measured: --set comes before --config, and that before epochs of 50 steps; --epochs holds in any case."""
     config = Config.from_yaml(arguments.config) if arguments.config else Config()
     values = dict(parse_assignment(text) for text in arguments.values)
@@ -104,7 +104,7 @@ def configuration(arguments: argparse.Namespace) -> Config:
     return config.with_values({**values, **fixed})
 
 
-def _row(speed: Speed, first: Speed) -> str:
+def _format_row(speed: Speed, first: Speed) -> str:
     ratio = speed.steps_per_second / first.steps_per_second
     return (
         f"{speed.n_workers:>7} {speed.steps_per_second:>9.2f} {ratio:>9.2f} {speed.start_seconds:>16.1f} s "
@@ -123,7 +123,7 @@ def measure(config: Config, request: Request, dataset: ray.ObjectRef, split: Gen
 
     if request.n_workers == 1:
         options = {"num_cpus": request.cpus, "num_gpus": request.gpus, "max_retries": 0}
-        for at, metrics in ray.get(ray.remote(**options)(_alone).remote(work, time.time())):
+        for at, metrics in ray.get(ray.remote(**options)(_run_alone).remote(work, time.time())):
             arrived.append((at, metrics))
     else:
         Group("scaling", request, config.runtime.device, scratch).run(work, report)
@@ -132,7 +132,7 @@ def measure(config: Config, request: Request, dataset: ray.ObjectRef, split: Gen
     return Speed(request.n_workers, rate, arrived[0][0], time.perf_counter() - start)
 
 
-def _alone(work: Callable[[Report, Parallel], Any], asked: float) -> list[tuple[float, dict[str, float]]]:
+def _run_alone(work: Callable[[Report, Parallel], Any], asked: float) -> list[tuple[float, dict[str, float]]]:
     found: list[tuple[float, dict[str, float]]] = []
     work(lambda metrics: found.append((time.time() - asked, metrics)), ALONE)
     return found

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 from ablations.search.space import Space, list_spaces, load_space
 from cgd.config import Config
-from tune.checkpoints.options import add_checkpoint_options, usable_options
+from tune.checkpoints.options import add_checkpoint_options, check_checkpoint_options
 from tune.commands.ending import EXIT_CODES, EXIT_FAILED, EXIT_STOPPED, Ending, run_command
 from tune.commands.options import (
     add_resource_options,
+    add_workers,
     file_name,
-    open_ui,
+    make_ui_command,
     parse_assignment,
     positive,
     print_datasets,
-    recorded,
-    with_workers,
+    record_arguments,
 )
 from tune.store.errors import without_password
 from tune.terminal.logs import CommandLog
@@ -114,9 +114,9 @@ def _list() -> Ending:
     return Ending()
 
 
-def _inputs(arguments: argparse.Namespace) -> tuple[Space, Config]:
+def _read_inputs(arguments: argparse.Namespace) -> tuple[Space, Config]:
     assigned = dict(parse_assignment(text) for text in arguments.values)
-    values = with_workers(assigned, arguments.workers_per_trial)
+    values = add_workers(assigned, arguments.workers_per_trial)
     base = (Config.from_yaml(arguments.config) if arguments.config else Config()).with_values(values)
     space = load_space(arguments.space)
     held = [path for path in values if path in {parameter.path for parameter in space.parameters}]
@@ -128,8 +128,9 @@ def _inputs(arguments: argparse.Namespace) -> tuple[Space, Config]:
 def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
     if arguments.list:
         return _list()
-    space, base = _inputs(arguments)
+    space, base = _read_inputs(arguments)
     from tune.cluster.connection import check_reachable  # these import torch and ray, which --help does without
+    from tune.commands.execute import print_notes
     from tune.search.plan import Replication, make_plan
 
     check_reachable(arguments.address)
@@ -144,35 +145,33 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
         max_memory_mb=arguments.max_memory_mb,
         name=arguments.name,
     )
-    for name, notes in plan.planner.plan.notes.items():
-        for note in notes:
-            print(f"{name}: {note}")
+    print_notes(plan.planner.plan)
     return _run_plan(arguments, plan, log)
 
 
 def _run_plan(arguments: argparse.Namespace, plan: SearchPlan, log: CommandLog) -> Ending:
-    from tune.commands.execute import share_of
+    from tune.commands.execute import read_share
     from tune.search.run import SearchCommand
     from tune.store.opening import opened, own_store, store_uri
 
-    output, keeping = arguments.output, usable_options(arguments)
+    output, keeping = arguments.output, check_checkpoint_options(arguments)
     uri = store_uri(arguments.tracking_uri, output)
     with opened(uri, output, log) as tracking:
-        command = SearchCommand(plan, tracking, output, recorded(arguments), share_of(arguments), keeping)
+        command = SearchCommand(plan, tracking, output, record_arguments(arguments), read_share(arguments), keeping)
         command.open(arguments.storage, arguments.warm_start, arguments.resume)
         outcome = command.run(arguments.address, arguments.max_concurrent)
     where = {
         **outcome.files,
         "MLflow store": without_password(uri),
-        "Open the UI": open_ui(uri, output if uri == own_store(output) else None),
+        "Open the UI": make_ui_command(uri, output if uri == own_store(output) else None),
     }
     print(f"\n{outcome.summary}\n")
     for what, place in where.items():
         print(f"{what + ':':<14}{place}")
-    return _ending(outcome)
+    return _make_ending(outcome)
 
 
-def _ending(outcome: SearchOutcome) -> Ending:
+def _make_ending(outcome: SearchOutcome) -> Ending:
     if outcome.stopped:
         return Ending(EXIT_STOPPED, ("stopped; the same command with --resume continues",))
     failed = tuple(f"FAILED  {name}: {error}" for name, error in outcome.failed)

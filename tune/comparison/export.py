@@ -57,7 +57,7 @@ def export_splits(planner: Planner, folder: Path) -> Iterator[str]:
         values = {**config.split.model_dump(mode="json"), **config.data.model_dump(mode="json")}
         said = ", ".join(f"{name} = {value}" for name, value in values.items())
         (folder / "README.md").write_text(_README % said, encoding="utf-8")
-        for name, key in planner.under_base().items():
+        for name, key in planner.prepare_under_base().items():
             prepared = planner.plan.datasets[key]
             (folder / name).mkdir(parents=True, exist_ok=True)
             _sc(prepared).write_h5ad(folder / name / "sc.h5ad")

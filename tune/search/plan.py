@@ -97,7 +97,7 @@ def make_plan(
     _check(base, replication)
     seeds = list(range(base.seed + 1, base.seed + 1 + replication.seeds))
     planner = Planner(base, datasets, seeds, n_folds=1)
-    keys = planner.under_base()
+    keys = planner.prepare_under_base()
     widened = space.including(base)
     n_folds = max(replication.folds, replication.search_folds)
     folds = {name: _folds(base, planner.plan.datasets[key], n_folds) for name, key in keys.items()}

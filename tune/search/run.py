@@ -18,8 +18,8 @@ from ablations.search.results import SearchResults
 from ablations.search.wording import opening
 from cgd.errors import TrackingError
 from cgd.files import write_atomically
-from tune.checkpoints.options import AS_USUAL, CHECKPOINTS, CheckpointOptions
-from tune.cluster.connection import check_here, placed
+from tune.checkpoints.options import CHECKPOINTS, DEFAULT_OPTIONS, CheckpointOptions
+from tune.cluster.connection import check_here, connect_for
 from tune.cluster.resources import NO_SHARE, Share
 from tune.search.book import SearchBook
 from tune.search.confirm import Confirmed, choose_finalists, choose_winner, confirm
@@ -75,7 +75,7 @@ class SearchCommand:
         output: Path,
         arguments: dict[str, Any],
         share: Share = NO_SHARE,
-        keeping: CheckpointOptions = AS_USUAL,
+        keeping: CheckpointOptions = DEFAULT_OPTIONS,
     ) -> None:
         self.plan, self.tracking, self.output, self.arguments = plan, tracking, output, arguments
         self.request = share.request(plan.base)
@@ -136,11 +136,14 @@ class SearchCommand:
     def _stages(self, parent: str, address: str, max_concurrent: int | None) -> SearchOutcome:
         datasets = self.plan.planner.plan.datasets
         confirmed: list[Confirmed] = []
-        with placed([self.request], address, max_concurrent) as limit, Outbox(self.tracking, self.output) as outbox:
+        with (
+            connect_for([self.request], address, max_concurrent) as limit,
+            Outbox(self.tracking, self.output) as outbox,
+        ):
             runs = SearchRuns(outbox, parent, datasets)
             checkpoints = self.output / CHECKPOINTS
             shared = {key: ray.put(prepared) for key, prepared in datasets.items()}
-            mirror = self.keeping.mirror(checkpoints)
+            mirror = self.keeping.open_mirror(checkpoints)
             work = Work("validation", (), shared, checkpoints, self.share, mirror=mirror)
             place = Workplace(work, self.output, self.folder, limit, self.keeping.budget)
             check_nodes(self.output, list(shared.values()), storage=self.keeping.storage)

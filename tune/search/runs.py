@@ -156,7 +156,7 @@ class SearchRecorder(Recorder):
         super().hear_epoch(key, Epoch({**epoch.metrics, PERCENT: float(epoch.percent)}, epoch.value, epoch.percent))
 
     def show_epoch(self, name: str, epoch: Epoch) -> None:
-        self.progress.epoch(name, epoch.percent, {"val_pcc": epoch.value})
+        self.progress.report_epoch(name, epoch.percent, {"val_pcc": epoch.value})
 
     def write_result(self, key: str, name: str, result: TrialResult) -> str:
         self.keep(key, result)

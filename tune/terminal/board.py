@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tune.terminal.text import clock, duration, one_line
+from tune.terminal.text import format_clock, format_duration, join_lines
 
 SCORE = "val_pcc"
 
@@ -50,7 +50,7 @@ class Board:
     def start(self, name: str, n_epochs: int, dataset: str, has_epochs: bool = True) -> None:
         self.running[name] = RunningTrial(n_epochs, dataset, has_epochs)
 
-    def epoch(self, name: str, epoch: int, metrics: Mapping[str, float]) -> None:
+    def report_epoch(self, name: str, epoch: int, metrics: Mapping[str, float]) -> None:
         trial = self.running.get(name)
         if trial is None:
             return  # a last report of a trial that has ended
@@ -79,21 +79,21 @@ class Board:
         """Seconds since the start."""
         return time.monotonic() - self.started
 
-    def seconds_left(self) -> float:
+    def estimate_seconds_left(self) -> float:
         """An estimate from the epochs done so far; NaN until there is one."""
         over = self.epochs_over
         return self.elapsed() * max(self.n_epochs - over, 0) / over if over else math.nan
 
-    def counts(self) -> str:
+    def describe_counts(self) -> str:
         """`3/8 trials done, 1 failed, 2 running, 3 to do`."""
         parts = [f"{self.n_done}/{self.n_trials} trials done"]
         parts += [f"{self.n_failed} failed"] if self.n_failed else []
         return ", ".join([*parts, f"{len(self.running)} running", f"{self.n_waiting} to do"])
 
-    def time_left(self) -> str:
+    def describe_time_left(self) -> str:
         """`about 4 min left`, or nothing: predicting after the last epoch takes a time that is not known."""
-        left = self.seconds_left()
-        return f"about {duration(left)} left" if math.isfinite(left) and left > 0 else ""
+        left = self.estimate_seconds_left()
+        return f"about {format_duration(left)} left" if math.isfinite(left) and left > 0 else ""
 
 
 _MOST_ROWS = 12
@@ -102,33 +102,33 @@ _OTHER_LINES = 6  # heading, bar, two table headings, `and N more`, the cursor
 
 def draw(board: Board, width: int, height: int) -> RenderableType:
     """Counts and times, the running trials and the best so far of each data set, in a terminal of that size."""
-    times = [f"{clock(board.elapsed())} elapsed", board.time_left()]
-    head = _cell(", ".join(filter(None, [board.counts(), *times])), style="bold")
+    times = [f"{format_clock(board.elapsed())} elapsed", board.describe_time_left()]
+    head = _make_cell(", ".join(filter(None, [board.describe_counts(), *times])), style="bold")
     bar = Table.grid()  # a bar by itself does not end its line
     bar.add_row(ProgressBar(board.n_epochs, board.epochs_over, width=min(40, width)))
     n_rows = min(_MOST_ROWS, max((height - _OTHER_LINES) // 2, 1))
-    return Group(head, bar, _running(board.running, n_rows), _best(board.best, n_rows))
+    return Group(head, bar, _draw_running(board.running, n_rows), _draw_best(board.best, n_rows))
 
 
-def _running(running: Mapping[str, RunningTrial], n_rows: int) -> Table:
-    table = _table("running", "epoch", "validation PCC")
+def _draw_running(running: Mapping[str, RunningTrial], n_rows: int) -> Table:
+    table = _make_table("running", "epoch", "validation PCC")
     for name, trial in list(running.items())[:n_rows]:
         score = f"{trial.score:.3f}" if math.isfinite(trial.score) else ""
-        table.add_row(_cell(name), f"{trial.epoch}/{trial.n_epochs}" if trial.has_epochs else "", score)
+        table.add_row(_make_cell(name), f"{trial.epoch}/{trial.n_epochs}" if trial.has_epochs else "", score)
     if len(running) > n_rows:
         table.add_row(f"and {len(running) - n_rows} more", "", "")
     return table
 
 
-def _best(best: Mapping[str, tuple[float, str]], n_rows: int) -> Table:
-    table = _table("best so far", "validation PCC")
+def _draw_best(best: Mapping[str, tuple[float, str]], n_rows: int) -> Table:
+    table = _make_table("best so far", "validation PCC")
     table.show_header = bool(best)
     for dataset, (score, name) in list(best.items())[:n_rows]:
-        table.add_row(_cell(name if dataset in name else f"{dataset}: {name}"), f"{score:.3f}")
+        table.add_row(_make_cell(name if dataset in name else f"{dataset}: {name}"), f"{score:.3f}")
     return table
 
 
-def _table(first: str, *numbers: str) -> Table:
+def _make_table(first: str, *numbers: str) -> Table:
     """A borderless table over the whole width, whose first column gives way where the terminal is narrow."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=True)
     table.add_column(first, no_wrap=True, overflow="ellipsis", ratio=1)
@@ -137,5 +137,5 @@ def _table(first: str, *numbers: str) -> Table:
     return table
 
 
-def _cell(text: str, style: str = "") -> Text:
-    return Text(one_line(text), no_wrap=True, overflow="ellipsis", style=style)
+def _make_cell(text: str, style: str = "") -> Text:
+    return Text(join_lines(text), no_wrap=True, overflow="ellipsis", style=style)

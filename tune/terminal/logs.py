@@ -56,9 +56,9 @@ class CommandLog:
         self._stack.callback(_verbose.reset, _verbose.set(self.verbose))
         stream = _Noise(self, sys.stderr)
         if not self.verbose:
-            self._stack.enter_context(_native_errors_to(self._sink))
+            self._stack.enter_context(_redirect_native_errors(self._sink))
         self._stack.enter_context(redirect_stderr(stream))
-        self._stack.enter_context(_logging_to(stream))
+        self._stack.enter_context(_redirect_logging(stream))
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -76,7 +76,7 @@ class CommandLog:
         if self.path is None:
             folder = output / "logs"
             folder.mkdir(parents=True, exist_ok=True)
-            path = _free_path(folder, self.command)
+            path = _find_free_path(folder, self.command)
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
             os.write(file, os.pread(self._sink, os.fstat(self._sink).st_size, 0))
             for target in (self._sink,) if self.verbose else (self._sink, 2):
@@ -129,7 +129,7 @@ class _Noise(io.TextIOBase):
 
 
 @contextmanager
-def _native_errors_to(sink: int) -> Iterator[None]:
+def _redirect_native_errors(sink: int) -> Iterator[None]:
     """Point file descriptor 2 at `sink`: what is not written by Python goes there too."""
     saved = os.dup(2)
     os.dup2(sink, 2)
@@ -141,7 +141,7 @@ def _native_errors_to(sink: int) -> Iterator[None]:
 
 
 @contextmanager
-def _logging_to(stream: TextIO) -> Iterator[None]:
+def _redirect_logging(stream: TextIO) -> Iterator[None]:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter(_FORMAT))
     root = logging.getLogger()
@@ -157,7 +157,7 @@ def _logging_to(stream: TextIO) -> Iterator[None]:
         root.removeHandler(handler)
 
 
-def _free_path(folder: Path, command: str) -> Path:
+def _find_free_path(folder: Path, command: str) -> Path:
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{command}"
     path = folder / f"{stem}.log"
     return folder / f"{stem}-{os.getpid()}.log" if path.exists() else path

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from tune.terminal.board import Board, draw
 from tune.terminal.logs import is_verbose
-from tune.terminal.text import is_live, make_console, one_line
+from tune.terminal.text import is_live, join_lines, make_console
 
 _REFRESH_PER_SECOND = 4
 _HEARTBEAT_SECONDS = 60.0
@@ -78,17 +78,17 @@ class Progress:
         with self._lock:
             self.board.start(name, n_epochs, dataset, has_epochs)
 
-    def epoch(self, name: str, epoch: int, metrics: Mapping[str, float] | None = None) -> None:
+    def report_epoch(self, name: str, epoch: int, metrics: Mapping[str, float] | None = None) -> None:
         """A trial finished an epoch; its `val_pcc` is shown and decides the best so far."""
         with self._lock:
-            self.board.epoch(name, epoch, metrics or {})
+            self.board.report_epoch(name, epoch, metrics or {})
 
     def finish(self, name: str, outcome: str, failed: bool = False) -> None:
         """A trial ended, perhaps before its last epoch."""
         with self._lock:
             self.board.finish(name, failed)
-            board, left = self.board, self.board.time_left()
-        line = f"[{board.n_done}/{board.n_trials}] {one_line(name)}: {one_line(outcome)}"
+            board, left = self.board, self.board.describe_time_left()
+        line = f"[{board.n_done}/{board.n_trials}] {join_lines(name)}: {join_lines(outcome)}"
         if self._live:
             self.console.print(Text(line, style="red" if failed else ""), no_wrap=True, overflow="ellipsis")
         else:
@@ -97,9 +97,9 @@ class Progress:
     def note(self, line: str) -> None:
         """A line about something other than a trial."""
         if self._live:
-            self.console.print(Text(one_line(line), style="yellow"))
+            self.console.print(Text(join_lines(line), style="yellow"))
         else:
-            self._write(one_line(line))
+            self._write(join_lines(line))
 
     def mark_best(self, where: str, score: float, name: str) -> None:
         """The best so far, where it is not for the epochs to decide; `start` such trials without a data set."""
@@ -110,8 +110,8 @@ class Progress:
 
     def _beat(self) -> None:
         with self._lock:
-            best = [f"best {one_line(data)} {score:.3f}" for data, (score, _) in self.board.best.items()]
-            line = "; ".join(filter(None, [self.board.counts(), *best, self.board.time_left()]))
+            best = [f"best {join_lines(data)} {score:.3f}" for data, (score, _) in self.board.best.items()]
+            line = "; ".join(filter(None, [self.board.describe_counts(), *best, self.board.describe_time_left()]))
         self._write(line)
 
     def _write(self, line: str) -> None:

@@ -15,7 +15,7 @@ _UNLIMITED = 10_000  # columns, where nobody's eyes set a limit
 _ASCII = {"·": "-", "×": "x", "…": "~", "–": "-", "—": "-", "±": "+-", "→": "->", "≥": ">=", "≤": "<="}
 
 
-def _readable(error: UnicodeError) -> tuple[str, int]:
+def _find_closest(error: UnicodeError) -> tuple[str, int]:
     """Codec error handler: the closest ASCII for what an encoding lacks, `?` for the rest."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -23,7 +23,7 @@ def _readable(error: UnicodeError) -> tuple[str, int]:
     return "".join(_ASCII.get(character, "?") for character in lost), error.end
 
 
-codecs.register_error("cgd_readable", _readable)
+codecs.register_error("cgd_readable", _find_closest)
 
 
 def make_streams_safe() -> None:
@@ -51,12 +51,12 @@ def is_live(console: Console) -> bool:
     return console.is_terminal and not console.is_dumb_terminal
 
 
-def one_line(text: str) -> str:
+def join_lines(text: str) -> str:
     """`text` on one line and without control characters, which a name or a message from outside may hold."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`45 s`, `12 min`, `3.5 h`; `?` where unknown."""
     if not math.isfinite(seconds):
         return "?"
@@ -65,12 +65,12 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
 
 
-def clock(seconds: float) -> str:
+def format_clock(seconds: float) -> str:
     """`0:03:12`."""
     return str(timedelta(seconds=int(seconds)))
 
 
-def megabytes(value: float) -> str:
+def format_mb(value: float) -> str:
     """`410 MB`, `3.2 GB`; `?` where unknown."""
     if not math.isfinite(value):
         return "?"

@@ -17,7 +17,7 @@ from typing import Any
 
 from cgd.files import write_atomically
 from cgd.probe import Probe
-from tune.cluster.resources import n_workers_of
+from tune.cluster.resources import count_workers
 from tune.trials.plan import Plan
 from tune.trials.spec import TrialSpec
 
@@ -79,7 +79,7 @@ class Forecast:
         """Disk space of what stays."""
         return sum(trial.kept_mb for trial in self.trials)
 
-    def of(self, fingerprints: Iterable[str]) -> Forecast:
+    def select(self, fingerprints: Iterable[str]) -> Forecast:
         """The part about some trials."""
         wanted = set(fingerprints)
         trials = tuple(trial for trial in self.trials if trial.fingerprint in wanted)
@@ -125,7 +125,7 @@ def forecast_trial(spec: TrialSpec, probe: Probe, shares: EpochShares, log_model
     n_epochs = spec.config.train.epochs
     epochs = n_epochs * shares.get((spec.dataset, n_epochs), 1.0)
     seconds = probe.setup_seconds + epochs * probe.epoch_seconds + probe.predict_seconds
-    n_workers = n_workers_of(spec.config)
+    n_workers = count_workers(spec.config)
     if n_workers > 1:
         seconds += GROUP_START_SECONDS
     kept, memory = RECORD_MB + (probe.model_mb if log_models else 0.0), n_workers * probe.peak_memory_mb
@@ -153,7 +153,7 @@ def make_forecast(
     return Forecast(warmed, n_concurrent, datetime.now(UTC).isoformat(timespec="seconds"), launch_seconds)
 
 
-def epoch_shares(
+def measure_epoch_shares(
     finished: Iterable[tuple[Mapping[str, str], Mapping[str, str], Mapping[str, float]]], studies: Iterable[str]
 ) -> dict[tuple[str, int], float]:
     """Mean share of its epochs a trial ran, by data set and `train.epochs`, over finished trials of these studies.

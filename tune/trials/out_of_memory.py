@@ -14,7 +14,7 @@ import torch
 
 from cgd.config import CAUSALGED, Config
 from cgd.errors import CGDError
-from tune.cluster.resources import Request, n_workers_of
+from tune.cluster.resources import Request, count_workers
 from tune.trials.failure import Failure, describe
 
 RETRIES_TAG, PIECES_TAG, SHARE_TAG = "cgd.out_of_memory_retries", "cgd.micro_batches", "cgd.out_of_memory"
@@ -37,10 +37,10 @@ class Memory:
         """For its run; none where memory sufficed."""
         if not self.n_retries:
             return {}
-        return {RETRIES_TAG: str(self.n_retries), PIECES_TAG: str(self.micro_batches), SHARE_TAG: self.said}
+        return {RETRIES_TAG: str(self.n_retries), PIECES_TAG: str(self.micro_batches), SHARE_TAG: self.reason}
 
     @property
-    def said(self) -> str:
+    def reason(self) -> str:
         """What ran out, for a person."""
         gpus = self.request.gpus
         if 0 < gpus < 1:
@@ -51,7 +51,7 @@ class Memory:
         return "it used more memory than the GPU has"
 
 
-def with_less_memory(
+def retry_with_less_memory(
     compute: Callable[[Config], _Value], config: Config, request: Request
 ) -> tuple[_Value, dict[str, str]]:
     """What `compute` returns, and the tags that say how its batches had to be cut.
@@ -73,10 +73,10 @@ def with_less_memory(
         if failure is None:
             assert found is not None
             return found[0], memory.tags()
-        most = _most_pieces(config)
+        most = _count_most_pieces(config)
         if memory.micro_batches >= most:
             raise OutOfGPUMemory(f"out of GPU memory with batches in {memory.micro_batches} pieces, the most there can "
-                                 f"be: {memory.said}. {failure.message}")  # fmt: skip
+                                 f"be: {memory.reason}. {failure.message}")  # fmt: skip
         memory = Memory(memory.n_retries + 1, min(2 * memory.micro_batches, most), request)
         config = config.with_values({"runtime.micro_batches": memory.micro_batches})
         gc.collect()
@@ -95,8 +95,8 @@ def _try(compute: Callable[[Config], _Value], config: Config) -> tuple[tuple[_Va
         return None, failure
 
 
-def _most_pieces(config: Config) -> int:
+def _count_most_pieces(config: Config) -> int:
     """Pieces of one sequence each; other methods have no batches that could be cut."""
     if config.method != CAUSALGED:
         return config.runtime.micro_batches
-    return max(-(-config.train.batch_size // n_workers_of(config)), config.runtime.micro_batches)
+    return max(-(-config.train.batch_size // count_workers(config)), config.runtime.micro_batches)

@@ -148,14 +148,14 @@ class Planner:
         first = command.seed
         seeds = self._seeds if self._seeds is not None else range(first, first + (study.seeds or 1))
         rows = study.trials(command, names, list(seeds), list(range(base.split.n_folds)))
-        trials = tuple((row.level, self._spec(study, row, base)) for row in rows)
-        floors = {(row.dataset, row.fold): self._floor(row.dataset, row.fold, base) for row in rows}
+        trials = tuple((row.level, self._make_spec(study, row, base)) for row in rows)
+        floors = {(row.dataset, row.fold): self._make_floor(row.dataset, row.fold, base) for row in rows}
         self._note_left_out(study, names)
         digest = hashlib.sha256(json.dumps([study.name, [spec.fingerprint for _, spec in trials]]).encode())
         keys = {name: self._prepare(name, base) for name in names}
         self.plan.studies.append(StudyPlan(study, base, trials, tuple(floors.values()), keys, digest.hexdigest()[:16]))
 
-    def under_base(self) -> dict[str, str]:
+    def prepare_under_base(self) -> dict[str, str]:
         """Data set name -> key of the pair prepared under the command's own configuration."""
         names = list(self._pairs) or [self._load(DEFAULT_DATASET)]
         return {name: self._prepare(name, self.plan.base) for name in names}
@@ -176,17 +176,17 @@ class Planner:
             self._names[given] = pair.name
         return self._names[given]
 
-    def _spec(self, study: Study, trial: Trial, base: Config) -> TrialSpec:
+    def _make_spec(self, study: Study, trial: Trial, base: Config) -> TrialSpec:
         key = self._prepare(trial.dataset, trial.config)
-        split = self._split(key, trial.config)[trial.fold]
+        split = self._find_split(key, trial.config)[trial.fold]
         self._check(key, split, trial.config)
         prepared = self.plan.datasets[key]
-        brought = self._file(trial, prepared, split)
+        brought = self._read_brought(trial, prepared, split)
         parts = [prepared.sha256, split.sha256] + ([brought.sha256] if brought else [])
         code = trial_code(trial.config)
         return TrialSpec(
             fingerprint=trial.config.fingerprint(*parts, code),
-            name=_trial_name(study, trial, base.split.n_folds),
+            name=_name_trial(study, trial, base.split.n_folds),
             dataset=trial.dataset,
             seed=trial.seed,
             fold=trial.fold,
@@ -198,7 +198,7 @@ class Planner:
             brought=brought,
         )
 
-    def _file(self, trial: Trial, prepared: PreparedPair, split: GeneSplit) -> BroughtFile | None:
+    def _read_brought(self, trial: Trial, prepared: PreparedPair, split: GeneSplit) -> BroughtFile | None:
         """The file a trial's predictions are in, once it is known to hold them."""
         brought = self._brought.get(trial.config.method)
         if brought is None:
@@ -229,7 +229,7 @@ class Planner:
         known = self.plan.notes.setdefault(name, [])
         known.extend(note for note in notes if note not in known)
 
-    def _split(self, key: str, config: Config) -> list[GeneSplit]:
+    def _find_split(self, key: str, config: Config) -> list[GeneSplit]:
         name = f"{key}:{config.fingerprint_of('split')}"
         if name not in self._splits:
             self._splits[name] = make_splits(self.plan.datasets[key].panel, config.split)
@@ -240,9 +240,9 @@ class Planner:
             if level.only_on is not None and not set(level.only_on) & set(names):
                 self._note(f"study {study.name}", (f"level '{level.label}' runs on {', '.join(level.only_on)} only",))
 
-    def _floor(self, dataset: str, fold: int, base: Config) -> FloorSpec:
+    def _make_floor(self, dataset: str, fold: int, base: Config) -> FloorSpec:
         key = self._prepare(dataset, base)
-        split = self._split(key, base)[fold]
+        split = self._find_split(key, base)[fold]
         prepared = self.plan.datasets[key]
         parts = [base.fingerprint_of(section) for section in ("data", "split", "evaluation")]
         parts += [prepared.sha256, split.sha256, code_version(), str(base.model.latent_dim)]
@@ -259,6 +259,6 @@ def _check_name(name: str, given: str) -> None:
         )
 
 
-def _trial_name(study: Study, trial: Trial, n_folds: int) -> str:
+def _name_trial(study: Study, trial: Trial, n_folds: int) -> str:
     fold = f" · fold {trial.fold}" if n_folds > 1 else ""
     return f"{study.name}={trial.level} · {trial.dataset} · seed {trial.seed}{fold}"

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tune.checkpoints.options import CHECKPOINTS
 from tune.cluster.connection import ClusterError, checked_nodes, is_joined, note_checked
-from tune.cluster.node_check import Expected, examine, problems_once
+from tune.cluster.node_check import Expected, examine, find_problems_once
 from tune.trials.messages import NodeProblem, from_report, to_report
 
 SECONDS_VARIABLE = "CGD_NODE_CHECK_SECONDS"
@@ -199,7 +199,7 @@ def _nodes_that_join(output: Path, files: Sequence[Path], storage: str | None) -
     with _expectations(output, files, storage) as expected:
 
         def problem_here() -> str:
-            problems = [] if ray.get_runtime_context().get_node_id() in checked else problems_once(expected)
+            problems = [] if ray.get_runtime_context().get_node_id() in checked else find_problems_once(expected)
             where = f"{os.uname().nodename} ({ray.util.get_node_ip_address()})"
             return f"{where}: {'; '.join(problems)}" if problems else ""
 

@@ -199,7 +199,7 @@ class StudyRecorder(Recorder):
         self.progress.start(name, spec.n_epochs, spec.dataset, spec.has_epochs)
 
     def show_epoch(self, name: str, epoch: Epoch) -> None:
-        self.progress.epoch(name, int(epoch.metrics["epoch"]), epoch.metrics)
+        self.progress.report_epoch(name, int(epoch.metrics["epoch"]), epoch.metrics)
 
     def write_result(self, key: str, name: str, result: TrialResult) -> str:
         spec, summary = self.specs[key], dict(result.summary)

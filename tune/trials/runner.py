@@ -17,8 +17,8 @@ from cgd.kept_prediction import PREDICTIONS
 from cgd.metrics.summary import summarise_table
 from cgd.version import code_version
 from tune.checkpoints.budget import BudgetCallback, CheckpointBudget
-from tune.checkpoints.options import AS_USUAL, CHECKPOINTS, CheckpointOptions
-from tune.cluster.connection import placed
+from tune.checkpoints.options import CHECKPOINTS, DEFAULT_OPTIONS, CheckpointOptions
+from tune.cluster.connection import connect_for
 from tune.cluster.resources import NO_SHARE, Share
 from tune.store.opening import after_all_ran
 from tune.store.outbox import Outbox
@@ -67,7 +67,7 @@ class Runner:
         forecast: dict[str, Any] | None = None,
         log_models: bool = True,
         share: Share = NO_SHARE,
-        keeping: CheckpointOptions = AS_USUAL,
+        keeping: CheckpointOptions = DEFAULT_OPTIONS,
     ) -> None:
         self.plan, self.tracking, self.output = plan, tracking, output
         self.log_models, self.share, self.keeping = log_models, share, keeping
@@ -129,7 +129,7 @@ class Runner:
         parents: dict[str, str] = {}
         try:
             with (
-                placed(requests, address, max_concurrent) as limit,
+                connect_for(requests, address, max_concurrent) as limit,
                 Outbox(self.tracking, self.output) as outbox,
             ):
                 shared = self._share(floors, trials)
@@ -198,7 +198,7 @@ class Runner:
         outbox: Outbox,
     ) -> bool:
         checkpoints = self.output / CHECKPOINTS
-        mirror = self.keeping.mirror(checkpoints)
+        mirror = self.keeping.open_mirror(checkpoints)
         replicates = [spec.replicate for spec in missing.values()]
         work = Work("test", replicates, shared, checkpoints, self.share, log_models=self.log_models, mirror=mirror)
         jobs = [Job(key, spec.config, (i,)) for i, (key, spec) in enumerate(missing.items())]

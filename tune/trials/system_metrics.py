@@ -43,10 +43,10 @@ class SystemMonitor:
             "process_cpu_utilization_percentage": self._process.cpu_percent(),
             "process_memory_megabytes": self._process.memory_info().rss / MEGABYTE,
         }
-        return {f"system/{name}": round(value, 1) for name, value in (values | _gpu_memory()).items()}
+        return {f"system/{name}": round(value, 1) for name, value in (values | _measure_gpu_memory()).items()}
 
 
-def _gpu_memory() -> dict[str, float]:
+def _measure_gpu_memory() -> dict[str, float]:
     """Memory in use on the GPU this process computes on, numbered as it is seen here; none where it uses none."""
     if not torch.cuda.is_initialized():  # asking would set up a context of hundreds of megabytes
         return {}

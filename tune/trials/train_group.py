@@ -88,7 +88,7 @@ class Group:
             n_reported = max(n_reported, attempt.n_reports)
         raise GroupDied(
             f"the {self.request.n_workers} workers of the trial died or did not start {n_lost} times without getting "
-            f"further; the last time: {_last_line(attempt.error)}"
+            f"further; the last time: {_find_last_line(attempt.error)}"
         )
 
 
@@ -110,7 +110,7 @@ class _Attempt:
         result: tuple[Any] | None = None
         failures: list[Failure] = []
         try:
-            for kind, content in self._messages(running):
+            for kind, content in self._receive(running):
                 if kind == _WORKER:
                     self.workers.append(content)
                 elif kind == _REPORT:
@@ -129,11 +129,11 @@ class _Attempt:
 
     def _fit(self) -> None:
         try:
-            _trainer(self.group, self.work, self.mailbox, self.storage).fit()
+            _make_trainer(self.group, self.work, self.mailbox, self.storage).fit()
         except Exception as error:  # of any kind: a worker's own came through the mailbox, anything else is a death
             self.error = error
 
-    def _messages(self, running: threading.Thread) -> Iterator[tuple[str, Any]]:
+    def _receive(self, running: threading.Thread) -> Iterator[tuple[str, Any]]:
         """Messages until the group has ended and all are read."""
         while True:
             over = not running.is_alive()
@@ -153,7 +153,7 @@ class _Attempt:
         shutil.rmtree(self.storage, ignore_errors=True)
 
 
-def _trainer(group: Group, work: Work, mailbox: Queue, storage: Path) -> Any:
+def _make_trainer(group: Group, work: Work, mailbox: Queue, storage: Path) -> Any:
     """The Train run: no checkpoints, no restarts of its own, and silent."""
     _prepare_environment()
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
@@ -213,7 +213,7 @@ def _use_own_gpu() -> None:
     torch.cuda.set_device(get_device())
 
 
-def _last_line(error: BaseException | None) -> str:
+def _find_last_line(error: BaseException | None) -> str:
     text = str(error).strip() if error else "it ended without a result"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:300]

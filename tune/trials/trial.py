@@ -32,7 +32,7 @@ from tune.checkpoints.mirror import CheckpointMirror
 from tune.cluster.resources import NO_SHARE, Request, Share
 from tune.trials.failure import describe
 from tune.trials.messages import VALUE, Epoch, Message, TrialResult, to_report
-from tune.trials.out_of_memory import with_less_memory
+from tune.trials.out_of_memory import retry_with_less_memory
 from tune.trials.spec import Job, Replicate
 from tune.trials.system_metrics import SystemMonitor
 from tune.trials.train_group import Group, Report
@@ -122,7 +122,7 @@ def run_trial(params: Mapping[str, Any], work: Work) -> None:
     try:
         job = Job.from_params(params)
         request = work.request(job.config)
-        found, tags = with_less_memory(run, job.config, request)
+        found, tags = retry_with_less_memory(run, job.config, request)
         report(replace(found, tags=tags))
     except Exception as error:  # the boundary between one trial and the others: whatever it was, they go on
         report(describe(error))

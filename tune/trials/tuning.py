@@ -15,7 +15,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from cgd.errors import TrackingError
-from tune.cluster.resources import alike
+from tune.cluster.resources import are_alike
 from tune.trials.callback import Listener, TrialCallback
 from tune.trials.failure import RETRIES, RenewRetries
 from tune.trials.preflight import NodeStop, checked_trials
@@ -93,7 +93,7 @@ def run_tune(
     )
     tune_config = ray_tune.TuneConfig(
         # Tune keeps an idle process with what it holds, for which a trial of another kind would wait for ever
-        reuse_actors=alike(work.request(job.config) for job in jobs),
+        reuse_actors=are_alike(work.request(job.config) for job in jobs),
         max_concurrent_trials=max_concurrent,
         search_alg=searcher,
         scheduler=scheduler,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cgd.training.checkpoint import CheckpointFolder
-from tune.checkpoints.budget import CheckpointBudget, folder_size, stored_checkpoints
+from tune.checkpoints.budget import CheckpointBudget, find_checkpoints, measure_folder
 from tune.checkpoints.options import size
 
 KB = 10_000  # tensors of a checkpoint; its other parts stay below a tenth of it
@@ -20,7 +20,7 @@ def save(root, trial, *epochs, best=None):
 
 
 def left(root):
-    return sorted(f"{one.trial}/{one.epoch}" for one in stored_checkpoints(root))
+    return sorted(f"{one.trial}/{one.epoch}" for one in find_checkpoints(root))
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_links_are_neither_counted_nor_removed(root, tmp_path):
     (root / "linked").symlink_to(tmp_path / "elsewhere" / "other")
     assert len(left(root)) == 7
     enforce(root, 0)
-    assert folder_size(tmp_path / "elsewhere") > KB
+    assert measure_folder(tmp_path / "elsewhere") > KB
 
 
 @pytest.mark.parametrize(

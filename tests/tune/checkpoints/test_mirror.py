@@ -154,7 +154,7 @@ def test_training_does_not_begin_again_because_the_store_is_away(tmp_path, stora
     def refused(uri):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(checkpoint_mirror, "_opened", refused)
+    monkeypatch.setattr(checkpoint_mirror, "_open_store", refused)
     with pytest.raises(StorageError, match=r"cannot reach the checkpoint storage .*: no route to host"):
         opened(machine(tmp_path, storage)).load_newest()
 
@@ -246,4 +246,4 @@ def test_a_model_that_does_not_arrive_is_said(tmp_path, storage):
         blocked.try_to_put(mirror.root / "abc" / "epoch-00001")
     assert read_folder(mirror.root / "abc" / "epoch-00001")[1]["epoch"] == 1
     with pytest.raises(StorageError):
-        blocked.epochs(mirror.root / "abc")
+        blocked.list_epochs(mirror.root / "abc")

@@ -84,10 +84,10 @@ def test_a_trial_goes_on_from_the_bucket_and_leaves_nothing_in_it(bucket, servic
     assert (tensors["a"][0, 0].item(), state["epoch"]) == (3, 3)
     save(two, 4)
     assert keys(client) == kept
-    assert two.trials() == ["abc"]
+    assert two.list_trials() == ["abc"]
     two.forget("abc")
     assert keys(client) == []
-    assert two.trials() == []
+    assert two.list_trials() == []
     with pytest.raises(StorageError, match="cannot write to the checkpoint storage s3://nobody"):
         CheckpointMirror(uri.replace("study", "nobody", 1), tmp_path).check()
 

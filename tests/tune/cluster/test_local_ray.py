@@ -9,8 +9,8 @@ import pytest
 import ray
 
 from tune.cluster import private_ray
-from tune.cluster.connection import ClusterError, connected
-from tune.cluster.private_ray import session_folder
+from tune.cluster.connection import ClusterError, connect
+from tune.cluster.private_ray import make_session_folder
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_a_ray_that_does_not_start_is_no_crash(monkeypatch, address, message):
         raise Exception("The node timed out.")
 
     monkeypatch.setattr(ray, "init", refuse)
-    with pytest.raises(ClusterError, match=message), connected(address):
+    with pytest.raises(ClusterError, match=message), connect(address):
         pass
 
 
@@ -34,7 +34,7 @@ def test_a_folder_too_deep_for_sockets_is_said(monkeypatch, tmp_path):
     deep = tmp_path / ("x" * 80)
     deep.mkdir()
     monkeypatch.setenv("RAY_TMPDIR", str(deep))
-    with pytest.raises(ClusterError, match=r"AF_UNIX .*\. Set RAY_TMPDIR to a shorter folder$"), connected("local", 1):
+    with pytest.raises(ClusterError, match=r"AF_UNIX .*\. Set RAY_TMPDIR to a shorter folder$"), connect("local", 1):
         pass
     assert not ray.is_initialized()
 
@@ -46,7 +46,7 @@ def test_on_a_mac_the_folder_of_the_sessions_is_not_the_users_deep_one(monkeypat
     monkeypatch.setattr(private_ray.tempfile, "gettempdir", lambda: str(tmp_path / ("x" * 80)))
     monkeypatch.setattr(private_ray.Path, "mkdir", lambda folder, **how: asked.append(folder))
     with suppress(ClusterError):  # it was not made
-        session_folder()
+        make_session_folder()
     assert asked == [Path("/tmp").resolve() / f"ray-{os.getuid()}"]
 
 
@@ -65,7 +65,7 @@ def test_gloo_stays_on_loopback_under_a_ray_of_this_machine_alone(monkeypatch, a
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     if own:
         monkeypatch.setenv("GLOO_SOCKET_IFNAME", own)
-    with pytest.raises(ClusterError), connected(address):
+    with pytest.raises(ClusterError), connect(address):
         pass
     assert seen == [expected]
     assert os.environ.get("GLOO_SOCKET_IFNAME") == own  # a cluster joined later is not told

@@ -8,10 +8,10 @@ from ray.core.generated.autoscaler_pb2 import NodeGroupConfig
 
 from cgd.config import Config
 from cgd.errors import ConfigError
-from tune.cluster.capacity import Capacity, Node, _from_bootstrap, _types, of_this_machine
+from tune.cluster.capacity import Capacity, Node, _read_bootstrap, _read_node_groups, measure_machine
 from tune.cluster.environment import GROUP_DEFAULTS
-from tune.cluster.resources import DRIVER_CPUS, Request, ResourceError, Share, n_concurrent
-from tune.commands.options import with_workers
+from tune.cluster.resources import DRIVER_CPUS, Request, ResourceError, Share, count_concurrent
+from tune.commands.options import add_workers
 
 ONE_GPU_MACHINE = Capacity((Node(8, 1),))
 
@@ -29,10 +29,10 @@ def test_a_trial_asks_for_its_threads_and_on_a_gpu_for_one_per_worker():
 
 
 def test_workers_of_a_trial_are_named_once():
-    assert with_workers({"train.epochs": 3}, 2) == {"train.epochs": 3, "train.n_workers": 2}
-    assert with_workers({"train.n_workers": 2}, None) == with_workers({"train.n_workers": 2}, 2)
+    assert add_workers({"train.epochs": 3}, 2) == {"train.epochs": 3, "train.n_workers": 2}
+    assert add_workers({"train.n_workers": 2}, None) == add_workers({"train.n_workers": 2}, 2)
     with pytest.raises(ConfigError, match="give one of them"):
-        with_workers({"train.n_workers": 3}, 2)
+        add_workers({"train.n_workers": 3}, 2)
 
 
 def test_a_baseline_has_one_worker():
@@ -67,12 +67,12 @@ def test_gpus_that_no_worker_could_use_are_refused(gpus, values, message):
     ],
 )
 def test_no_more_trials_run_than_fit(request_, capacity, asked, expected):
-    assert n_concurrent([request_], capacity, asked) == expected
+    assert count_concurrent([request_], capacity, asked) == expected
 
 
 def test_the_largest_trial_decides():
     requests = [Request(1, 1), Request(3, 1), Request(2, 1)]
-    assert n_concurrent(requests, Capacity((Node(7),)), None) == 2
+    assert count_concurrent(requests, Capacity((Node(7),)), None) == 2
 
 
 @pytest.mark.parametrize(("n_workers", "cpus", "total"), list(itertools.product((2, 3, 5), (0.25, 1, 2.5), (2, 7, 16))))
@@ -80,9 +80,9 @@ def test_what_runs_at_a_time_never_exceeds_what_there_is(n_workers, cpus, total)
     request = Request(n_workers, cpus)
     if n_workers * cpus > total:
         with pytest.raises(ResourceError):
-            n_concurrent([request], Capacity((Node(total),)), None)
+            count_concurrent([request], Capacity((Node(total),)), None)
         return
-    n = n_concurrent([request], Capacity((Node(total),)), None)
+    n = count_concurrent([request], Capacity((Node(total),)), None)
     assert n * (DRIVER_CPUS + n_workers * request.worker["CPU"]) <= total
     assert (n + 1) * n_workers * cpus > total  # and no slot is left unused
 
@@ -107,14 +107,14 @@ def test_what_runs_at_a_time_never_exceeds_what_there_is(n_workers, cpus, total)
 )
 def test_what_can_never_run_is_refused_with_the_numbers(request_, capacity, message):
     with pytest.raises(ResourceError, match=message):
-        n_concurrent([request_], capacity, None)
+        count_concurrent([request_], capacity, None)
 
 
 def test_a_cluster_that_can_grow_holds_what_it_can_grow_to():
     growing = Capacity((Node(0),), True, Node(8, 4), ((2, Node(4, 2)),))
-    assert n_concurrent([Request(2, 1, 1)], growing, None) == 2
-    assert n_concurrent([Request(1, 1)], growing, None) is None  # Tune asks for as much as it gets
-    assert n_concurrent([Request(1, 1)], growing, 5) == 5
+    assert count_concurrent([Request(2, 1, 1)], growing, None) == 2
+    assert count_concurrent([Request(1, 1)], growing, None) is None  # Tune asks for as much as it gets
+    assert count_concurrent([Request(1, 1)], growing, 5) == 5
 
 
 @pytest.mark.parametrize(
@@ -127,15 +127,15 @@ def test_a_cluster_that_can_grow_holds_what_it_can_grow_to():
 )
 def test_workers_on_a_growing_cluster_are_counted_node_by_node(request_, types, expected):
     limit = Node(sum(n * node.cpus for n, node in types), sum(n * node.gpus for n, node in types))
-    assert n_concurrent([request_], Capacity((Node(0),), True, limit, types), None) == expected
+    assert count_concurrent([request_], Capacity((Node(0),), True, limit, types), None) == expected
 
 
 def test_a_worker_that_no_node_of_a_growing_cluster_could_hold_is_refused():
     growing = Capacity((Node(0),), True, Node(12), ((3, Node(4)),))
     with pytest.raises(ResourceError, match="it could never run"):
-        n_concurrent([Request(2, 5)], growing, None)
+        count_concurrent([Request(2, 5)], growing, None)
     with pytest.raises(ResourceError, match="it could never run"):
-        n_concurrent([Request(4, 3)], growing, None)  # 12 CPUs, on which three fit
+        count_concurrent([Request(4, 3)], growing, None)  # 12 CPUs, on which three fit
 
 
 def test_what_ray_tells_of_a_growing_cluster_has_node_groups_and_may_have_no_bound():
@@ -144,11 +144,11 @@ def test_what_ray_tells_of_a_growing_cluster_has_node_groups_and_may_have_no_bou
         NodeGroupConfig(name="none", resources={"CPU": 64}, max_count=0),
         NodeGroupConfig(name="endless", resources={"CPU": 4}, max_count=-1),
     ]
-    types = _types(groups)
+    types = _read_node_groups(groups)
     assert types == ((3, Node(8, 1)), (sys.maxsize, Node(4, 0)))
     growing = Capacity((Node(0),), True, Node(100, 3), types)  # the whole cluster may have a bound of its own
-    assert n_concurrent([Request(2, 1, 1)], growing, None) == 1
-    assert n_concurrent([Request(2, 4)], growing, None) == 12
+    assert count_concurrent([Request(2, 1, 1)], growing, None) == 1
+    assert count_concurrent([Request(2, 4)], growing, None) == 12
 
 
 def test_workers_wait_for_room_for_days():
@@ -158,9 +158,9 @@ def test_workers_wait_for_room_for_days():
 def test_a_cluster_that_does_not_say_what_it_can_grow_to_is_waited_for():
     said = []
     growing = Capacity((Node(1),), True)
-    assert n_concurrent([Request(2, 1)], growing, None, said.append) == 1
+    assert count_concurrent([Request(2, 1)], growing, None, said.append) == 1
     assert "trials wait until it has grown" in said[0]
-    assert n_concurrent([Request(2, 1)], growing, 6, said.append) == 6
+    assert count_concurrent([Request(2, 1)], growing, 6, said.append) == 6
 
 
 def test_the_description_of_a_cluster_tells_what_it_can_grow_to():
@@ -169,11 +169,11 @@ def test_the_description_of_a_cluster_tells_what_it_can_grow_to():
         "gpu": {"resources": {"CPU": 8, "GPU": 1}, "max_workers": 3},
         "none": {"resources": {"CPU": 64}, "max_workers": 0},
     }
-    found = _from_bootstrap((Node(4),), {"head_node_type": "head", "available_node_types": types})
+    found = _read_bootstrap((Node(4),), {"head_node_type": "head", "available_node_types": types})
     assert (found.limit, found.types) == (Node(24, 3), ((3, Node(8, 1)),))
     types["gpu"]["resources"] = {}
-    assert _from_bootstrap((Node(4),), {"head_node_type": "head", "available_node_types": types}).limit is None
+    assert _read_bootstrap((Node(4),), {"head_node_type": "head", "available_node_types": types}).limit is None
 
 
 def test_this_machine_has_cpus():
-    assert of_this_machine().n_cpus >= 1
+    assert measure_machine().n_cpus >= 1

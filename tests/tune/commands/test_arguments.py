@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cgd.errors import TrackingError
-from tune.commands.options import file_name, open_ui, recorded
+from tune.commands.options import file_name, make_ui_command, record_arguments
 from tune.store.errors import without_password
 from tune.store.tracking import Tracking
 
@@ -27,7 +27,7 @@ def test_passwords_are_not_shown(url, shown):
 
 def test_the_address_of_a_store_is_shown_without_its_password(tmp_path):
     uri = "nonsense://me:secret@host/x"
-    assert "secret" not in open_ui(uri, None)
+    assert "secret" not in make_ui_command(uri, None)
     with pytest.raises(TrackingError, match="nonsense://me:\\*\\*\\*@host/x") as refused:
         Tracking(uri, tmp_path)
     assert "secret" not in str(refused.value)
@@ -37,7 +37,7 @@ def test_what_is_recorded_holds_no_password_and_is_json():
     given = argparse.Namespace(
         output=Path("a"), storage="mysql://me:secret@host/db", seeds=3, values=["a=1"], name=None
     )
-    assert recorded(given) == {
+    assert record_arguments(given) == {
         "output": "a", "storage": "mysql://me:***@host/db", "seeds": 3, "values": ["a=1"], "name": None,
     }  # fmt: skip
 

@@ -143,10 +143,10 @@ def test_of_a_checkpoint_storage_others_may_be_using_only_finished_trials_go(out
         CheckpointFolder(output / "checkpoints" / name, name).save(3, {"a": torch.zeros(10)}, {})
         mirror.put(output / "checkpoints" / name / "epoch-00003")
     clean(options(output, what, dry_run=True, storage=storage))
-    assert mirror.trials() == names
+    assert mirror.list_trials() == names
     clean(options(output, what, storage=storage))
     assert "in storage  done  (the store has the trial as finished)" in capsys.readouterr().out
-    assert mirror.trials() == names[1:]
+    assert mirror.list_trials() == names[1:]
 
 
 def test_without_a_store_no_trial_is_taken_for_finished_or_unknown(tmp_path, capsys):

@@ -298,7 +298,7 @@ def test_the_live_table_shows_no_epochs_of_a_method_that_has_none():
     board = Board(n_trials=2, n_epochs=20)
     board.start("method=SpaGE", 10, "mouse", has_epochs=False)
     board.start("method=CausalGeD", 10, "mouse")
-    board.epoch("method=CausalGeD", 3, {"val_pcc": 0.3})
+    board.report_epoch("method=CausalGeD", 3, {"val_pcc": 0.3})
     console = Console(file=io.StringIO(), width=80, height=30)
     console.print(draw(board, 80, 30))
     lines = {line.split()[0]: line for line in console.file.getvalue().splitlines() if line.startswith("method")}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tune.commands.scaling import build_parser, configuration
+from tune.commands.scaling import build_parser, make_config
 
 
 @pytest.fixture
@@ -12,13 +12,13 @@ def asked(tmp_path):
     def read(text, *arguments):
         file = tmp_path / "config.yaml"
         file.write_text(text)
-        return configuration(build_parser().parse_args(["--config", str(file), *arguments]))
+        return make_config(build_parser().parse_args(["--config", str(file), *arguments]))
 
     return read
 
 
 def test_epochs_have_fifty_steps_unless_the_file_or_the_command_says_otherwise(asked):
-    assert configuration(build_parser().parse_args([])).train.steps_per_epoch == 50
+    assert make_config(build_parser().parse_args([])).train.steps_per_epoch == 50
     assert asked("model: {depth: 2}").train.steps_per_epoch == 50
     assert asked("train: {steps_per_epoch: 7}").train.steps_per_epoch == 7
     assert asked("train: {steps_per_epoch: 10}").train.steps_per_epoch == 10  # the default, but said

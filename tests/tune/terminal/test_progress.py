@@ -16,7 +16,7 @@ import tune.terminal.progress
 from tune.terminal.board import Board, draw
 from tune.terminal.logs import CommandLog
 from tune.terminal.progress import Progress
-from tune.terminal.text import clock, duration, make_console, megabytes, one_line
+from tune.terminal.text import format_clock, format_duration, format_mb, join_lines, make_console
 
 ROOT = Path(__file__).parents[3]
 NAME = "ar_decay=0.8 · mouse · seed 0"
@@ -43,8 +43,8 @@ def play(progress):
     with progress:
         for name in (NAME, OTHER, "ar_decay=0.9 · human · seed 0"):
             progress.start(name, 4, "human" if "human" in name else "mouse")
-        progress.epoch(NAME, 1, {"val_pcc": 0.512})
-        progress.epoch(OTHER, 2, {"val_pcc": 0.4})
+        progress.report_epoch(NAME, 1, {"val_pcc": 0.512})
+        progress.report_epoch(OTHER, 2, {"val_pcc": 0.4})
         progress.finish(NAME, "PCC 0.300 in 12 s")
         progress.finish("ar_decay=0.9 · human · seed 0", "FAILED: diverged", failed=True)
     return progress.console.file.getvalue()
@@ -100,7 +100,7 @@ def test_a_heartbeat_breaks_a_long_silence():
     console, started = make_console(io.StringIO()), time.monotonic()
     with Progress(5, 20, console, heartbeat_seconds=0.1) as progress:
         progress.start(NAME, 4, "mouse")
-        progress.epoch(NAME, 1, {"val_pcc": 0.25})
+        progress.report_epoch(NAME, 1, {"val_pcc": 0.25})
         time.sleep(0.45)
     lines = console.file.getvalue().splitlines()
     assert 1 <= len(lines) <= (time.monotonic() - started) / 0.1
@@ -123,7 +123,7 @@ def test_the_table_is_drawn_at_most_four_times_a_second(terminal, monkeypatch):
     with Progress(5, 20, terminal()) as progress:
         progress.start(NAME, 4, "mouse")
         for _ in range(200):
-            progress.epoch(NAME, 1, {"val_pcc": 0.25})
+            progress.report_epoch(NAME, 1, {"val_pcc": 0.25})
             time.sleep(0.005)
         assert 1 <= len(drawn) <= 4 * (time.monotonic() - started) + 2
 
@@ -133,7 +133,7 @@ def test_no_line_is_wider_than_the_terminal(terminal, width):
     board = Board(40, 400)
     for i in range(30):
         board.start(f"{'組織' * 10} {i} · a_very_long_name_of_a_data_set_that_has_no_end", 10, f"data {i}")
-        board.epoch(f"{'組織' * 10} {i} · a_very_long_name_of_a_data_set_that_has_no_end", 3, {"val_pcc": 0.1})
+        board.report_epoch(f"{'組織' * 10} {i} · a_very_long_name_of_a_data_set_that_has_no_end", 3, {"val_pcc": 0.1})
     console = terminal(width)
     with console.capture() as captured:
         console.print(draw(board, width, 30))
@@ -148,26 +148,26 @@ def test_the_best_is_the_best_on_the_validation_genes_per_data_set():
     board.start("a", 10, "mouse")
     board.start("b", 10, "human")
     for name, epoch, score in (("a", 1, 0.2), ("a", 2, 0.5), ("a", 3, 0.4), ("b", 1, 0.1)):
-        board.epoch(name, epoch, {"val_pcc": score, "test_pcc": 0.9})
+        board.report_epoch(name, epoch, {"val_pcc": score, "test_pcc": 0.9})
     board.finish("a", failed=False)
-    board.epoch("a", 4, {"val_pcc": 0.99})  # a late report of a trial that has ended
+    board.report_epoch("a", 4, {"val_pcc": 0.99})  # a late report of a trial that has ended
     assert board.best == {"mouse": (0.5, "a"), "human": (0.1, "b")}
     assert (board.n_done, board.n_failed, board.n_waiting, board.epochs_over) == (1, 0, 2, 11)
 
 
 def test_the_time_left_follows_from_the_epochs_done(monkeypatch):
     board = Board(4, 40)
-    assert board.time_left() == ""
+    assert board.describe_time_left() == ""
     board.start("a", 10, "mouse")
-    board.epoch("a", 5, {})
+    board.report_epoch("a", 5, {})
     monkeypatch.setattr(board, "started", time.monotonic() - 50)
-    assert board.seconds_left() == pytest.approx(350, abs=1)
+    assert board.estimate_seconds_left() == pytest.approx(350, abs=1)
     board.finish("a", failed=False)  # stopped early: its other epochs need not be waited for
-    assert board.seconds_left() == pytest.approx(150, abs=1)
+    assert board.estimate_seconds_left() == pytest.approx(150, abs=1)
     for name in "bcd":
         board.start(name, 10, "mouse")
-        board.epoch(name, 10, {})
-    assert board.time_left() == ""  # they predict, for nobody knows how long
+        board.report_epoch(name, 10, {})
+    assert board.describe_time_left() == ""  # they predict, for nobody knows how long
 
 
 def test_a_terminal_without_the_characters_gets_the_closest():
@@ -181,9 +181,9 @@ def test_a_terminal_without_the_characters_gets_the_closest():
 
 
 def test_values_in_words():
-    assert [duration(s) for s in (0.52, 12, 99.4, 100, 7200, float("nan"))] == [
+    assert [format_duration(s) for s in (0.52, 12, 99.4, 100, 7200, float("nan"))] == [
         "0.5 s", "12 s", "99 s", "2 min", "2.0 h", "?",
     ]  # fmt: skip
-    assert [megabytes(m) for m in (0.5, 410.2, 3210.0, float("nan"))] == ["0.5 MB", "410 MB", "3.2 GB", "?"]
-    assert clock(3792.9) == "1:03:12"
-    assert one_line("\x1b[31mred\r\n  and\tmore\x07") == "[31mred and more"
+    assert [format_mb(m) for m in (0.5, 410.2, 3210.0, float("nan"))] == ["0.5 MB", "410 MB", "3.2 GB", "?"]
+    assert format_clock(3792.9) == "1:03:12"
+    assert join_lines("\x1b[31mred\r\n  and\tmore\x07") == "[31mred and more"

@@ -9,17 +9,17 @@ import pytest
 from cgd.config import Config
 from cgd.probe import Probe
 from tune.cluster.capacity import free_disk_mb, memory_mb
-from tune.commands.plan_table import describe_wait, warnings
+from tune.commands.plan_table import describe_wait, find_shortages
 from tune.trials.forecast import (
     GROUP_START_SECONDS,
     RECORD_MB,
     Forecast,
     TrialForecast,
-    epoch_shares,
     forecast_path,
     forecast_trial,
     load_forecast,
     make_forecast,
+    measure_epoch_shares,
     save_forecast,
     schedule,
 )
@@ -83,7 +83,7 @@ def test_the_share_of_epochs_comes_from_the_finished_trials_of_the_study():
         finished("other", "mouse", 20, 1),
         ({"cgd.study.depth": "1"}, {}, {}),
     ]
-    assert epoch_shares(runs, ["depth"]) == {("mouse", 20): 0.75, ("human", 20): 0.25}
+    assert measure_epoch_shares(runs, ["depth"]) == {("mouse", 20): 0.75, ("human", 20): 0.25}
 
 
 @pytest.mark.parametrize(
@@ -140,12 +140,12 @@ def test_what_to_expect_of_a_run_counts_the_trials_still_missing():
 
 def test_too_much_for_the_machine_is_said_with_what_to_do():
     forecast = make_forecast([trial("a", 1, 4000), trial("b", 1, 4000)], 2)
-    assert warnings(forecast, memory=100_000, disk=100_000) == []
-    memory = warnings(forecast, memory=7000, disk=100_000)
+    assert find_shortages(forecast, memory=100_000, disk=100_000) == []
+    memory = find_shortages(forecast, memory=7000, disk=100_000)
     assert len(memory) == 1
     assert memory[0].endswith("this machine has 7.0 GB: use --max-concurrent 1")
-    assert "even one is too large" in warnings(forecast, memory=3000, disk=100_000)[0]
-    assert "choose another --output" in warnings(forecast, memory=100_000, disk=1)[0]
+    assert "even one is too large" in find_shortages(forecast, memory=3000, disk=100_000)[0]
+    assert "choose another --output" in find_shortages(forecast, memory=100_000, disk=1)[0]
 
 
 def test_memory_is_that_of_the_container(tmp_path):

@@ -8,7 +8,7 @@ from ray import tune as ray_tune
 from cgd.training.trainer import Trainer
 from tune.cluster.resources import Request
 from tune.trials.messages import Epoch, from_report
-from tune.trials.out_of_memory import OutOfGPUMemory, with_less_memory
+from tune.trials.out_of_memory import OutOfGPUMemory, retry_with_less_memory
 from tune.trials.spec import Job, Replicate
 from tune.trials.trial import Work, run_trial
 
@@ -90,7 +90,7 @@ def test_workers_share_the_batch_out_so_that_there_are_fewer_pieces(tiny):
 
     config = tiny.config({"train.batch_size": 6, "train.n_workers": 2})
     with pytest.raises(OutOfGPUMemory):
-        with_less_memory(compute, config, Request(2, 1, 1))
+        retry_with_less_memory(compute, config, Request(2, 1, 1))
     assert tried == [1, 2, 3]  # three sequences for each worker
 
 
@@ -100,7 +100,7 @@ def test_memory_that_another_process_took_is_tried_again_too(tiny):
             raise torch.AcceleratorError("CUDA error: out of memory")
         return config.runtime.micro_batches
 
-    found, tags = with_less_memory(compute, tiny.config({"train.batch_size": 4}), Request(1, 1, 0.25))
+    found, tags = retry_with_less_memory(compute, tiny.config({"train.batch_size": 4}), Request(1, 1, 0.25))
     assert (found, tags["cgd.out_of_memory_retries"]) == (2, "1")
 
 
@@ -111,8 +111,8 @@ def test_other_errors_and_other_methods_are_not_tried_again(tiny):
 
     calls, error = [], ValueError("wrong")
     with pytest.raises(ValueError, match="wrong"):
-        with_less_memory(compute, tiny.config(), ONE)
+        retry_with_less_memory(compute, tiny.config(), ONE)
     error = torch.OutOfMemoryError("none")
     with pytest.raises(OutOfGPUMemory):
-        with_less_memory(compute, tiny.config({"method": "spage"}), ONE)
+        retry_with_less_memory(compute, tiny.config({"method": "spage"}), ONE)
     assert calls == ["causalged", "spage"]

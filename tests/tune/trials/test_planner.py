@@ -107,7 +107,7 @@ def test_a_trial_has_a_key_that_outlives_the_code_version(tiny, monkeypatch):
 
 
 def test_data_sets_of_one_name_must_be_one_data_set(tiny, monkeypatch):
-    assert Planner(tiny.base, ["a", "folder/a"]).under_base().keys() == {"a"}
+    assert Planner(tiny.base, ["a", "folder/a"]).prepare_under_base().keys() == {"a"}
     with pytest.raises(StudyError, match="data set 'a' is asked for twice"):
         Planner(tiny.base, ["a", "folder/a"]).add(study())
     cut = replace(tiny.pair, name="a", adata_st=tiny.pair.adata_st[:-1])
@@ -123,7 +123,7 @@ def test_two_studies_of_one_name_are_refused(tiny):
 
 def test_without_a_study_the_embedded_data_set_is_prepared(tiny):
     planner = Planner(tiny.base)
-    keys = planner.under_base()
+    keys = planner.prepare_under_base()
     assert list(keys) == ["simulated"]
     assert planner.plan.datasets[keys["simulated"]].panel == tiny.prepared.panel
 

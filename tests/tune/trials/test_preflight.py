@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tune.cluster import connection as cluster_module
-from tune.cluster.connection import ClusterError, checked_nodes, connected
+from tune.cluster.connection import ClusterError, checked_nodes, connect
 from tune.trials.preflight import SECONDS_VARIABLE, check_nodes, checked_tasks, trial_nodes
 
 ROOT = Path(__file__).parents[3]
@@ -54,7 +54,7 @@ def fake_torch(folder, version="1.0"):
 
 def refusal(address, output, data=()):
     """What the user hears; also that the check is a matter of seconds."""
-    with connected(address):
+    with connect(address):
         references = [ray.put(one) for one in data]
         start = time.monotonic()
         with pytest.raises(ClusterError) as caught:
@@ -66,13 +66,13 @@ def refusal(address, output, data=()):
 
 def only_from(folder, monkeypatch):
     """Let nodes take the code from `folder`, as where it is installed there and nothing is shipped."""
-    monkeypatch.setattr(cluster_module, "runtime_env", lambda: {"env_vars": {"PYTHONPATH": str(folder)}})
+    monkeypatch.setattr(cluster_module, "make_runtime_env", lambda: {"env_vars": {"PYTHONPATH": str(folder)}})
     monkeypatch.chdir(folder)  # Ray has workers import from the driver's folder first
 
 
 def test_good_nodes_are_named_and_the_head_without_cpus_is_left_out(nodes, tmp_path, tiny, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)  # so that workers cannot take the code from the folder of the driver: it is shipped
-    with connected(nodes.address):
+    with connect(nodes.address):
         check_nodes(tmp_path, [ray.put(tiny.prepared)])
         (node,) = trial_nodes()
     printed = capsys.readouterr().out
@@ -121,7 +121,7 @@ def test_a_node_without_any_of_the_code_is_refused(nodes, bad_node, tmp_path, mo
 
 def test_a_node_that_goes_away_while_it_is_asked_is_no_reason_to_refuse(nodes, bad_node, tmp_path, capsys):
     bad = bad_node()
-    with connected(nodes.address):
+    with connect(nodes.address):
         nodes.remove_node(bad, allow_graceful=False)  # killed: Ray takes it for alive for some seconds more
         assert len(trial_nodes()) == 2
         check_nodes(tmp_path)
@@ -170,7 +170,7 @@ def test_an_output_folder_of_a_nodes_own_is_refused(nodes, tmp_path):
         ["unshare", "--mount", "sh", "-c", inside], stdout=subprocess.DEVNULL, start_new_session=True
     )
     try:
-        with connected(nodes.address):
+        with connect(nodes.address):
             wait_for_trial_nodes(2)
         message = refusal(nodes.address, output)
     finally:
@@ -196,7 +196,7 @@ def on(node, function):
 def test_a_node_that_joins_after_the_check_is_looked_at_before_its_first_task(nodes, bad_node, tmp_path, where_it_runs):
     """As during the floors of a study, before its trials."""
     good = next(iter(nodes.worker_nodes))
-    with connected(nodes.address):
+    with connect(nodes.address):
         check_nodes(tmp_path)
         bad = bad_node(PYTHONPATH=fake_torch(tmp_path / "packages"))
         wait_for_trial_nodes(2)
@@ -212,11 +212,11 @@ def test_a_node_that_joins_after_the_check_is_looked_at_before_its_first_task(no
 def test_a_node_that_joins_must_see_the_files_too_and_what_was_checked_is_forgotten(nodes, tmp_path, where_it_runs):
     good = next(iter(nodes.worker_nodes))
     missing = tmp_path / "values.csv"
-    with connected(nodes.address):
+    with connect(nodes.address):
         check_nodes(tmp_path)
         assert checked_nodes() == {good.node_id}
     with (
-        connected(nodes.address),
+        connect(nodes.address),
         pytest.raises(ClusterError, match=r"sees no file .*values\.csv"),
         checked_tasks(where_it_runs, tmp_path, [missing]) as guarded,
     ):
@@ -233,5 +233,5 @@ def wait_for_trial_nodes(n, seconds=120):
 def test_a_cluster_of_another_ray_is_refused_in_words(nodes, monkeypatch):
     monkeypatch.setattr(ray, "__version__", "1.0.0")
     words = r"has another Ray or Python than this command: .*Ray: 2\..*Ray: 1\.0\.0"
-    with pytest.raises(ClusterError, match=words), connected(nodes.address):
+    with pytest.raises(ClusterError, match=words), connect(nodes.address):
         pass
