@@ -29,7 +29,7 @@ class Stored:
 
 
 def measure_folder(folder: Path) -> int:
-    """Bytes of the files in a folder; links are not followed, and what vanishes meanwhile counts nothing."""
+    """Bytes of the files in a folder; links are not followed, and files that vanish meanwhile are not counted."""
     total = 0
     for place, _, names in os.walk(folder):
         for name in names:
@@ -70,24 +70,22 @@ class CheckpointBudget:
 
     def __init__(self, root: Path, limit: int, has_ended: Callable[[str], bool]) -> None:
         self.root, self.limit, self.has_ended = root, limit, has_ended
-        self._said = False
+        self._warned = False
 
     def enforce(self) -> list[Stored]:
         """Remove what has to go; returns it."""
         found = list(find_checkpoints(self.root))
         total = sum(one.n_bytes for one in found)
         removed: list[Stored] = []
-        if total <= self.limit:
-            return removed
-        for one in self._sort_removable(found):
+        for one in self._sort_removable(found) if total > self.limit else ():
             remove_folder(one.path)
             removed.append(one)
             total -= one.n_bytes
             _log.info("removed %s (%s): over the checkpoint budget", one.path, readable_size(one.n_bytes))
             if total <= self.limit:
-                return removed
-        if not self._said:
-            self._said = True
+                break
+        if total > self.limit and not self._warned:
+            self._warned = True
             _log.warning(
                 "checkpoints take %s, more than the budget of %s: what is left are the newest ones of unfinished "
                 "trials, which are needed to continue them; give a larger --checkpoint-budget",
@@ -98,17 +96,16 @@ class CheckpointBudget:
 
     def _sort_removable(self, found: Iterable[Stored]) -> list[Stored]:
         """What may go, what is needed least first."""
-        ended, spare, best = [], [], []
+        ranked: list[tuple[int, Stored]] = []
         by_folder: dict[Path, list[Stored]] = {}
         for one in found:
             if self.has_ended(one.trial):
-                ended.append(one)
+                ranked.append((0, one))
             else:
                 by_folder.setdefault(one.path.parent, []).append(one)
         for checkpoints in by_folder.values():
-            for one, is_best in _find_dispensable(checkpoints):
-                (best if is_best else spare).append(one)
-        return ended + spare + best
+            ranked += [(1 + is_best, one) for one, is_best in _find_dispensable(checkpoints)]
+        return [one for _, one in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def _find_dispensable(checkpoints: list[Stored]) -> Iterator[tuple[Stored, bool]]:

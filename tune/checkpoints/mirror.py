@@ -129,14 +129,14 @@ class CheckpointMirror:
         return sorted(epoch for epoch in found if epoch is not None)
 
     def try_to_put(self, folder: Path) -> None:
-        """As `put`, for what is lost without harm: it is said then."""
+        """As `put`, but a failure is only a warning."""
         try:
             self.put(folder)
         except (*_ERRORS, StorageError) as error:
             warnings.warn(f"{folder} did not reach {self.uri}: {error}", CheckpointWarning, stacklevel=2)
 
     def try_to_fetch(self, folder: Path) -> None:
-        """As `fetch`, where the caller sees for itself whether the folder is there then."""
+        """As `fetch`, but a failure is only a warning; the caller checks whether the folder is there."""
         try:
             self.fetch(folder)
         except CGDError as error:
@@ -150,7 +150,7 @@ class CheckpointMirror:
             files.delete_dir(place)
 
     def forget(self, fingerprint: str) -> None:
-        """Remove a trial from the store; one that stays there costs room and nothing else."""
+        """Remove a trial from the store if it can be reached; what stays there only takes space."""
         with suppress(StorageError):
             self.remove(self.root / fingerprint)
 

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +53,17 @@ def connect(address: str, n_cpus: int | None = None, groups: bool = False) -> It
     ClusterError
         No cluster at `address`, or Ray does not start here.
     """
-    verbose = is_verbose()
-    logs = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.WARNING}
+    level = logging.INFO if is_verbose() else logging.WARNING
+    start = partial(ray.init, address=address, log_to_driver=is_verbose(), logging_level=level)
     protect_token(make=address == "local")
     try:
         if address == "local":
+            cpus, folder = n_cpus or os.cpu_count(), make_session_folder()
             # trials of one worker need no dashboard; it would listen on a port for nothing
-            own = {"include_dashboard": groups, "dashboard_host": "127.0.0.1", "_temp_dir": make_session_folder()}
             with listen_on_loopback(), keep_gloo_on_loopback():
-                ray.init(address="local", num_cpus=n_cpus or os.cpu_count(), **own, **logs)
+                start(num_cpus=cpus, include_dashboard=groups, dashboard_host="127.0.0.1", _temp_dir=folder)
         else:
-            ray.init(address=address, runtime_env=make_runtime_env(), **logs)
+            start(runtime_env=make_runtime_env())
             _state["joined"] = True
     except ClusterError:
         raise
@@ -135,10 +136,9 @@ def check_reachable(address: str) -> None:
         raise ClusterError(f"nothing answers at '{address}': {error}. {_MEND}") from None
 
 
-def check_here(requests: Sequence[Request], address: str, asked: int | None) -> None:
-    """Raise ResourceError if a trial could never run on this machine; a cluster is asked once it is joined."""
-    if address == "local" and requests:
-        count_concurrent(requests, measure_machine(), asked)
+def check_here(requests: Sequence[Request], address: str, asked: int | None) -> int | None:
+    """How many of these trials may run at a time here, `asked` on a cluster. Raises ResourceError if one never can."""
+    return count_concurrent(requests, measure_machine(), asked) if address == "local" and requests else asked
 
 
 @contextmanager
@@ -161,9 +161,8 @@ def connect_for(requests: Sequence[Request], address: str, asked: int | None) ->
     ClusterError
         No Ray there.
     """
-    local = address == "local"
-    limit = count_concurrent(requests, measure_machine(), asked) if local and requests else asked
+    limit = check_here(requests, address, asked)
     with connect(address, groups=has_groups(requests)):
-        if requests and not local:
+        if requests and address != "local":
             limit = count_concurrent(requests, measure_cluster(), asked)
         yield limit

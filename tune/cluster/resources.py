@@ -134,7 +134,7 @@ def count_concurrent(
     asked
         --max-concurrent.
     say
-        Told what nobody knows: the limit of a cluster that can grow.
+        Is called with a message where it is not known what a cluster can grow to.
 
     Raises
     ------

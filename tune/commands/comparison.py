@@ -6,15 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ablations.study.comparison import PROTOCOLS, Compared, Protocol, comparison
+from ablations.study.comparison import PROTOCOLS, Compared, comparison
 from ablations.study.study import METHOD
-from cgd.config import Config
+from cgd.config import BROUGHT, CAUSALGED
 from cgd.errors import ConfigError
 from tune.commands.ending import EXIT_CODES, EXIT_FAILED, EXIT_OK, Ending, run_command
 from tune.commands.options import add_run_options, add_study_options, make_base_config, parse_assignment, print_datasets
 
 if TYPE_CHECKING:  # these import torch and ray, which --help does without
-    from cgd.baselines.predictions import Brought
     from tune.terminal.logs import CommandLog
     from tune.trials.plan import Planner
 
@@ -101,6 +100,7 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
     from tune.cluster.connection import check_reachable
     from tune.commands.execute import execute, print_notes
     from tune.comparison.methods import ALL, choose, parse_brought
+    from tune.trials.plan import Planner
 
     if arguments.folds is None and "split.n_folds" not in assigned:
         arguments.folds = FOLDS
@@ -110,13 +110,16 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
     for note in left_out:
         print(note)
     check_reachable(arguments.address)
-    planner = _make_planner(arguments, base, brought)
+    seeds = range(base.seed, base.seed + (arguments.seeds or SEEDS))
+    files = {BROUGHT + one.name: one for one in brought}
+    planner = Planner(base, arguments.dataset, seeds, base.split.n_folds, files)
     if arguments.export_splits:
         return _export(arguments.export_splits, planner)
     if arguments.audit:
         return _audit(planner, methods)
-    for protocol in _choose_protocols(arguments.protocol):
-        planner.add(comparison(methods, protocol))
+    for protocol in PROTOCOLS:
+        if arguments.protocol in (BOTH, protocol):
+            planner.add(comparison(methods, protocol))
     print_notes(planner.plan)
     return execute(arguments, planner.plan, log)
 
@@ -136,21 +139,7 @@ def _check_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return assigned
 
 
-def _choose_protocols(asked: str) -> list[Protocol]:
-    return [protocol for protocol in PROTOCOLS if asked in (BOTH, protocol)]
-
-
-def _make_planner(arguments: argparse.Namespace, base: Config, brought: list[Brought]) -> Planner:
-    from cgd.config import BROUGHT
-    from tune.trials.plan import Planner
-
-    seeds = range(base.seed, base.seed + (arguments.seeds or SEEDS))
-    files = {BROUGHT + one.name: one for one in brought}
-    return Planner(base, arguments.dataset, seeds, base.split.n_folds, files)
-
-
 def _audit(planner: Planner, methods: list[Compared]) -> Ending:
-    from cgd.config import BROUGHT, CAUSALGED
     from tune.commands.audit import audit
 
     names = [CAUSALGED, *(one.name for one in methods if not one.name.startswith(BROUGHT))]

@@ -86,7 +86,7 @@ def _report_crash(error: Exception, log: CommandLog, output: Path) -> Ending:
     line = f"crashed: {type(error).__name__}: {join_lines(str(error))[:300]}"
     try:
         path = log.open(output)
-    except OSError:  # nowhere to log: then the terminal must have it all
+    except OSError:  # there is no log: the terminal shows everything
         return Ending(EXIT_FAILED, (text.rstrip(), line))
     log.write(text)
     shown = (text.rstrip(),) if log.verbose else ()

@@ -40,9 +40,17 @@ def execute(arguments: argparse.Namespace, plan: Plan, log: CommandLog) -> Endin
     """A dry run of the plan, or the plan itself with its reports. `arguments`: of `tune.commands.options`."""
     uri = store_uri(arguments.tracking_uri, arguments.output)
     if arguments.dry_run:
-        how = (arguments.address, arguments.max_concurrent, not arguments.no_models, read_share(arguments))
-        storage = arguments.checkpoint_storage
-        DryRun(plan, uri, arguments.output, *how, storage).show(log, with_forecast=not arguments.no_forecast)
+        dry_run = DryRun(
+            plan,
+            uri,
+            arguments.output,
+            address=arguments.address,
+            max_concurrent=arguments.max_concurrent,
+            log_models=not arguments.no_models,
+            share=read_share(arguments),
+            storage=arguments.checkpoint_storage,
+        )
+        dry_run.show(log, with_forecast=not arguments.no_forecast)
         return Ending()
     return _run_studies(arguments, plan, uri, log)
 
@@ -51,10 +59,16 @@ def _run_studies(arguments: argparse.Namespace, plan: Plan, uri: str, log: Comma
     output, keeping = arguments.output, check_checkpoint_options(arguments)
     with opened(uri, output, log) as tracking:
         forecast = load_forecast(output, plan)
-        record = forecast.to_record() if forecast else None
-        log_models = not arguments.no_models
-        told = {"forecast": record, "log_models": log_models, "share": read_share(arguments), "keeping": keeping}
-        runner = Runner(plan, tracking, output, record_arguments(arguments), **told)
+        runner = Runner(
+            plan,
+            tracking,
+            output,
+            record_arguments(arguments),
+            forecast=forecast.to_record() if forecast else None,
+            log_models=not arguments.no_models,
+            share=read_share(arguments),
+            keeping=keeping,
+        )
         _announce(runner, len(plan.trials), forecast)
         parents, complete = runner.run(arguments.resume, arguments.address, arguments.max_concurrent)
         outcomes = _conclude(runner, parents, complete)

@@ -102,21 +102,22 @@ def add_study_options(parser: argparse.ArgumentParser, seeds: str, folds: str) -
         help="set a configuration field, e.g. train.epochs=5; repeatable",
     )
     add("--config", metavar="FILE", type=Path, help="base configuration (YAML); --set comes on top")
-    add(
-        "--output",
-        metavar="DIR",
-        type=Path,
-        default=Path("outputs"),
-        help="checkpoints, reports and the MLflow store (default: outputs)",
-    )
+    add_place_options(parser, "checkpoints, reports and the MLflow store")
+
+
+def add_place_options(parser: argparse.ArgumentParser, content: str) -> None:
+    """Where it runs and where results go; `content` says what the output folder holds."""
+    add = parser.add_argument
+    add("--output", metavar="DIR", type=Path, default=Path("outputs"), help=f"{content} (default: outputs)")
     add("--tracking-uri", metavar="URI", help="MLflow store (default: MLFLOW_TRACKING_URI, or sqlite in --output)")
+    add("--address", metavar="ADDR", default="local", help="Ray cluster to join: auto or HOST:PORT (default: local)")
+    add("--verbose", action="store_true", help="show on the terminal, too, what libraries log, and Ray's workers print")
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """How it is run, and what is only shown."""
     add_resource_options(parser)
     add = parser.add_argument
-    add("--address", metavar="ADDR", default="local", help="Ray cluster to join: auto or HOST:PORT (default: local)")
     add("--resume", action="store_true", help="continue what an interrupted command left; says so where nothing is")
     add(
         "--dry-run",
@@ -127,7 +128,6 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--no-models", action="store_true", help="do not attach the fitted models to the trials' runs")
     add_checkpoint_options(parser)
     add_clean_option(parser)
-    add("--verbose", action="store_true", help="show on the terminal, too, what libraries log, and Ray's workers print")
     add(
         "--audit",
         action="store_true",

@@ -122,9 +122,9 @@ def measure(config: Config, request: Request, dataset: ray.ObjectRef, split: Gen
         arrived.append((time.perf_counter() - start, metrics))
 
     if request.n_workers == 1:
-        options = {"num_cpus": request.cpus, "num_gpus": request.gpus, "max_retries": 0}
-        for at, metrics in ray.get(ray.remote(**options)(_run_alone).remote(work, time.time())):
-            arrived.append((at, metrics))
+        remote = ray.remote(num_cpus=request.cpus, num_gpus=request.gpus, max_retries=0)(_run_alone)
+        reports = ray.get(remote.remote(work, time.time()))
+        arrived += reports
     else:
         Group("scaling", request, config.runtime.device, scratch).run(work, report)
     seconds = [metrics["epoch_seconds"] for _, metrics in arrived[_LEFT_OUT:]]

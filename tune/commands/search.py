@@ -11,12 +11,14 @@ from cgd.config import Config
 from tune.checkpoints.options import add_checkpoint_options, check_checkpoint_options
 from tune.commands.ending import EXIT_CODES, EXIT_FAILED, EXIT_STOPPED, Ending, run_command
 from tune.commands.options import (
+    add_place_options,
     add_resource_options,
     add_workers,
     file_name,
     make_ui_command,
     parse_assignment,
     positive,
+    positive_number,
     print_datasets,
     record_arguments,
 )
@@ -55,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="accuracy",
         help="validation PCC, or the Pareto front of it and the seconds it takes (default: accuracy)",
     )
-    add("--max-memory-mb", metavar="MB", type=_megabytes, help="peak memory a winner may need")
+    add("--max-memory-mb", metavar="MB", type=positive_number, help="peak memory a winner may need")
     add(
         "--warm-start",
         metavar="FROM",
@@ -64,7 +66,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--storage", metavar="URL", help="database of the search (default: OUTPUT/search/NAME.journal)")
     add("--name", metavar="NAME", type=file_name, help="name of the search (default: from its space and settings)")
-    add("--address", metavar="ADDR", default="local", help="Ray cluster to join: auto or HOST:PORT (default: local)")
     add_resource_options(parser)
     add("--config", metavar="FILE", type=Path, help="default configuration (YAML); --set comes on top")
     add(
@@ -75,26 +76,11 @@ def build_parser() -> argparse.ArgumentParser:
         dest="values",
         help="set a configuration field; a field that the space searches is then held at this value; repeatable",
     )
-    add(
-        "--output",
-        metavar="DIR",
-        type=Path,
-        default=Path("outputs"),
-        help="journals, checkpoints, reports and the MLflow store (default: outputs)",
-    )
-    add("--tracking-uri", metavar="URI", help="MLflow store (default: MLFLOW_TRACKING_URI, or sqlite in --output)")
+    add_place_options(parser, "journals, checkpoints, reports and the MLflow store")
     add("--resume", action="store_true", help="continue the search that an interrupted command left")
     add_checkpoint_options(parser)
-    add("--verbose", action="store_true", help="show on the terminal what otherwise goes to OUTPUT/logs alone")
     add("--list", action="store_true", help="list spaces and data sets, and stop")
     return parser
-
-
-def _megabytes(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"expected a positive number of megabytes, got {text}")
-    return value
 
 
 def main(argv: list[str] | None = None) -> int:

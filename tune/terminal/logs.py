@@ -141,7 +141,7 @@ def _redirect_native_errors(sink: int) -> Iterator[None]:
 
 
 @contextmanager
-def _redirect_logging(stream: TextIO) -> Iterator[None]:
+def _redirect_logging(stream: _Noise) -> Iterator[None]:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter(_FORMAT))
     root = logging.getLogger()

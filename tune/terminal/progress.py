@@ -74,7 +74,7 @@ class Progress:
             self._heartbeat.stop()
 
     def start(self, name: str, n_epochs: int, dataset: str = "", has_epochs: bool = True) -> None:
-        """A trial of at most `n_epochs` began; without epochs they are but a measure of its work."""
+        """A trial of at most `n_epochs` began; without epochs they only measure its work."""
         with self._lock:
             self.board.start(name, n_epochs, dataset, has_epochs)
 

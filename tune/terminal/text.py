@@ -11,7 +11,7 @@ from typing import TextIO
 
 from rich.console import Console
 
-_UNLIMITED = 10_000  # columns, where nobody's eyes set a limit
+_UNLIMITED = 10_000  # columns, where no terminal sets a limit
 _ASCII = {"·": "-", "×": "x", "…": "~", "–": "-", "—": "-", "±": "+-", "→": "->", "≥": ">=", "≤": "<="}
 
 

@@ -156,8 +156,11 @@ class _Attempt:
 def _make_trainer(group: Group, work: Work, mailbox: Queue, storage: Path) -> Any:
     """The Train run: no checkpoints, no restarts of its own, and silent."""
     _prepare_environment()
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
+
+    # by their place: for type checkers those of ray.train are the classes of its first version
+    from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.v2.torch.torch_trainer import TorchTrainer
 
     on_gpu = group.device == "cuda"
     return TorchTrainer(
