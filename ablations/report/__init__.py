@@ -1,1 +1,1 @@
-"""The report of a study: what it says (`content`, sheets, figures) and the formats it is set in."""
+"""The report of a study: `content` says what is in it, `sheets` and `figures` hold it, `formats` and `pages` set it."""

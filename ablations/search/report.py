@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from ablations.findings.wording import percent
 from ablations.report.figures.drawing import to_pdf, to_png, to_svg
 from ablations.report.formats.csv_text import to_csv
 from ablations.report.formats.files import replace
-from ablations.report.formats.wording import percent
 from ablations.report.pages.page import render_template
 from ablations.search.figure import draw_front, draw_history, draw_importances, draw_parallel, draw_slices
 from ablations.search.results import SearchResults

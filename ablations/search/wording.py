@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from ablations.report.formats.wording import number, plain, signed_or_dash
+from ablations.findings.wording import number, plain, signed_or_dash
 from ablations.search.results import Comparison, SearchResults
 from ablations.statistics.paired import Estimate
 

@@ -13,8 +13,8 @@ import pandas as pd
 
 from ablations.findings.results import load_results
 from ablations.findings.tables import build_tables
+from ablations.report.content import Content, gather
 from ablations.report.figures.curves import COLUMNS, write_curves
-from ablations.report.pages.content import Content, gather
 from ablations.report.pages.write import summary_of, write_content
 from tune.store.tracking import FAILED, FINISHED, KILLED, OlderRun, RunRecord, Tracking
 from tune.trials.mlflow_notes import numbers_of, parent_note, study_metrics

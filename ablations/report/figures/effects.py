@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from ablations.findings.tables import PRIMARY, DatasetTable
+from ablations.findings.wording import interval, p_value, signed_or_dash
 from ablations.report.figures.drawing import (
     BAND,
     CHARACTER,
@@ -27,7 +28,6 @@ from ablations.report.figures.drawing import (
     settle,
     wrap,
 )
-from ablations.report.formats.wording import interval, p_value, signed_or_dash
 from ablations.statistics.paired import CONFIDENCE, Estimate
 from ablations.study.study import Study
 

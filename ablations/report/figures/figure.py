@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ablations.findings.tables import DatasetTable, Row
+from ablations.findings.wording import number, short_name
 from ablations.report.figures.drawing import (
     CHARACTER,
     HATCHES,
@@ -29,7 +30,6 @@ from ablations.report.figures.drawing import (
 )
 from ablations.report.figures.lines import draw_lines
 from ablations.report.figures.table import draw_table
-from ablations.report.formats.wording import number, short_name
 from ablations.study.study import Study
 
 MEASURE = "mean PCC over the test genes"

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from ablations.findings.rows import Row
 from ablations.findings.table_one import DatasetPlaces, TableOne
+from ablations.findings.wording import short_name
 from ablations.report.figures.effects import draw_effects
-from ablations.report.formats.wording import short_name
 from ablations.study.study import Study
 
 

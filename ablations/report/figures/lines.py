@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ablations.findings.tables import DatasetTable
+from ablations.findings.wording import number, short_name
 from ablations.report.figures.drawing import (
     CHARACTER,
     INK,
@@ -24,7 +25,6 @@ from ablations.report.figures.drawing import (
     spread,
     wrap,
 )
-from ablations.report.formats.wording import number, short_name
 from ablations.study.study import Study
 
 _NEAREST = 0.055  # of the axis: levels closer than this would have their labels run into each other

@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ablations.findings.tables import DatasetTable, Row
+from ablations.findings.wording import number, short_name
 from ablations.report.figures.drawing import (
     BAND,
     CHARACTER,
@@ -20,7 +21,6 @@ from ablations.report.figures.drawing import (
     reach,
     wrap,
 )
-from ablations.report.formats.wording import number, short_name
 from ablations.study.study import Study
 
 _COLUMN, _PER_BLOCK = 1.5, 6  # inches, and how many stand side by side

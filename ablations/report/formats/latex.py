@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ablations.report.pages.content import Content
+from ablations.report.content import Content
 from ablations.report.sheets.sheet import Cell, Sheet
 
 _SPECIAL = {

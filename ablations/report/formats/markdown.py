@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ablations.report.pages.content import Content, design, facts, method, stamp_meaning
+from ablations.report.content import Content, design, facts, method, stamp_meaning
 from ablations.report.sheets.sheet import Cell, Sheet
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~!$&@])")

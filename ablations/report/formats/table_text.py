@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ablations.findings.results import StudyResults
 from ablations.findings.tables import build_tables
+from ablations.report.content import design, facts, gather, method, stamp_meaning
 from ablations.report.formats.markdown import escape, table
-from ablations.report.pages.content import design, facts, gather, method, stamp_meaning
 
 
 def table_text(results: StudyResults) -> str:

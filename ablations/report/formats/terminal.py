@@ -10,8 +10,8 @@ from typing import Any
 from ablations.findings.results import StudyResults
 from ablations.findings.table_one import DatasetPlaces, Place, TableOne
 from ablations.findings.tables import PRIMARY, DatasetTable, Row, build_tables
-from ablations.report.formats.wording import interval, number, p_value, percent, short_name, signed_or_dash
-from ablations.report.pages.content import Content, gather
+from ablations.findings.wording import interval, number, p_value, percent, short_name, signed_or_dash
+from ablations.report.content import Content, gather
 from ablations.statistics.paired import CONFIDENCE
 
 WIDTH = 100

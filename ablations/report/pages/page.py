@@ -10,8 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ablations.findings.verdict import PERCENT
-from ablations.report.formats.wording import number, plain
-from ablations.report.pages.content import Content, design, facts, method, stamp_meaning
+from ablations.findings.wording import number, plain
+from ablations.report.content import Content, design, facts, method, stamp_meaning
 
 _PIXELS_PER_POINT = 1.42  # 8 points of the figure then read like the text of the tables
 _TEMPLATES = Path(__file__).parent / "templates"

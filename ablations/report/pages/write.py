@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from ablations.findings.results import StudyResults
 from ablations.findings.tables import build_tables
+from ablations.report.content import Content, gather
 from ablations.report.figures.drawing import to_pdf, to_png, to_svg
 from ablations.report.figures.effects import draw_effects
 from ablations.report.figures.figure import draw
@@ -21,7 +22,6 @@ from ablations.report.formats.latex import to_latex
 from ablations.report.formats.markdown import to_markdown
 from ablations.report.formats.terminal import summary_of, summary_text
 from ablations.report.formats.tidy import per_gene, tidy
-from ablations.report.pages.content import Content, gather
 from ablations.report.pages.page import render
 from cgd.errors import CGDError
 

@@ -6,7 +6,7 @@ import math
 
 from ablations.findings.results import StudyResults
 from ablations.findings.table_one import PRIMARY, SCORED, Counts, DatasetPlaces, Overall, Place, TableOne
-from ablations.report.formats.wording import interval, number, p_value, percent, signed_or_dash
+from ablations.findings.wording import interval, number, p_value, percent, signed_or_dash
 from ablations.report.sheets.results import METRIC_NAMES
 from ablations.report.sheets.sheet import Cell, Line, Sheet
 from ablations.statistics.paired import CONFIDENCE, Estimate

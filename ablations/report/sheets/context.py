@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ablations.findings.forecast import Check, forecast_ratio
 from ablations.findings.results import StudyResults
 from ablations.findings.tables import DatasetTable, Row
-from ablations.report.formats.wording import number
+from ablations.findings.wording import number
 from ablations.report.sheets.results import METRIC_NAMES, level_cell
 from ablations.report.sheets.sheet import Cell, Line, Sheet
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ablations.findings.results import INTERVALS, StudyResults
 from ablations.findings.tables import DatasetTable, Row
-from ablations.report.formats.wording import number, percent
+from ablations.findings.wording import number, percent
 from ablations.report.sheets.results import level_cell
 from ablations.report.sheets.sheet import Cell, Line, Sheet
 

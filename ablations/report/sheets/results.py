@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ablations.findings.results import HIDDEN_METRICS, METRICS, StudyResults
 from ablations.findings.tables import PRIMARY, DatasetTable, Row
-from ablations.report.formats.wording import interval, number, p_value, percent, signed_or_dash
+from ablations.findings.wording import interval, number, p_value, percent, signed_or_dash
 from ablations.report.sheets.sheet import Cell, Line, Sheet
 from ablations.statistics.paired import CONFIDENCE, Estimate
 

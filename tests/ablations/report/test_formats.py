@@ -11,8 +11,8 @@ from markdown_it import MarkdownIt
 from report_reader import Page
 
 from ablations.findings.tables import build_tables
+from ablations.report.content import gather
 from ablations.report.formats import latex, markdown, wording
-from ablations.report.pages.content import gather
 from ablations.report.pages.write import summary_text, write_report
 from ablations.study.study import Study, load_study
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ablations.findings.tables import build_tables
+from ablations.report.content import gather
 from ablations.report.formats.tidy import tidy
-from ablations.report.pages.content import gather
 from ablations.report.sheets.intervals import _GUARANTEED_FROM
 from cgd.calibration import N_POINTS, Calibration, SpreadTrend
 

@@ -7,8 +7,8 @@ from test_table_one import METHODS, places, results_of, without
 
 from ablations.findings.table_one import build_table_one
 from ablations.findings.tables import build_tables
+from ablations.report.content import gather
 from ablations.report.formats.table_text import table_text
-from ablations.report.pages.content import gather
 from ablations.report.pages.write import summary_text, write_report
 from ablations.study.comparison import Compared
 

@@ -11,7 +11,7 @@ from ablations.findings.results import StudyResults
 from ablations.findings.table_one import TableOne, build_table_one
 from ablations.findings.tables import DatasetTable
 from ablations.findings.verdict import PERCENT, notes, opening, troubles, verdict
-from ablations.report.formats.wording import percent, plain
+from ablations.findings.wording import percent, plain
 from ablations.report.sheets.comparison import overall_sheet, table_one_sheet
 from ablations.report.sheets.context import cheapest_sentences, cost_sheet, forecast_sheet, older_sheet, paper_sheet
 from ablations.report.sheets.intervals import interval_sheet
