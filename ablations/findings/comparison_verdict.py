@@ -8,41 +8,41 @@ from collections.abc import Sequence
 from ablations.findings.results import StudyResults
 from ablations.findings.rows import PUBLISHED_FLOORS, TrialCounts
 from ablations.findings.table_one import Counts, DatasetPlaces, Overall, Place, TableOne
-from ablations.findings.verdict import gap
+from ablations.findings.verdict import describe_gap
 
 _MOST_NAMED = 4
 
 
-def comparison_opening(results: StudyResults, found: TableOne) -> str:
+def open_comparison(results: StudyResults, found: TableOne) -> str:
     """The first line: how often the reference is ahead of the methods and of the best floors, and by what evidence."""
     reference = results.study.default_label
     firsts = [one.table.name for one in found.data_sets if one.reference.row.name in one.best("pcc")]
-    sentences = [f"{reference} has the highest mean PCC of the methods on {len(firsts)} of {_n(found)}."]
+    sentences = [f"{reference} has the highest mean PCC of the methods on {len(firsts)} of {_count_data_sets(found)}."]
     methods = [row for row in found.overall if row.kind == "level" and not row.is_reference]
     if methods:
-        together = _sum([row.leads for row in methods if row.leads])
+        together = _sum_counts([row.leads for row in methods if row.leads])
         sentences.append(
-            f"Against the {len(methods)} other method{'s' * (len(methods) != 1)} it is {_tally(together)}."
+            f"Against the {len(methods)} other method{'s' * (len(methods) != 1)} it is {_describe_counts(together)}."
         )
     floor = next((row for row in found.overall if row.kind == "floor"), None)
     if floor and floor.leads:
         names = {one.best_floor.row.title for one in found.data_sets if one.best_floor}
         which = names.pop() if len(names) == 1 else "the best floor of each"
-        sentences.append(f"Against {which} it is {_tally(floor.leads)}.")
+        sentences.append(f"Against {which} it is {_describe_counts(floor.leads)}.")
     return " ".join(sentences)
 
 
-def _n(found: TableOne) -> str:
+def _count_data_sets(found: TableOne) -> str:
     n = len(found.data_sets)
     return f"{n} data set{'s' * (n != 1)}"
 
 
-def _sum(counts: Sequence[Counts]) -> Counts:
+def _sum_counts(counts: Sequence[Counts]) -> Counts:
     fields = ("positive", "above", "below", "undecided", "unknown")
     return Counts(*(sum(getattr(one, name) for one in counts) for name in fields))
 
 
-def _tally(counts: Counts) -> str:
+def _describe_counts(counts: Counts) -> str:
     """`ahead in 7 of 9 comparisons (interval above zero), behind in 1, undecided in 1`."""
     n = f"{counts.total} comparison{'s' * (counts.total != 1)}"
     parts = [f"ahead in {counts.above} of {n} (interval above zero)", f"behind in {counts.below}"]
@@ -50,30 +50,31 @@ def _tally(counts: Counts) -> str:
     return ", ".join(parts + [f"without a result in {counts.unknown}"] * bool(counts.unknown))
 
 
-def comparison_verdict(one: DatasetPlaces) -> str:
+def judge_comparison(one: DatasetPlaces) -> str:
     """Where the reference stands on a data set: its rank, who is not behind it, the best floor and the fills."""
     if not any(place.row.primary.is_known for place in one.methods):
         return "No method has a result, so there is no answer."
     reference = one.reference
     if not reference.row.primary.is_known:
-        return f"{reference.row.title} has no result, so nothing can be compared with it. {_failures(one)}".strip()
+        nothing = f"{reference.row.title} has no result, so nothing can be compared with it."
+        return f"{nothing} {_describe_failures(one)}".strip()
     sentences = [
-        _standing(one, reference),
-        *_not_behind(one),
-        *_floor(one, reference),
-        _failures(one),
-        fills_sentence(one),
+        _describe_rank(one, reference),
+        *_list_not_behind(one),
+        *_compare_with_floor(one, reference),
+        _describe_failures(one),
+        describe_fills(one),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _standing(one: DatasetPlaces, reference: Place) -> str:
+def _describe_rank(one: DatasetPlaces, reference: Place) -> str:
     n, rank = len(one.methods), reference.ranks["pcc"]
     place = f"ranks {rank:g} of {n} by mean PCC, at" if n > 1 else "is the only method, with a mean PCC of"
     return f"{reference.row.title} {place} {reference.row.primary.mean:.3f}."
 
 
-def _not_behind(one: DatasetPlaces) -> list[str]:
+def _list_not_behind(one: DatasetPlaces) -> list[str]:
     """The methods that are not shown to be behind the reference."""
     known = [(place, place.lead) for place in one.methods if place.lead is not None and place.lead.is_known]
     if not known:
@@ -82,38 +83,42 @@ def _not_behind(one: DatasetPlaces) -> list[str]:
     undecided = [place.row.title for place, lead in known if not lead.excludes_zero]
     n_behind = len(known) - len(ahead) - len(undecided)
     parts = [f"ahead of {n_behind} of {len(known)} by an interval above zero"]
-    parts += [f"behind {_names(ahead)}"] * bool(ahead) + [f"undecided against {_names(undecided)}"] * bool(undecided)
+    parts += [f"behind {_join_titles(ahead)}"] * bool(ahead) + [f"undecided against {_join_titles(undecided)}"] * bool(
+        undecided
+    )
     return [f"It is {', '.join(parts)}."]
 
 
-def _names(titles: Sequence[str]) -> str:
+def _join_titles(titles: Sequence[str]) -> str:
     more = len(titles) - _MOST_NAMED
     return ", ".join(titles[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _floor(one: DatasetPlaces, reference: Place) -> list[str]:
+def _compare_with_floor(one: DatasetPlaces, reference: Place) -> list[str]:
     if one.best_floor is None or reference.over_floor is None or not reference.over_floor.is_known:
         return []
     floor = one.best_floor.row
     words = f"the best floor, {floor.title} at {floor.primary.mean:.3f}"
-    return [f"It is {gap(reference.over_floor, words)}."]
+    return [f"It is {describe_gap(reference.over_floor, words)}."]
 
 
-def _failures(one: DatasetPlaces) -> str:
+def _describe_failures(one: DatasetPlaces) -> str:
     failed = [place.row.title for place in one.methods if place.has_failed]
-    partial = [f"{place.row.title} ({_finished(place.row.trials)})" for place in one.methods if place.is_partial]
+    partial = [
+        f"{place.row.title} ({_describe_finished(place.row.trials)})" for place in one.methods if place.is_partial
+    ]
     sentences = [f"Failed here: {', '.join(failed)}."] * bool(failed)
     sentences += [f"Not finished, hence last in the ranks: {', '.join(partial)}."] * bool(partial)
     return " ".join(sentences)
 
 
-def _finished(trials: TrialCounts | None) -> str:
+def _describe_finished(trials: TrialCounts | None) -> str:
     if trials is None:
         return ""
     return f"{trials.ok} of {trials.ok + trials.failed + trials.missing} trials"
 
 
-def fills_sentence(one: DatasetPlaces) -> str:
+def describe_fills(one: DatasetPlaces) -> str:
     """What filling the hidden entries without any method scores; empty but under the published protocol."""
     rows = {place.row.name: place.row for place in one.places if place.row.kind == "floor"}
     found = [(words, rows[name].primary.mean) for name, words in PUBLISHED_FLOORS.items() if name in rows]
@@ -121,7 +126,7 @@ def fills_sentence(one: DatasetPlaces) -> str:
     return f"PCC without any method, {'; '.join(scores)}." if scores else ""
 
 
-def failed_lines(one: DatasetPlaces) -> list[str]:
+def list_failures(one: DatasetPlaces) -> list[str]:
     """`stDiff on tissue: DataError: ...` for each method with a trial that failed."""
     return [
         f"{place.row.title} on {one.table.name}: {' / '.join(place.row.errors)}"
@@ -130,6 +135,6 @@ def failed_lines(one: DatasetPlaces) -> list[str]:
     ]
 
 
-def method_notes(results: StudyResults, overall: Sequence[Overall]) -> list[tuple[str, str]]:
+def list_method_notes(results: StudyResults, overall: Sequence[Overall]) -> list[tuple[str, str]]:
     """(method, what is to be said of it), in the order of the table."""
     return [(row.title, results.study.notes[row.name]) for row in overall if row.name in results.study.notes]

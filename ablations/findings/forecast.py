@@ -48,7 +48,7 @@ class ForecastCheck:
     made: str
 
 
-def forecast_ratio(results: StudyResults) -> ForecastCheck | None:
+def compare_forecast(results: StudyResults) -> ForecastCheck | None:
     """Compare the forecast of a study with its outcome.
 
     Only trials that the forecast names and that started after it was made and finished are compared, on both sides;
@@ -72,7 +72,7 @@ def forecast_ratio(results: StudyResults) -> ForecastCheck | None:
     total = sum(entry["seconds"] for entry in expected.values())
     share = seconds / total if total else math.nan
     return ForecastCheck(
-        wall_seconds=Check(results.forecast["wall_seconds"] * share, _busy_seconds(ran)),
+        wall_seconds=Check(results.forecast["wall_seconds"] * share, _sum_busy_seconds(ran)),
         trial_seconds=Check(seconds, float(ran["wall_seconds"].sum())),
         peak_memory_mb=Check(max(entry["memory_mb"] for entry in known), float(ran["peak_memory_mb"].max())),
         n_trials=len(ran),
@@ -81,7 +81,7 @@ def forecast_ratio(results: StudyResults) -> ForecastCheck | None:
     )
 
 
-def _busy_seconds(trials: pd.DataFrame) -> float:
+def _sum_busy_seconds(trials: pd.DataFrame) -> float:
     """Length of the union of the trials' times."""
     total, until = 0.0, -math.inf
     for start, end in trials[["started", "ended"]].sort_values("started").itertuples(index=False):

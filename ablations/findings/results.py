@@ -16,7 +16,7 @@ import pandas as pd
 
 from ablations.findings.store_uri import without_password
 from ablations.findings.study_json import OLDER, read_header
-from ablations.study.comparison import PROTOCOLS, comparison_name
+from ablations.study.comparison import PROTOCOLS, name_comparison
 from ablations.study.study import Study
 from cgd.errors import TrackingError, closest
 
@@ -122,7 +122,7 @@ def find_comparisons(tracking_uri: str) -> list[str]:
         There is none, or the store cannot be read.
     """
     store = _Store(tracking_uri)
-    over = (store.newest(comparison_name(protocol)) for protocol in PROTOCOLS)
+    over = (store.newest(name_comparison(protocol)) for protocol in PROTOCOLS)
     found = [run_id for run_id in over if run_id is not None]
     if not found:
         raise TrackingError(f"no comparison in {store.shown}; run one first, or name another store")

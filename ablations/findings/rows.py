@@ -174,19 +174,19 @@ class DatasetTable:
     @property
     def best(self) -> Row | None:
         """The level furthest above the default on the same genes; by plain mean where the default has no result."""
-        return best_level(self.levels)
+        return find_best_level(self.levels)
 
     @property
     def strongest_floor(self) -> Row | None:
-        return strongest(self.references)
+        return find_strongest(self.references)
 
 
-def strongest(rows: list[Row]) -> Row | None:
+def find_strongest(rows: list[Row]) -> Row | None:
     known = [row for row in rows if row.kind == "floor" and row.primary.is_known]
     return max(known, key=lambda row: row.primary.mean, default=None)
 
 
-def best_level(levels: list[Row]) -> Row | None:
+def find_best_level(levels: list[Row]) -> Row | None:
     known = [row for row in levels if row.primary.is_known]
     if any(row.is_default for row in known):  # means over different genes, where trials failed, do not compare
         known = [row for row in known if row.is_default or row.differences[PRIMARY].is_known]

@@ -17,7 +17,8 @@ from scipy.stats import rankdata
 
 from ablations.findings.results import StudyResults
 from ablations.findings.rows import CORRECTED, LOWER_IS_BETTER, PRIMARY, DatasetTable, Row
-from ablations.statistics.paired import Estimate, holm, paired_difference
+from ablations.statistics.intervals import N_RESAMPLES
+from ablations.statistics.paired import Estimate, compare_paired, correct_holm
 
 SCORED = ("pcc", "ssim", "rmse", "js")  # the metrics of the paper's Table I, and of the accuracy score
 
@@ -140,48 +141,48 @@ class TableOne:
     overall: tuple[Overall, ...]
 
 
-def build_table_one(results: StudyResults, tables: Sequence[DatasetTable], **bootstrap: int) -> TableOne:
-    """Table I from a comparison's results and the tables of `build_tables`. `bootstrap`: n_resamples and seed."""
-    found = _corrected([DatasetPlaces(table, tuple(_places(results, table, bootstrap))) for table in tables])
-    labels = [label for label in results.study.labels if any(_of(one, label) for one in found)]
-    overall = [_overall(found, label, [_of(one, label) for one in found]) for label in labels]
+def build_table_one(results: StudyResults, tables: Sequence[DatasetTable], n_resamples: int = N_RESAMPLES) -> TableOne:
+    """Table I from a comparison's results and the tables of `build_tables`."""
+    found = _correct([DatasetPlaces(table, tuple(_place_all(results, table, n_resamples))) for table in tables])
+    labels = [label for label in results.study.labels if any(_find_place(one, label) for one in found)]
+    overall = [_summarise_method(found, label, [_find_place(one, label) for one in found]) for label in labels]
     floors = [one.best_floor for one in found]
     if any(floors):
-        overall.append(_overall(found, "best floor", floors))
+        overall.append(_summarise_method(found, "best floor", floors))
     return TableOne(tuple(found), tuple(overall))
 
 
-def _of(one: DatasetPlaces, label: str) -> Place | None:
+def _find_place(one: DatasetPlaces, label: str) -> Place | None:
     return next((place for place in one.methods if place.row.name == label), None)
 
 
 # ---- one data set ---------------------------------------------------------------------------------------------------
 
 
-def _places(results: StudyResults, table: DatasetTable, bootstrap: dict[str, int]) -> Iterable[Place]:
+def _place_all(results: StudyResults, table: DatasetTable, n_resamples: int) -> Iterable[Place]:
     genes = results.per_gene[results.per_gene["dataset"] == table.name].drop(columns="dataset")
     floors = results.floors[results.floors["dataset"] == table.name].drop(columns="dataset")
     metrics = [metric for metric in CORRECTED if metric in results.metrics]
     reference = genes[genes["level"] == table.default.name]
     floor = table.strongest_floor
     best_floor = floors[floors["method"] == floor.name] if floor else None
-    ranks = method_ranks(table.levels)
+    ranks = rank_methods(table.levels)
     rows = [*table.levels, *(row for row in table.references if row.kind == "floor")]
     for row in rows:
         own = genes[genes["level"] == row.name] if row.kind == "level" else floors[floors["method"] == row.name]
-        leads = {} if row.is_default else paired_difference(reference, own, metrics, **bootstrap)
-        over = _over(row, own, best_floor, bootstrap)
+        leads = {} if row.is_default else compare_paired(reference, own, metrics, n_resamples)
+        over = _subtract_floor(row, own, best_floor, n_resamples)
         yield Place(row, leads, over, ranks.get(row.name, {}))
     yield from (Place(row) for row in table.references if row.kind == "ceiling")
 
 
-def _over(row: Row, own: pd.DataFrame, floor: pd.DataFrame | None, bootstrap: dict[str, int]) -> Estimate | None:
+def _subtract_floor(row: Row, own: pd.DataFrame, floor: pd.DataFrame | None, n_resamples: int) -> Estimate | None:
     if floor is None or row.kind != "level":
         return None
-    return paired_difference(own, floor, [PRIMARY], **bootstrap)[PRIMARY]
+    return compare_paired(own, floor, [PRIMARY], n_resamples)[PRIMARY]
 
 
-def method_ranks(methods: Sequence[Row]) -> dict[str, dict[str, float]]:
+def rank_methods(methods: Sequence[Row]) -> dict[str, dict[str, float]]:
     """Method -> metric -> rank by the mean, 1 the best; equal means share the mean of their ranks.
 
     A method without a result, or with a trial that did not finish, is behind all others: to leave it out, or to rank
@@ -196,24 +197,24 @@ def method_ranks(methods: Sequence[Row]) -> dict[str, dict[str, float]]:
     return found
 
 
-def _corrected(found: list[DatasetPlaces]) -> list[DatasetPlaces]:
+def _correct(found: list[DatasetPlaces]) -> list[DatasetPlaces]:
     """Holm's correction, a family of leads per metric and one of differences to the best floor."""
     for metric in CORRECTED:
-        found = _with_holm(
+        found = _correct_family(
             found,
             lambda place, metric=metric: place.leads.get(metric),  # type: ignore[misc]
             lambda place, one, metric=metric: replace(place, leads={**place.leads, metric: one}),  # type: ignore[misc]
         )
-    return _with_holm(found, lambda place: place.over_floor, lambda place, one: replace(place, over_floor=one))
+    return _correct_family(found, lambda place: place.over_floor, lambda place, one: replace(place, over_floor=one))
 
 
-def _with_holm(
+def _correct_family(
     found: list[DatasetPlaces],
     read: Callable[[Place], Estimate | None],
     write: Callable[[Place, Estimate], Place],
 ) -> list[DatasetPlaces]:
     known = [read(place) for one in found for place in one.places]
-    corrected = iter(holm([estimate.p if estimate else math.nan for estimate in known]))
+    corrected = iter(correct_holm([estimate.p if estimate else math.nan for estimate in known]))
 
     def renewed(place: Place) -> Place:
         p_holm, estimate = next(corrected), read(place)
@@ -225,7 +226,7 @@ def _with_holm(
 # ---- over the data sets ---------------------------------------------------------------------------------------------
 
 
-def _overall(found: Sequence[DatasetPlaces], label: str, places: Sequence[Place | None]) -> Overall:
+def _summarise_method(found: Sequence[DatasetPlaces], label: str, places: Sequence[Place | None]) -> Overall:
     known = [(one, place) for one, place in zip(found, places, strict=True) if place is not None]
     kind = known[0][1].row.kind
     is_reference = known[0][1].row.is_default

@@ -21,56 +21,59 @@ from ablations.findings.rows import (
     OlderRow,
     Row,
     TrialCounts,
-    best_level,
-    strongest,
+    find_best_level,
+    find_strongest,
 )
-from ablations.statistics.paired import Estimate, difference_by_seed, holm, paired_difference, summarise
+from ablations.statistics.intervals import N_RESAMPLES
+from ablations.statistics.paired import Estimate, compare_by_seed, compare_paired, correct_holm, summarise
 from ablations.study.study import Combination, Paper
 
 __all__ = ["FLOORS", "PRIMARY", "DatasetTable", "OlderRow", "Row", "TrialCounts", "build_tables"]
 
 
-def build_tables(results: StudyResults, **bootstrap: int) -> list[DatasetTable]:
-    """One table per data set of the study, in its order. `bootstrap`: n_resamples and seed."""
-    return _corrected([_table(results, name, bootstrap) for name in results.datasets])
+def build_tables(results: StudyResults, n_resamples: int = N_RESAMPLES) -> list[DatasetTable]:
+    """One table per data set of the study, in its order."""
+    return _correct([_build_table(results, name, n_resamples) for name in results.datasets])
 
 
-def _table(results: StudyResults, dataset: str, bootstrap: dict[str, int]) -> DatasetTable:
+def _build_table(results: StudyResults, dataset: str, n_resamples: int) -> DatasetTable:
     genes = results.per_gene[results.per_gene["dataset"] == dataset]
     floors = results.floors[results.floors["dataset"] == dataset]
-    references, absent = _references(results, floors, bootstrap)
-    levels = [_level_row(results, dataset, level, genes, bootstrap) for level in results.study.combinations_on(dataset)]
-    best, floor_of = best_level(levels), best_floors(references)
-    versus = _versus(genes, best, levels, bootstrap)
+    references, absent = _build_references(results, floors, n_resamples)
+    levels = [
+        _build_level(results, dataset, level, genes, n_resamples) for level in results.study.combinations_on(dataset)
+    ]
+    best, floor_of = find_best_level(levels), find_best_floors(references)
+    versus = _compare_with_best(genes, best, levels, n_resamples)
     effects = [row.differences[PRIMARY] for row in levels if row.differences and row.differences[PRIMARY].is_known]
     return DatasetTable(
         name=dataset,
         facts=results.datasets[dataset],
-        rows=with_fractions([*references, *levels], floor_of, floors, genes),
+        rows=add_fractions([*references, *levels], floor_of, floors, genes),
         absent_floors=absent,
-        over_floor=_over_floor(genes, floors, best, strongest(references), bootstrap),
+        over_floor=_compare_with_floor(genes, floors, best, find_strongest(references), n_resamples),
         copied_share=float(genes["copied_share"].mean()) if "copied_share" in genes and len(genes) else math.nan,
         floor_of=floor_of,
         best_versus=versus,
-        cheapest=_cheapest(levels, best, versus),
+        cheapest=_find_cheapest(levels, best, versus),
         too_small=not all(effect.mde <= results.study.smallest_effect for effect in effects),  # NaN: sees nothing
         noise_known=bool(effects) and all(effect.noise_known for effect in effects),
-        older=_older(results.older[results.older["dataset"] == dataset]),
+        older=_summarise_older(results.older[results.older["dataset"] == dataset]),
     )
 
 
-def _references(
-    results: StudyResults, floors: pd.DataFrame, bootstrap: dict[str, int]
+def _build_references(
+    results: StudyResults, floors: pd.DataFrame, n_resamples: int
 ) -> tuple[list[Row], tuple[str, ...]]:
     """The rows of the floors and the ceiling, and the titles of those that were not recorded."""
     expected = list(FLOORS) + (list(PUBLISHED_FLOORS) if results.protocol == "published" else []) + [CEILING]
     recorded = list(dict.fromkeys(floors["method"]))
     methods = [m for m in expected if m in recorded] + [m for m in recorded if m not in expected]
-    rows = [_reference_row(results, method, floors[floors["method"] == method], bootstrap) for method in methods]
+    rows = [_build_reference(results, method, floors[floors["method"] == method], n_resamples) for method in methods]
     return rows, tuple(TITLES[method] for method in expected if method not in recorded)
 
 
-def _corrected(tables: list[DatasetTable]) -> list[DatasetTable]:
+def _correct(tables: list[DatasetTable]) -> list[DatasetTable]:
     """The tables with Holm's correction over every level and data set, a family per primary metric."""
     for metric in CORRECTED:
         family = [
@@ -78,26 +81,26 @@ def _corrected(tables: list[DatasetTable]) -> list[DatasetTable]:
             for table in tables
             for row in table.rows
         ]
-        corrected = iter(holm(family))
+        corrected = iter(correct_holm(family))
         tables = [
-            replace(table, rows=tuple(_with_holm(row, metric, next(corrected)) for row in table.rows))
+            replace(table, rows=tuple(_set_holm(row, metric, next(corrected)) for row in table.rows))
             for table in tables
         ]
-    return [replace(table, cheapest=_renewed(table)) for table in tables]
+    return [replace(table, cheapest=_renew_cheapest(table)) for table in tables]
 
 
-def _with_holm(row: Row, metric: str, p_holm: float) -> Row:
+def _set_holm(row: Row, metric: str, p_holm: float) -> Row:
     if metric not in row.differences:
         return row
     return replace(row, differences={**row.differences, metric: replace(row.differences[metric], p_holm=p_holm)})
 
 
-def _renewed(table: DatasetTable) -> Row | None:
+def _renew_cheapest(table: DatasetTable) -> Row | None:
     """The cheapest row as it now stands among the rows."""
     return next((row for row in table.levels if table.cheapest and row.name == table.cheapest.name), None)
 
 
-def best_floors(references: list[Row]) -> dict[str, str]:
+def find_best_floors(references: list[Row]) -> dict[str, str]:
     """Metric -> name of the floor that does best in it."""
     floors = [row for row in references if row.kind == "floor"]
     found = {}
@@ -109,7 +112,7 @@ def best_floors(references: list[Row]) -> dict[str, str]:
     return found
 
 
-def with_fractions(
+def add_fractions(
     rows: list[Row], floor_of: Mapping[str, str], floors: pd.DataFrame, genes: pd.DataFrame
 ) -> tuple[Row, ...]:
     """The rows with `fractions`: 0 is the best floor in a metric, 1 the ceiling; NaN where that is not above it.
@@ -120,14 +123,14 @@ def with_fractions(
     for row in rows:
         own = genes.loc[genes["level"] == row.name, ["fold", "gene"]].drop_duplicates()
         seen = floors.merge(own, on=["fold", "gene"]) if row.kind == "level" else floors
-        ends = _ends(seen, floor_of, list(row.estimates))
+        ends = _find_ends(seen, floor_of, list(row.estimates))
         # rounded, so that the floor itself stands at 0 whatever the order of its sum
         fractions = {m: round((e.mean - ends[m][0]) / ends[m][1], 12) for m, e in row.estimates.items()}
         found.append(replace(row, fractions=fractions))
     return tuple(found)
 
 
-def _ends(floors: pd.DataFrame, floor_of: Mapping[str, str], metrics: list[str]) -> dict[str, tuple[float, float]]:
+def _find_ends(floors: pd.DataFrame, floor_of: Mapping[str, str], metrics: list[str]) -> dict[str, tuple[float, float]]:
     """Metric -> mean of its best floor, and how far the ceiling is from there (NaN where it is no better)."""
     means = floors.groupby("method")[metrics].mean()
     ends = {}
@@ -141,22 +144,24 @@ def _ends(floors: pd.DataFrame, floor_of: Mapping[str, str], metrics: list[str])
     return ends
 
 
-def _versus(genes: pd.DataFrame, best: Row | None, levels: list[Row], bootstrap: dict[str, int]) -> dict[str, Estimate]:
+def _compare_with_best(
+    genes: pd.DataFrame, best: Row | None, levels: list[Row], n_resamples: int
+) -> dict[str, Estimate]:
     """Level -> level minus best, on the same genes."""
     if best is None:
         return {}
     reference = genes[genes["level"] == best.name]
     others = {row.name: genes[genes["level"] == row.name] for row in levels if row is not best}
-    return {name: paired_difference(own, reference, [PRIMARY], **bootstrap)[PRIMARY] for name, own in others.items()}
+    return {name: compare_paired(own, reference, [PRIMARY], n_resamples)[PRIMARY] for name, own in others.items()}
 
 
-def _cheapest(levels: list[Row], best: Row | None, versus: Mapping[str, Estimate]) -> Row | None:
+def _find_cheapest(levels: list[Row], best: Row | None, versus: Mapping[str, Estimate]) -> Row | None:
     within = [row for row in levels if row is best or (row.name in versus and versus[row.name].high >= 0)]
     known = [row for row in within if math.isfinite(row.wall_seconds)]
     return min(known, key=lambda row: row.wall_seconds, default=None)
 
 
-def _older(runs: pd.DataFrame) -> tuple[OlderRow, ...]:
+def _summarise_older(runs: pd.DataFrame) -> tuple[OlderRow, ...]:
     groups = runs.groupby(["level", "code_version"], sort=False)
     return tuple(
         OlderRow(str(level), str(version), float(group["pcc"].mean()), len(group), str(group["when"].max()))
@@ -164,21 +169,19 @@ def _older(runs: pd.DataFrame) -> tuple[OlderRow, ...]:
     )
 
 
-def _scores(results: StudyResults) -> list[str]:
+def _list_scores(results: StudyResults) -> list[str]:
     return [metric for metric in results.metrics if metric != "copied_share"]
 
 
-def _reference_row(results: StudyResults, method: str, table: pd.DataFrame, bootstrap: dict[str, int]) -> Row:
-    estimates = summarise(table, _scores(results), **bootstrap)
+def _build_reference(results: StudyResults, method: str, table: pd.DataFrame, n_resamples: int) -> Row:
+    estimates = summarise(table, _list_scores(results), n_resamples)
     return Row("ceiling" if method == CEILING else "floor", method, TITLES.get(method, method), estimates, {})
 
 
-def _level_row(
-    results: StudyResults, dataset: str, level: Combination, genes: pd.DataFrame, bootstrap: dict[str, int]
-) -> Row:
+def _build_level(results: StudyResults, dataset: str, level: Combination, genes: pd.DataFrame, n_resamples: int) -> Row:
     own = genes[genes["level"] == level.label]
     default = genes[genes["level"] == results.study.default_label]
-    scores = _scores(results)
+    scores = _list_scores(results)
     trials = results.trials[(results.trials["dataset"] == dataset) & (results.trials["level"] == level.label)]
     finished = trials[trials["status"] == "FINISHED"]
     worker_seconds = finished["wall_seconds"] * finished["n_workers"]
@@ -186,44 +189,44 @@ def _level_row(
         kind="level",
         name=level.label,
         title=level.label,
-        estimates=summarise(own, scores, **bootstrap),
-        differences={} if level.is_default else paired_difference(own, default, scores, **bootstrap),
-        by_seed={} if level.is_default else difference_by_seed(own, default, PRIMARY),
+        estimates=summarise(own, scores, n_resamples),
+        differences={} if level.is_default else compare_paired(own, default, scores, n_resamples),
+        by_seed={} if level.is_default else compare_by_seed(own, default, PRIMARY),
         is_default=level.is_default,
-        paper=_paper_value(results.study.paper, level.label, results.datasets[dataset].get("paper_name")),
-        trials=_counts(trials, n_expected=len(results.trials[["seed", "fold"]].drop_duplicates())),
+        paper=_find_paper_value(results.study.paper, level.label, results.datasets[dataset].get("paper_name")),
+        trials=_count_trials(trials, n_expected=len(results.trials[["seed", "fold"]].drop_duplicates())),
         errors=tuple(dict.fromkeys(str(error) for error in trials["error"] if isinstance(error, str))),
         train_seconds=float(finished["train_seconds"].mean()),
         wall_seconds=float(finished["wall_seconds"].mean()),
         peak_memory_mb=float(finished["peak_memory_mb"].max()),
         n_parameters=float(finished["n_parameters"].mean()),
         n_replicates=len(finished[["seed", "fold"]].drop_duplicates()),
-        cpu_hours=_hours(worker_seconds * finished["n_threads"]),
-        gpu_hours=_hours(worker_seconds * finished["device"].map({"cuda": 1.0, "cpu": 0.0}).astype(float)),
+        cpu_hours=_sum_hours(worker_seconds * finished["n_threads"]),
+        gpu_hours=_sum_hours(worker_seconds * finished["device"].map({"cuda": 1.0, "cpu": 0.0}).astype(float)),
         intervals=finished.reindex(columns=list(INTERVALS)).astype(float).mean().to_dict(),
     )
 
 
-def _hours(seconds: pd.Series) -> float:
+def _sum_hours(seconds: pd.Series) -> float:
     """Their sum; NaN where any is unknown, or there is none."""
     return float(seconds.sum(skipna=False, min_count=1)) / 3600
 
 
-def _counts(trials: pd.DataFrame, n_expected: int) -> TrialCounts:
+def _count_trials(trials: pd.DataFrame, n_expected: int) -> TrialCounts:
     ok = int((trials["status"] == "FINISHED").sum())
     failed = int(trials["status"].isin(["FAILED", "KILLED"]).sum())
     return TrialCounts(ok, failed, max(n_expected, len(trials)) - ok - failed)
 
 
-def _paper_value(paper: Paper | None, level: str, paper_name: str | None) -> float | None:
+def _find_paper_value(paper: Paper | None, level: str, paper_name: str | None) -> float | None:
     return paper.values.get(level, {}).get(paper_name or "") if paper and paper.metric == PRIMARY else None
 
 
-def _over_floor(
-    genes: pd.DataFrame, floors: pd.DataFrame, best: Row | None, floor: Row | None, bootstrap: dict[str, int]
+def _compare_with_floor(
+    genes: pd.DataFrame, floors: pd.DataFrame, best: Row | None, floor: Row | None, n_resamples: int
 ) -> Estimate | None:
     if best is None or floor is None:
         return None
     ours = genes[genes["level"] == best.name]
     theirs = floors[floors["method"] == floor.name].drop(columns="dataset")
-    return paired_difference(ours, theirs, [PRIMARY], **bootstrap)[PRIMARY]
+    return compare_paired(ours, theirs, [PRIMARY], n_resamples)[PRIMARY]

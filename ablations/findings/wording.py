@@ -7,14 +7,16 @@ import math
 import re
 from typing import Any
 
-from ablations.findings.tables import Row
+from ablations.findings.rows import Row
+from ablations.statistics.intervals import CONFIDENCE
 from ablations.statistics.paired import Estimate
 
 _SHORT = {"mean_pattern": "mean pattern", "knn": "k nearest genes", "ceiling": "ceiling"}
 _SHORT |= {"zero_fill": "hidden = 0", "visible_mean_fill": "hidden = visible mean"}
+CONFIDENCE_PERCENT = f"{100 * CONFIDENCE:.0f} %"
 
 
-def number(value: float | None, digits: int = 3) -> str:
+def format_number(value: float | None, digits: int = 3) -> str:
     """`1 234.568`, with a true minus sign and a dash for nothing."""
     if value is None or not math.isfinite(value):
         return "–"
@@ -22,34 +24,34 @@ def number(value: float | None, digits: int = 3) -> str:
     return text.replace("-", "−") if re.search("[1-9]", text) else text.lstrip("-")  # not -0.000
 
 
-def interval(found: Estimate, sign: bool = False) -> str:
+def format_interval(found: Estimate, sign: bool = False) -> str:
     """`[0.123, 0.234]`; empty where there is none."""
-    write = signed_or_dash if sign else number
+    write = format_signed if sign else format_number
     return f"[{write(found.low)}, {write(found.high)}]" if math.isfinite(found.low) else ""
 
 
-def signed_or_dash(value: float, digits: int = 3) -> str:
+def format_signed(value: float, digits: int = 3) -> str:
     """`+0.021`, `−0.021`, or a dash for nothing."""
     return f"{value:+.{digits}f}".replace("-", "−") if math.isfinite(value) else "–"
 
 
-def p_value(value: float) -> str:
+def format_p(value: float) -> str:
     """`0.043`, `< 0.001`, or a dash for nothing."""
     if not math.isfinite(value):
         return "–"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def percent(share: float, digits: int = 0) -> str:
+def format_percent(share: float, digits: int = 0) -> str:
     """`87 %`, or a dash for nothing."""
-    return f"{number(100 * share, digits)} %" if math.isfinite(share) else "–"
+    return f"{format_number(100 * share, digits)} %" if math.isfinite(share) else "–"
 
 
-def short_name(row: Row) -> str:
+def shorten_name(row: Row) -> str:
     """A floor or the ceiling in few words; a level as it is called."""
     return row.title if row.kind == "level" else _SHORT.get(row.name, row.title)
 
 
-def plain(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Text as it is, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

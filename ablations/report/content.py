@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ablations.findings.comparison_verdict import comparison_opening, comparison_verdict, failed_lines, method_notes
+from ablations.findings.comparison_verdict import judge_comparison, list_failures, list_method_notes, open_comparison
 from ablations.findings.results import StudyResults
 from ablations.findings.table_one import TableOne, build_table_one
 from ablations.findings.tables import DatasetTable
-from ablations.findings.verdict import PERCENT, notes, opening, troubles, verdict
-from ablations.findings.wording import percent, plain
-from ablations.report.sheets.comparison import overall_sheet, table_one_sheet
-from ablations.report.sheets.context import cheapest_sentences, cost_sheet, forecast_sheet, older_sheet, paper_sheet
-from ablations.report.sheets.intervals import interval_sheet
-from ablations.report.sheets.results import dataset_sheet, effects_sheet, fractions_sheet, levels_sheet
+from ablations.findings.verdict import judge, list_notes, list_troubles, open_report
+from ablations.findings.wording import CONFIDENCE_PERCENT, format_percent, format_value
+from ablations.report.sheets.comparison import make_overall, make_table_one
+from ablations.report.sheets.context import describe_cheapest, make_costs, make_forecast, make_older, make_paper
+from ablations.report.sheets.intervals import make_intervals
+from ablations.report.sheets.results import make_data_set, make_effects, make_fractions, make_levels
 from ablations.report.sheets.sheet import Sheet
 from ablations.statistics.intervals import N_RESAMPLES
 from ablations.study.study import Study
@@ -88,62 +88,62 @@ class Content:
 
 def gather(results: StudyResults, tables: list[DatasetTable]) -> Content:
     """Everything a report says about a study."""
-    content = _gather(results, tables)
-    return _as_comparison(content, build_table_one(results, tables)) if results.study.is_comparison else content
+    content = _gather_study(results, tables)
+    return _turn_into_comparison(content, build_table_one(results, tables)) if results.study.is_comparison else content
 
 
-def _as_comparison(content: Content, found: TableOne) -> Content:
+def _turn_into_comparison(content: Content, found: TableOne) -> Content:
     """The content with methods compared in place of levels with a default."""
     results = content.results
     return replace(
         content,
-        opening=comparison_opening(results, found),
-        troubles=[*content.troubles, *(line for one in found.data_sets for line in failed_lines(one))],
-        verdicts=[(one.table.name, comparison_verdict(one)) for one in found.data_sets],
-        data_sets=[table_one_sheet(results, one) for one in found.data_sets],
+        opening=open_comparison(results, found),
+        troubles=[*content.troubles, *(line for one in found.data_sets for line in list_failures(one))],
+        verdicts=[(one.table.name, judge_comparison(one)) for one in found.data_sets],
+        data_sets=[make_table_one(results, one) for one in found.data_sets],
         table_one=found,
-        overall=overall_sheet(results, found),
-        method_notes=method_notes(results, found.overall),
+        overall=make_overall(results, found),
+        method_notes=list_method_notes(results, found.overall),
     )
 
 
-def _gather(results: StudyResults, tables: list[DatasetTable]) -> Content:
+def _gather_study(results: StudyResults, tables: list[DatasetTable]) -> Content:
     trials = results.trials.astype(object).where(results.trials.notna(), None).to_dict("records")
     return Content(
         results=results,
         tables=tables,
-        opening=opening(results, tables),
-        troubles=troubles(tables),
-        verdicts=[(table.name, verdict(results, table)) for table in tables],
-        notes=notes(tables),
-        levels=[(row.label, _settings(row.values), row.is_default) for row in results.study.combinations],
-        fixed=_fixed(results),
-        stamp=stamp(results),
-        copied=[(t.name, percent(t.copied_share, 1)) for t in tables] if results.protocol == "published" else [],
-        effects=effects_sheet(results, tables),
-        levels_by_data=levels_sheet(results, tables) if results.study.figure == "table" else None,
-        data_sets=[dataset_sheet(results, table) for table in tables],
-        fractions=fractions_sheet(results, tables),
-        cost=cost_sheet(results, tables),
-        cheapest=cheapest_sentences(tables),
-        paper=paper_sheet(results),
-        intervals=interval_sheet(results, tables),
-        forecast=forecast_sheet(results),
-        older=older_sheet(results, tables),
+        opening=open_report(results, tables),
+        troubles=list_troubles(tables),
+        verdicts=[(table.name, judge(results, table)) for table in tables],
+        notes=list_notes(tables),
+        levels=[(row.label, _describe_settings(row.values), row.is_default) for row in results.study.combinations],
+        fixed=_list_fixed(results),
+        stamp=write_stamp(results),
+        copied=[(t.name, format_percent(t.copied_share, 1)) for t in tables] if results.protocol == "published" else [],
+        effects=make_effects(results, tables),
+        levels_by_data=make_levels(results, tables) if results.study.figure == "table" else None,
+        data_sets=[make_data_set(results, table) for table in tables],
+        fractions=make_fractions(results, tables),
+        cost=make_costs(results, tables),
+        cheapest=describe_cheapest(tables),
+        paper=make_paper(results),
+        intervals=make_intervals(results, tables),
+        forecast=make_forecast(results),
+        older=make_older(results, tables),
         trials=trials,
         unfinished=[trial for trial in trials if trial["status"] != "FINISHED"],
     )
 
 
-def stamp(results: StudyResults) -> str:
+def write_stamp(results: StudyResults) -> str:
     """What every table and figure of the published protocol must say; empty under any other."""
     if results.protocol != "published":
         return ""
-    shown = percent(1 - results.config["evaluation.hidden_fraction"])
+    shown = format_percent(1 - results.config["evaluation.hidden_fraction"])
     return f"Published protocol: all zeros and {shown} of the non-zeros of the test genes are copied from the truth."
 
 
-def stamp_meaning(content: Content) -> str:
+def explain_stamp(content: Content) -> str:
     """What the stamp means for who reads the numbers."""
     shares = "; ".join(f"{name} {share}" for name, share in content.copied)
     return (
@@ -153,25 +153,25 @@ def stamp_meaning(content: Content) -> str:
     )
 
 
-def facts(table: DatasetTable) -> str:
+def describe_data(table: DatasetTable) -> str:
     """`1 549 spots · 14 249 cells`, as far as recorded."""
     known = [(table.facts[key], what) for key, what in _FACTS if table.facts.get(key) is not None]
     return " · ".join(f"{value:,} {what}".replace(",", "\u202f") for value, what in known)
 
 
-def design(content: Content) -> str:
+def describe_replicates(content: Content) -> str:
     """Seeds and folds."""
     trials = content.results.trials
     lists = (", ".join(map(str, sorted(set(trials[key])))) for key in ("seed", "fold"))
     return "Seeds {}; folds {}.".format(*lists)
 
 
-def method(study: Study) -> str:
+def describe_statistics(study: Study) -> str:
     """How means, intervals and corrections were made."""
     what = "A lead is a difference" if study.is_comparison else "An effect is the difference to the default"
     how = (
         "A mean is taken over genes; a gene that cannot be scored is left out and counted. "
-        f"{what}, paired by seed, fold and gene. Intervals hold with {PERCENT} confidence: "
+        f"{what}, paired by seed, fold and gene. Intervals hold with {CONFIDENCE_PERCENT} confidence: "
         f"Student's t over the genes within their folds, corrected for skewness by {N_RESAMPLES} bootstrap resamples "
         "of the genes, and widened for the noise between trained models where the replicates tell."
     )
@@ -189,10 +189,10 @@ def method(study: Study) -> str:
     )
 
 
-def _settings(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{path} = {plain(value)}" for path, value in values.items())
+def _describe_settings(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{path} = {format_value(value)}" for path, value in values.items())
 
 
-def _fixed(results: StudyResults) -> dict[str, str]:
+def _list_fixed(results: StudyResults) -> dict[str, str]:
     varied = {*results.study.paths, "seed"}
-    return {path: plain(value) for path, value in results.config.items() if path not in varied}
+    return {path: format_value(value) for path, value in results.config.items() if path not in varied}

@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from ablations.findings.wording import percent
+from ablations.findings.wording import format_percent
 from ablations.report.figures.drawing import to_pdf, to_png, to_svg
 from ablations.report.formats.csv_text import to_csv
-from ablations.report.formats.files import replace
+from ablations.report.formats.files import replace_file
 from ablations.report.pages.page import render_template
 from ablations.search.figure import draw_front, draw_history, draw_importances, draw_parallel, draw_slices
 from ablations.search.results import SearchResults
@@ -49,11 +49,13 @@ def write_search_report(results: SearchResults, directory: Path) -> Path:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
-            replace(directory / f"{name}.svg", to_svg(figure))
-            replace(directory / f"{name}.pdf", to_pdf(figure))
-            replace(directory / f"{name}.png", to_png(figure))
-        replace(directory / "samples.csv", to_csv(tidy_samples(results)))
-        replace(page, render_search(results, {name: to_svg(figure, inline=True) for name, figure in figures.items()}))
+            replace_file(directory / f"{name}.svg", to_svg(figure))
+            replace_file(directory / f"{name}.pdf", to_pdf(figure))
+            replace_file(directory / f"{name}.png", to_png(figure))
+        replace_file(directory / "samples.csv", to_csv(tidy_samples(results)))
+        replace_file(
+            page, render_search(results, {name: to_svg(figure, inline=True) for name, figure in figures.items()})
+        )
     except OSError as error:
         raise CGDError(f"cannot write the report to {directory}: {error}; pass a directory you may write") from None
     return page
@@ -74,7 +76,7 @@ def render_search(results: SearchResults, svgs: dict[str, str]) -> str:
         parameters=[(name, _bounds(p), p.condition) for name, p in results.space.named()],
         ranked=[*ranked, *rest],
         score=score,
-        percent=percent,
+        percent=format_percent,
         with_interval=with_interval,
         short=short,
     )

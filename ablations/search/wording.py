@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from ablations.findings.wording import number, plain, signed_or_dash
+from ablations.findings.wording import format_number, format_signed, format_value
 from ablations.search.results import Comparison, SearchResults
 from ablations.statistics.paired import Estimate
 
@@ -45,12 +45,12 @@ def gain(found: Comparison) -> str:
     if len(found.by_dataset) == 1:
         return with_interval(next(iter(found.by_dataset.values())))
     each = "; ".join(f"{name} {with_interval(estimate)}" for name, estimate in found.by_dataset.items())
-    return f"{signed_or_dash(found.mean, 4)} PCC over the data sets ({each})"
+    return f"{format_signed(found.mean, 4)} PCC over the data sets ({each})"
 
 
 def with_interval(found: Estimate) -> str:
     """`+0.0210 [+0.0100, +0.0320]`; configurations of a search lie close, so with four decimals."""
-    mean, low, high = (signed_or_dash(value, 4) for value in (found.mean, found.low, found.high))
+    mean, low, high = (format_signed(value, 4) for value in (found.mean, found.low, found.high))
     return f"{mean} [{low}, {high}]" if math.isfinite(found.low) else mean
 
 
@@ -104,9 +104,9 @@ def changes(values: Mapping[str, object], config: Mapping[str, object]) -> list[
 
 def score(value: float) -> str:
     """A PCC with four decimals: configurations of a search lie close."""
-    return number(value, 4)
+    return format_number(value, 4)
 
 
 def short(value: object) -> str:
     """A value of a field in few digits."""
-    return f"{value:.4g}" if isinstance(value, float) else plain(value)
+    return f"{value:.4g}" if isinstance(value, float) else format_value(value)

@@ -93,22 +93,22 @@ def measure(cube: FloatArray, folds: IntArray, n_resamples: int = N_RESAMPLES, s
     gene_df = n_units - n_folds
     if gene_df < 1:
         raise ValueError(f"{n_units} genes in {n_folds} folds: at least one fold needs two genes")
-    fold_means = _sums_by(code, values, n_folds) / size[:, None]
+    fold_means = _sum_by(code, values, n_folds) / size[:, None]
     residuals = values - fold_means[code]
     within = (residuals**2).sum(axis=0) / gene_df
-    low, high = _shapes(residuals, size[code], n_resamples, seed)
-    total, excess, df = _models(cube, values, code, size, fold_means, within)
+    low, high = _measure_shapes(residuals, size[code], n_resamples, seed)
+    total, excess, df = _measure_models(cube, values, code, size, fold_means, within)
     return Spread(values.mean(axis=0), np.sqrt(within), within / n_units, gene_df, low, high, total, excess, df)
 
 
-def _sums_by(code: IntArray, values: FloatArray, n_groups: int) -> FloatArray:
+def _sum_by(code: IntArray, values: FloatArray, n_groups: int) -> FloatArray:
     return np.eye(n_groups)[code].T @ values
 
 
 # ---- genes ----------------------------------------------------------------------------------------------------------
 
 
-def bootstrap_means(values: FloatArray, n_resamples: int = N_RESAMPLES, seed: int = 0) -> FloatArray:
+def draw_means(values: FloatArray, n_resamples: int = N_RESAMPLES, seed: int = 0) -> FloatArray:
     """Means of rows drawn with replacement; every column sees the same draws.
 
     Parameters
@@ -132,7 +132,9 @@ def bootstrap_means(values: FloatArray, n_resamples: int = N_RESAMPLES, seed: in
     return means
 
 
-def _shapes(residuals: FloatArray, fold_size: IntArray, n_resamples: int, seed: int) -> tuple[FloatArray, FloatArray]:
+def _measure_shapes(
+    residuals: FloatArray, fold_size: IntArray, n_resamples: int, seed: int
+) -> tuple[FloatArray, FloatArray]:
     """Quantiles of the studentised bootstrap over Student's, for the lower and the upper end, within [1, 2].
 
     The residuals from the fold means are resampled together: folds of two or three genes have nothing to resample.
@@ -142,7 +144,7 @@ def _shapes(residuals: FloatArray, fold_size: IntArray, n_resamples: int, seed: 
     scaled = residuals * np.sqrt(fold_size / np.maximum(fold_size - 1, 1))[:, None]
     spread = scaled.std(axis=0)
     scaled = scaled / np.where(spread > 0, spread, 1.0)
-    resampled = bootstrap_means(np.hstack([scaled, scaled**2]), n_resamples, seed)
+    resampled = draw_means(np.hstack([scaled, scaled**2]), n_resamples, seed)
     means, squares = resampled[:, :n_columns], resampled[:, n_columns:]
     errors = np.sqrt(np.maximum(squares - means**2, 1e-12) / (n_units - 1))
     low, high = np.quantile(means / errors, [ALPHA / 2, 1 - ALPHA / 2], axis=0)
@@ -153,7 +155,7 @@ def _shapes(residuals: FloatArray, fold_size: IntArray, n_resamples: int, seed: 
 # ---- models ---------------------------------------------------------------------------------------------------------
 
 
-def _models(
+def _measure_models(
     cube: FloatArray, values: FloatArray, code: IntArray, size: IntArray, fold_means: FloatArray, within: FloatArray
 ) -> tuple[FloatArray, FloatArray, int]:
     """Mean square of the models, what genes explain of it, degrees of freedom: from folds, else seeds, else none.
@@ -194,13 +196,13 @@ def _seeds(cube: FloatArray, code: IntArray, size: IntArray) -> tuple[FloatArray
 # ---- the test and its inversion -------------------------------------------------------------------------------------
 
 
-def p_values(spread: Spread, null: float = 0.0) -> FloatArray:
+def find_p_values(spread: Spread, null: float = 0.0) -> FloatArray:
     """Two-sided p of "the mean is `null`"; 0 or 1 where nothing varies."""
     distance = spread.mean - null
     return _tail(spread, np.abs(distance), np.where(distance > 0, spread.low_shape, spread.high_shape))
 
 
-def reach(spread: Spread, shape: FloatArray | float = 1.0) -> FloatArray:
+def find_reach(spread: Spread, shape: FloatArray | float = 1.0) -> FloatArray:
     """How far from its mean the interval reaches: the distance at which p is `ALPHA`, by bisection."""
     if not spread.model_df:
         return stdtrit(spread.gene_df, 1 - ALPHA / 2) * np.sqrt(spread.gene_variance) * shape
@@ -215,7 +217,7 @@ def reach(spread: Spread, shape: FloatArray | float = 1.0) -> FloatArray:
     return high
 
 
-def effective_df(ratio: FloatArray) -> FloatArray:
+def find_effective_df(ratio: FloatArray) -> FloatArray:
     """Degrees of freedom whose 97.5 % quantile of Student's t is `ratio`; NaN for NaN."""
     low, high = np.full_like(ratio, 0.1), np.full_like(ratio, 1e6)
     for _ in range(50):

@@ -18,22 +18,15 @@ from scipy.special import nctdtrinc
 
 from ablations.statistics.intervals import (
     ALPHA,
-    CONFIDENCE,
     N_RESAMPLES,
     FloatArray,
     IntArray,
     Spread,
-    bootstrap_means,
-    effective_df,
+    find_effective_df,
+    find_p_values,
+    find_reach,
     measure,
-    p_values,
-    reach,
 )
-
-__all__ = [
-    "ALPHA", "CONFIDENCE", "FEW_GENES", "N_RESAMPLES", "POWER", "Estimate", "bootstrap_means", "difference_by_seed",
-    "effective_df", "estimate", "holm", "paired_difference", "summarise",
-]  # fmt: skip
 
 POWER = 0.8
 FEW_GENES = 10  # fewer were not simulated: one outlying gene can decide the answer
@@ -102,7 +95,7 @@ class Estimate:
         return p < ALPHA
 
 
-def estimate(values: FloatArray, folds: IntArray | None = None, **bootstrap: int) -> list[Estimate]:
+def estimate(values: FloatArray, folds: IntArray | None = None, n_resamples: int = N_RESAMPLES) -> list[Estimate]:
     """One `Estimate` per column; NaN entries are left out, and units that no seed scored counted.
 
     Parameters
@@ -111,12 +104,12 @@ def estimate(values: FloatArray, folds: IntArray | None = None, **bootstrap: int
         (n_units, n_columns) or (n_seeds, n_units, n_columns); a unit is a gene in its fold.
     folds
         (n_units,) labels; one fold if not given.
-    bootstrap
-        `n_resamples` and `seed`. Columns with the same entries missing share one set of draws.
+    n_resamples
+        Of the bootstrap. Columns with the same entries missing share one set of draws.
     """
     cube = values if values.ndim == 3 else values[None]
     folds = np.zeros(cube.shape[1], dtype=np.intp) if folds is None else folds
-    estimates = [_unknown(cube.shape[1])] * cube.shape[2]
+    estimates = [_make_unknown(cube.shape[1])] * cube.shape[2]
     if not cube.size:
         return estimates
     finite = np.isfinite(cube)
@@ -125,17 +118,19 @@ def estimate(values: FloatArray, folds: IntArray | None = None, **bootstrap: int
         mask = pattern.reshape(cube.shape[:2])
         units, seeds = mask.any(axis=0), mask.any(axis=1)
         if units.any():
-            found = _estimates(cube[seeds][:, units][:, :, columns], folds[units], int((~units).sum()), bootstrap)
+            found = _estimate_columns(
+                cube[seeds][:, units][:, :, columns], folds[units], int((~units).sum()), n_resamples
+            )
             for column, one in zip(columns, found, strict=True):
                 estimates[column] = one
     return estimates
 
 
-def _unknown(n_unscored: int) -> Estimate:
+def _make_unknown(n_unscored: int) -> Estimate:
     return Estimate(math.nan, math.nan, math.nan, 0, n_unscored)
 
 
-def _estimates(cube: FloatArray, folds: IntArray, n_unscored: int, bootstrap: dict[str, int]) -> list[Estimate]:
+def _estimate_columns(cube: FloatArray, folds: IntArray, n_unscored: int, n_resamples: int) -> list[Estimate]:
     n_seeds, n_units, _ = cube.shape
     design: dict[str, Any] = {"n_unscored": n_unscored, "n_folds": len(np.unique(folds)), "n_seeds": n_seeds}
     if n_units < 2:
@@ -143,29 +138,29 @@ def _estimates(cube: FloatArray, folds: IntArray, n_unscored: int, bootstrap: di
         return [Estimate(float(mean), math.nan, math.nan, n_units, **design) for mean in means]
     if n_units == design["n_folds"]:  # a gene a fold: what folds differ by shows among the genes
         folds = np.zeros_like(folds)
-    spread = measure(cube, folds, **bootstrap)
-    return [Estimate(**numbers, n_genes=n_units, **design) for numbers in _numbers(spread)]
+    spread = measure(cube, folds, n_resamples)
+    return [Estimate(**numbers, n_genes=n_units, **design) for numbers in _list_numbers(spread)]
 
 
-def _numbers(spread: Spread) -> list[dict[str, Any]]:
+def _list_numbers(spread: Spread) -> list[dict[str, Any]]:
     """The fields of `Estimate` that follow from the spread, per column."""
     error = spread.standard_error
-    width = reach(spread)
-    df = effective_df(width / np.where(error > 0, error, math.nan))
-    low, high = reach(spread, spread.low_shape), reach(spread, spread.high_shape)
+    width = find_reach(spread)
+    df = find_effective_df(width / np.where(error > 0, error, math.nan))
+    low, high = find_reach(spread, spread.low_shape), find_reach(spread, spread.high_shape)
     with np.errstate(divide="ignore", invalid="ignore"):
         effect = np.where(spread.gene_sd > 0, spread.mean / spread.gene_sd, math.nan)
         share = np.where(error > 0, spread.model_variance / error**2, 0.0)
         mde = np.where(error > 0, nctdtrinc(df, 1 - POWER, np.maximum(low, high) / error) * error, 0.0)
     columns = {
-        "mean": spread.mean, "low": spread.mean - low, "high": spread.mean + high, "p": p_values(spread),
+        "mean": spread.mean, "low": spread.mean - low, "high": spread.mean + high, "p": find_p_values(spread),
         "effect_size": effect, "mde": mde, "standard_error": error, "df": df, "model_share": share,
     }  # fmt: skip
     known: dict[str, Any] = {"noise_known": spread.model_df > 0}
     return [known | {name: float(values[i]) for name, values in columns.items()} for i in range(len(error))]
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def correct_holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction of a family of p values (Scandinavian Journal of Statistics 6:65, 1979).
 
     NaN stays NaN and does not count: a comparison that could not be made is not one of the family.
@@ -178,15 +173,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in corrected]
 
 
-def summarise(table: pd.DataFrame, metrics: Sequence[str], **bootstrap: int) -> dict[str, Estimate]:
+def summarise(table: pd.DataFrame, metrics: Sequence[str], n_resamples: int = N_RESAMPLES) -> dict[str, Estimate]:
     """Mean and interval of each metric over the genes of one level or floor on one data set.
 
     Parameters
     ----------
     table
         Columns `fold`, `gene`, the metrics, and `seed` where there are several rows per fold and gene.
-    bootstrap
-        `n_resamples` and `seed` of the bootstrap.
+    n_resamples
+        Of the bootstrap.
     """
     units = table[_UNIT].drop_duplicates().sort_values(_UNIT)
     index = pd.MultiIndex.from_frame(units)
@@ -194,27 +189,27 @@ def summarise(table: pd.DataFrame, metrics: Sequence[str], **bootstrap: int) -> 
     blocks = [rows.set_index(_UNIT)[list(metrics)].reindex(index).to_numpy(float) for rows in seeds]
     cube = np.array(blocks).reshape(len(blocks), len(units), len(metrics))
     folds = pd.factorize(units["fold"])[0]
-    return dict(zip(metrics, estimate(cube, folds, **bootstrap), strict=True))
+    return dict(zip(metrics, estimate(cube, folds, n_resamples), strict=True))
 
 
-def paired_difference(
-    table: pd.DataFrame, reference: pd.DataFrame, metrics: Sequence[str], **bootstrap: int
+def compare_paired(
+    table: pd.DataFrame, reference: pd.DataFrame, metrics: Sequence[str], n_resamples: int = N_RESAMPLES
 ) -> dict[str, Estimate]:
     """Mean and interval of `table` - `reference` over the same (seed, fold, gene).
 
     A reference without a `seed` column (a floor) is paired with every seed. Rows that only one side has, or where
     either side has no value, do not enter.
     """
-    return summarise(_differences(table, reference, metrics), metrics, **bootstrap)
+    return summarise(_subtract(table, reference, metrics), metrics, n_resamples)
 
 
-def difference_by_seed(table: pd.DataFrame, reference: pd.DataFrame, metric: str) -> dict[int, float]:
+def compare_by_seed(table: pd.DataFrame, reference: pd.DataFrame, metric: str) -> dict[int, float]:
     """Seed -> mean of `table` - `reference` over the same (fold, gene): whether the training noise could turn it."""
-    means = _differences(table, reference, [metric]).groupby("seed")[metric].mean().dropna()
+    means = _subtract(table, reference, [metric]).groupby("seed")[metric].mean().dropna()
     return dict(zip(means.index.astype(int).tolist(), means.tolist(), strict=True))
 
 
-def _differences(table: pd.DataFrame, reference: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+def _subtract(table: pd.DataFrame, reference: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     keys = [key for key in ("seed", *_UNIT) if key in table and key in reference]
     both = table.merge(reference, on=keys, suffixes=("", "_reference"), validate="many_to_one")
     differences = both[["seed", *_UNIT]].copy()

@@ -32,7 +32,7 @@ class Need:
     seeds: int | None
 
 
-def needed(found: Estimate, effect: float) -> Need:
+def find_needed(found: Estimate, effect: float) -> Need:
     """Roughly what would do, from the variance that this design measured.
 
     Folds thin out every variance, seeds only that between models. A training noise that was not measured is not

@@ -27,17 +27,17 @@ class Compared:
     note: str = ""
 
 
-def comparison_name(protocol: str) -> str:
+def name_comparison(protocol: str) -> str:
     """Name of the study of a protocol."""
     return "comparison" if protocol == "heldout_genes" else f"comparison_{protocol}"
 
 
-def comparison(methods: Sequence[Compared], protocol: Protocol) -> Study:
+def make_comparison(methods: Sequence[Compared], protocol: Protocol) -> Study:
     """CausalGeD, which the others are compared with, and `methods` in their order."""
     levels = [Compared(CAUSALGED, TITLE), *methods]
     return Study.from_dict(
         {
-            "name": comparison_name(protocol),
+            "name": name_comparison(protocol),
             "question": f"Which method predicts genes that were never measured best, {_SAID[protocol]}?",
             "hypothesis": f"{TITLE} is ahead of every other method and of every floor.",
             "factor": {"path": METHOD, "name": "Method"},

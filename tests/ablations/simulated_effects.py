@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import t
 
-from ablations.statistics.intervals import ALPHA, Spread, measure, p_values, reach
-from ablations.statistics.paired import holm
+from ablations.statistics.intervals import ALPHA, Spread, find_p_values, find_reach, measure
+from ablations.statistics.paired import correct_holm
 
 SKEW = 1.4  # of a gamma distribution of shape 2; the largest seen among real paired differences was 1.44
 TRUTH = 0.03
@@ -72,7 +72,7 @@ def error_rate(design: Design, repetitions: int, n_resamples: int, seed: int = 0
     for start in range(0, repetitions, BLOCK):
         values = simulate(design, min(BLOCK, repetitions - start), generator)
         spread = measure(values, design.folds, n_resamples, seed=seed + start)
-        wrong += int((p_values(spread, null=TRUTH) < ALPHA).sum())
+        wrong += int((find_p_values(spread, null=TRUTH) < ALPHA).sum())
     return wrong / repetitions
 
 
@@ -80,7 +80,7 @@ def relative_width(design: Design, repetitions: int, n_resamples: int, seed: int
     """Median width of the interval over the width that knowing every variance would give."""
     values = simulate(design, repetitions, np.random.default_rng(seed))
     spread = measure(values, design.folds, n_resamples, seed)
-    width = reach(spread, spread.low_shape) + reach(spread, spread.high_shape)
+    width = find_reach(spread, spread.low_shape) + find_reach(spread, spread.high_shape)
     variance = (1 + 0.25 / design.n_seeds + design.model_noise**2 / design.n_seeds) / design.n_genes
     return float(np.median(width) / (2 * 1.96 * np.sqrt(variance)))
 
@@ -95,8 +95,8 @@ def family_error_rate(families: int, n_resamples: int, seed: int = 0) -> float:
         default, levels = generator.normal(size=(n_genes, 1, families)), generator.normal(size=(n_genes, 5, families))
         differences = (levels - default).reshape(1, n_genes, 5 * families)
         spread = measure(differences, np.zeros(n_genes, dtype=int), n_resamples, seed)
-        p.append(p_values(spread).reshape(5, families))
-    return float(np.mean([min(holm(family)) < ALPHA for family in np.vstack(p).T]))
+        p.append(find_p_values(spread).reshape(5, families))
+    return float(np.mean([min(correct_holm(family)) < ALPHA for family in np.vstack(p).T]))
 
 
 def rows(repetitions: int, n_resamples: int) -> Iterator[list[str]]:
@@ -124,7 +124,7 @@ def satterthwaite(spread: Spread) -> np.ndarray:
 def comparison(repetitions: int, n_resamples: int) -> Iterator[list[str]]:
     """Rates of both methods over the size of the model noise, where few replicates tell it."""
     for n_genes, n_folds, n_seeds in ((150, 5, 1), (60, 3, 1), (33, 1, 3)):
-        for method in (lambda spread: p_values(spread, null=TRUTH), satterthwaite):
+        for method in (lambda spread: find_p_values(spread, null=TRUTH), satterthwaite):
             cells = [str(n_genes), str(n_folds), str(n_seeds), "Satterthwaite" if method is satterthwaite else "ours"]
             for noise in NOISES:
                 design = Design(n_genes, n_folds, n_seeds, model_noise=noise)

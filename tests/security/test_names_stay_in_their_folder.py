@@ -15,7 +15,7 @@ from tune.commands.options import file_name
 from tune.comparison.export import export_splits
 from tune.comparison.methods import parse_brought
 from tune.store.lock import locked
-from tune.trials.mlflow_notes import metric_part
+from tune.trials.mlflow_notes import clean_metric_part
 from tune.trials.plan import Planner
 
 BAD = ["../up", "..", ".", "/etc/x", "a/b", "a\\b", "a\0b", "", " ", "a\n", "ü", "-rf", "~", "$HOME", "x" * 300]
@@ -95,7 +95,7 @@ def test_splits_are_exported_into_their_folder_alone(tiny, tmp_path):
 
 @pytest.mark.parametrize("label", ["../up", "/etc/x", "..", ".", "a\0b", "a\nb", "x" * 500])
 def test_a_level_that_names_a_metric_is_no_path(label):
-    part = metric_part(label)
+    part = clean_metric_part(label)
     assert not set(part) & set("/\\\0\n")
     assert part not in ("", ".", "..")
     assert len(part) <= 90

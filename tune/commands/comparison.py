@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ablations.study.comparison import PROTOCOLS, Compared, comparison
+from ablations.study.comparison import PROTOCOLS, Compared, make_comparison
 from ablations.study.study import METHOD
 from cgd.config import BROUGHT, CAUSALGED
 from cgd.errors import ConfigError
@@ -99,14 +99,14 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
         return _write_results(arguments)
     from tune.cluster.connection import check_reachable
     from tune.commands.execute import execute, print_notes
-    from tune.comparison.methods import ALL, choose, parse_brought
+    from tune.comparison.methods import ALL, choose_methods, parse_brought
     from tune.trials.plan import Planner
 
     if arguments.folds is None and "split.n_folds" not in assigned:
         arguments.folds = FOLDS
     base = make_base_config(arguments, assigned, None)
     brought = parse_brought(arguments.predictions)
-    methods, left_out = choose(arguments.methods or [ALL], brought, arguments.skip_missing)
+    methods, left_out = choose_methods(arguments.methods or [ALL], brought, arguments.skip_missing)
     for note in left_out:
         print(note)
     check_reachable(arguments.address)
@@ -119,7 +119,7 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
         return _audit(planner, methods)
     for protocol in PROTOCOLS:
         if arguments.protocol in (BOTH, protocol):
-            planner.add(comparison(methods, protocol))
+            planner.add(make_comparison(methods, protocol))
     print_notes(planner.plan)
     return execute(arguments, planner.plan, log)
 

@@ -18,7 +18,9 @@ from cgd.errors import ConfigError
 ALL, FLOORS = "all", "floors"
 
 
-def choose(asked: Sequence[str], brought: Sequence[Brought], skip_missing: bool) -> tuple[list[Compared], list[str]]:
+def choose_methods(
+    asked: Sequence[str], brought: Sequence[Brought], skip_missing: bool
+) -> tuple[list[Compared], list[str]]:
     """The methods beside CausalGeD, and what to tell the user of those that are left out.
 
     Parameters
@@ -40,7 +42,7 @@ def choose(asked: Sequence[str], brought: Sequence[Brought], skip_missing: bool)
         raise ConfigError(f"--methods names nothing; expected names such as spage,tangram, or '{ALL}', or '{FLOORS}'")
     chosen: list[Compared] = []
     notes = malformed() if ALL in names else []
-    for name in _expanded(names):
+    for name in _expand(names):
         entry = _find(name)
         try:
             entry.check()
@@ -52,10 +54,10 @@ def choose(asked: Sequence[str], brought: Sequence[Brought], skip_missing: bool)
             continue
         chosen.append(Compared(name, entry.title, entry.note))
     chosen += [Compared(BROUGHT + one.name, one.name, find_method(BROUGHT + one.name).note) for one in brought]
-    return _distinct(chosen), notes
+    return _tell_apart(chosen), notes
 
 
-def _expanded(names: Sequence[str]) -> list[str]:
+def _expand(names: Sequence[str]) -> list[str]:
     everything = [*METHODS, *discovered()] if ALL in names else []
     named = [name for name in names if name not in (ALL, FLOORS, CAUSALGED)]
     return list(dict.fromkeys([*everything, *named]))
@@ -69,7 +71,7 @@ def _find(name: str) -> Entry:
     return find_method(name)
 
 
-def _distinct(chosen: Sequence[Compared]) -> list[Compared]:
+def _tell_apart(chosen: Sequence[Compared]) -> list[Compared]:
     """Titles as a table needs them: a title that several have, or CausalGeD has, is followed by the name."""
     counts = Counter([TITLE, *(one.title for one in chosen)])
     return [replace(one, title=f"{one.title} ({one.name})") if counts[one.title] > 1 else one for one in chosen]

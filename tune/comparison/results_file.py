@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ablations.findings.results import find_comparisons, load_results
-from ablations.report.formats.files import replace
+from ablations.report.formats.files import replace_file
 from ablations.report.formats.table_text import table_text
 from ablations.study.comparison import PROTOCOLS
 from cgd.errors import TrackingError
@@ -38,9 +38,9 @@ def write_results(uri: str, path: Path, run_ids: Sequence[str] | None = None) ->
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         for protocol in PROTOCOLS:
             if protocol in by_protocol:
-                text = between(text, protocol, table_text(by_protocol[protocol]))
+                text = replace_section(text, protocol, table_text(by_protocol[protocol]))
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace(path, text)
+        replace_file(path, text)
     except (OSError, UnicodeDecodeError) as error:
         raise TrackingError(f"cannot write {path}: {error}; give another file") from None
     for results in found:
@@ -49,7 +49,7 @@ def write_results(uri: str, path: Path, run_ids: Sequence[str] | None = None) ->
         yield f"  methods: {', '.join(results.study.labels)}"
 
 
-def between(text: str, protocol: str, section: str) -> str:
+def replace_section(text: str, protocol: str, section: str) -> str:
     """`text` with `section` between the markers of a protocol. Raises TrackingError where one marker is missing."""
     begin, end = (f"<!-- table one, {protocol}: {what} -->" for what in ("begin", "end"))
     block = f"{begin}\n{section}\n{end}"

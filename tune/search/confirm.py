@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from ablations.statistics.paired import Estimate, paired_difference
+from ablations.statistics.paired import Estimate, compare_paired
 from cgd.config import Config
 from cgd.evaluation import trial_fingerprint
 from cgd.files import write_atomically
@@ -190,6 +190,6 @@ def choose_winner(confirmed: list[Confirmed]) -> Confirmed | None:
 def differences(one: pd.DataFrame, other: pd.DataFrame) -> dict[str, Estimate]:
     """Data set -> mean PCC of `one` minus that of `other` over the same seeds, folds and genes, with its interval."""
     return {
-        str(name): paired_difference(rows, other[other["dataset"] == name], ["pcc"])["pcc"]
+        str(name): compare_paired(rows, other[other["dataset"] == name], ["pcc"])["pcc"]
         for name, rows in one.groupby("dataset", sort=False)
     }

@@ -15,9 +15,9 @@ from ablations.findings.results import load_results
 from ablations.findings.tables import build_tables
 from ablations.report.content import Content, gather
 from ablations.report.figures.curves import COLUMNS, write_curves
-from ablations.report.pages.write import summary_of, write_content
+from ablations.report.pages.write import summarise_content, write_content
 from tune.store.tracking import FAILED, FINISHED, KILLED, OlderRun, RunRecord, Tracking
-from tune.trials.mlflow_notes import numbers_of, parent_note, study_metrics
+from tune.trials.mlflow_notes import collect_numbers, list_study_metrics, write_parent_note
 from tune.trials.plan import Plan, StudyPlan
 from tune.trials.study_record import study_record
 
@@ -85,7 +85,9 @@ class Conclusions:
         missing = [name for name, run in runs if not run or run.status not in (FINISHED, FAILED)]
         status = FAILED if failed else FINISHED
         self.tracking.end(parent, status if complete and not missing else KILLED)
-        return StudyOutcome(plan.study.name, parent, files.html, summary_of(content), tuple(failed), tuple(missing))
+        return StudyOutcome(
+            plan.study.name, parent, files.html, summarise_content(content), tuple(failed), tuple(missing)
+        )
 
     @cached_property
     def other_code(self) -> dict[str, list[OlderRun]]:
@@ -98,10 +100,10 @@ class Conclusions:
     def _summarise(self, content: Content, parent: str, report: str) -> None:
         """The study's numbers and its answer on the parent run itself."""
         answers = zip(content.tables, content.verdicts, strict=True)
-        found = [numbers_of(table, answer) for table, (_, answer) in answers]
+        found = [collect_numbers(table, answer) for table, (_, answer) in answers]
         experiment = self.tracking.experiment_id
-        note = parent_note(content.results.study, experiment, parent, found, report, content.headline)
-        self.tracking.summarise_study(parent, study_metrics(found), note)
+        note = write_parent_note(content.results.study, experiment, parent, found, report, content.headline)
+        self.tracking.summarise_study(parent, list_study_metrics(found), note)
 
     def _curves(self, plan: StudyPlan, known: Known) -> pd.DataFrame:
         """Validation score by epoch of every trial that has a run."""

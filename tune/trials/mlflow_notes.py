@@ -41,7 +41,7 @@ class DatasetNumbers:
     answer: str = ""
 
 
-def numbers_of(table: DatasetTable, answer: str) -> DatasetNumbers:
+def collect_numbers(table: DatasetTable, answer: str) -> DatasetNumbers:
     """Plain numbers of a report's table; `answer` is its verdict in a sentence."""
     levels = []
     for row in table.levels:
@@ -60,7 +60,7 @@ def numbers_of(table: DatasetTable, answer: str) -> DatasetNumbers:
     )
 
 
-def study_metrics(datasets: Sequence[DatasetNumbers]) -> dict[str, float]:
+def list_study_metrics(datasets: Sequence[DatasetNumbers]) -> dict[str, float]:
     """Metrics of the parent run, finite values alone; what stands before the last `/` is a section of charts.
 
     `pcc/DATASET/LEVEL` (floor and ceiling among the levels), `pcc_minus_default/DATASET/LEVEL` and the bounds of its
@@ -68,7 +68,7 @@ def study_metrics(datasets: Sequence[DatasetNumbers]) -> dict[str, float]:
     """
     metrics: dict[str, float] = {}
     for one in datasets:
-        name, levels = metric_part(one.dataset), _distinct([row.level for row in one.levels])
+        name, levels = clean_metric_part(one.dataset), _tell_apart([row.level for row in one.levels])
         metrics |= {f"pcc/{name}/{level}": row.pcc for level, row in zip(levels, one.levels, strict=True)}
         metrics |= {f"pcc/{name}/floor": one.floor, f"pcc/{name}/ceiling": one.ceiling}
         for level, row in zip(levels, one.levels, strict=True):
@@ -77,10 +77,10 @@ def study_metrics(datasets: Sequence[DatasetNumbers]) -> dict[str, float]:
     return {key: round(value, 6) for key, value in metrics.items() if math.isfinite(value)}
 
 
-def _distinct(levels: Sequence[str]) -> list[str]:
+def _tell_apart(levels: Sequence[str]) -> list[str]:
     """Levels as parts of a metric's name, with a number where two labels would become one or stand for a floor."""
     names: list[str] = []
-    for part in map(metric_part, levels):
+    for part in map(clean_metric_part, levels):
         taken, name, number = {*names, "floor", "ceiling"}, part, 1
         while name in taken:
             number += 1
@@ -89,7 +89,7 @@ def _distinct(levels: Sequence[str]) -> list[str]:
     return names
 
 
-def metric_part(text: str) -> str:
+def clean_metric_part(text: str) -> str:
     """`text` as a part of a metric's name: MLflow takes letters, digits and `_ - . :` and spaces."""
     part = " ".join(re.sub(r"[^\w.\-: ]", "-", text).split())[:80]
     return part if part.strip(".") else f"level {part}"  # "." and ".." would be read as folders
@@ -103,7 +103,7 @@ def escaped(text: object) -> str:
     return _SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
 
 
-def study_note(
+def write_study_note(
     question: str,
     hypothesis: str,
     datasets: Sequence[DatasetNumbers],
@@ -123,11 +123,11 @@ def study_note(
     """
     lines = [f"### {escaped(question)}", "", escaped(opening), "", f"**Hypothesis.** {escaped(hypothesis)}", ""]
     for one in datasets:
-        lines += [f"**{escaped(one.dataset)}.** {escaped(one.answer)}", "", *_table(one), ""]
+        lines += [f"**{escaped(one.dataset)}.** {escaped(one.answer)}", "", *_set_table(one), ""]
     return "\n".join([*lines, "See " + ", ".join(f"[{words}]({target})" for words, target in links.items()) + "."])
 
 
-def parent_note(
+def write_parent_note(
     study: Study,
     experiment_id: str,
     run_id: str,
@@ -136,11 +136,11 @@ def parent_note(
     opening: str = "",
 ) -> str:
     """`study_note` of a study with the `study_links` of its run."""
-    links = study_links(study.name, experiment_id, run_id, report)
-    return study_note(study.question, study.hypothesis, datasets, links, opening)
+    links = list_study_links(study.name, experiment_id, run_id, report)
+    return write_study_note(study.question, study.hypothesis, datasets, links, opening)
 
 
-def _table(one: DatasetNumbers) -> list[str]:
+def _set_table(one: DatasetNumbers) -> list[str]:
     lines = ["| level | mean test PCC | minus default (95 % interval) |", "|---|---:|---:|"]
     if math.isfinite(one.floor):
         lines.append(f"| floor: {escaped(one.floor_name)} | {_number(one.floor)} | |")
@@ -162,7 +162,7 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "unknown"
 
 
-def study_links(name: str, experiment_id: str, run_id: str, report: str | None = None) -> dict[str, str]:
+def list_study_links(name: str, experiment_id: str, run_id: str, report: str | None = None) -> dict[str, str]:
     """Where a parent's description leads within the UI, by the words that stand there.
 
     Parameters
@@ -171,32 +171,32 @@ def study_links(name: str, experiment_id: str, run_id: str, report: str | None =
         File name of the page in the run's folder `report`, once it is attached.
     """
     runs = f"#/experiments/{experiment_id}/runs"
-    query = quote(study_filter(name), safe="")
+    query = quote(filter_study(name), safe="")
     links = {"the report": f"{runs}/{run_id}/artifacts/report/{quote(report)}"} if report else {}
     links["all trials of this study"] = f"{runs}{UI}&searchFilter={query}"
     links["the curves of the levels, laid over each other"] = (
-        f"{runs}{UI}&viewStateShareKey={view_key(name)}&compareRunsMode=CHART"
+        f"{runs}{UI}&viewStateShareKey={name_view(name)}&compareRunsMode=CHART"
     )
     return links
 
 
-def study_filter(name: str) -> str:
+def filter_study(name: str) -> str:
     """MLflow query for the trials of a study, those another study computed first among them."""
     return f"tags.`cgd.study.{name}` LIKE '%'"
 
 
-def view_key(name: str) -> str:
+def name_view(name: str) -> str:
     return f"cgd-{name}"
 
 
-def study_view(name: str, by_dataset: bool) -> dict[str, Any]:
+def make_study_view(name: str, by_dataset: bool) -> dict[str, Any]:
     """State of MLflow's run page that lays a study's curves over each other, averaged by level.
 
     With `by_dataset` by level and data set, where there are several. The fields are those of MLflow's shared views.
     """
     tags = [f"cgd.study.{name}"] + ["cgd.dataset"] * by_dataset
     return {
-        "searchFilter": study_filter(name),
+        "searchFilter": filter_study(name),
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
         "startTime": "ALL",
@@ -216,7 +216,7 @@ def study_view(name: str, by_dataset: bool) -> dict[str, Any]:
     }
 
 
-def trial_note(spec_name: str, levels: Mapping[str, str], config: Config, run_id: str, has_model: bool) -> str:
+def write_trial_note(spec_name: str, levels: Mapping[str, str], config: Config, run_id: str, has_model: bool) -> str:
     """Description of a trial: what it is, what it does not share with the defaults, how to use its model.
 
     Parameters

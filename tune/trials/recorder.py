@@ -20,7 +20,7 @@ from tune.terminal.progress import Progress
 from tune.trials.callback import Listener
 from tune.trials.failure import Failure
 from tune.trials.messages import Epoch, TrialResult
-from tune.trials.mlflow_notes import trial_note
+from tune.trials.mlflow_notes import write_trial_note
 from tune.trials.spec import TrialSpec
 from tune.trials.trial import MODEL, Work
 
@@ -187,7 +187,7 @@ class StudyRecorder(Recorder):
             kind="trial",
             name=spec.name,
             tags=tags,
-            note=trial_note(spec.name, _levels(tags), spec.config, RUN_ID, self._keeps_model(spec)),
+            note=write_trial_note(spec.name, _levels(tags), spec.config, RUN_ID, self._keeps_model(spec)),
             params=run_params(spec.config),
             texts={"config.yaml": spec.config.to_yaml(), "split.json": spec.split.to_json()},
             datasets=[describe_dataset(self.datasets[spec.prepared])],
@@ -228,7 +228,7 @@ class StudyRecorder(Recorder):
         if folder.is_dir():
             tags = {"cgd.dataset": spec.dataset, "cgd.seed": str(spec.seed), "cgd.fold": str(spec.fold)}
             tags |= self.tags[spec.fingerprint]
-            note = trial_note(spec.name, _levels(tags), spec.config, RUN_ID, has_model=True)
+            note = write_trial_note(spec.name, _levels(tags), spec.config, RUN_ID, has_model=True)
             return folder, {**tags, NOTE: note}, describe_dataset(self.datasets[spec.prepared])
         # the trial saved it or would have failed: it ran on a machine that does not share the output folder
         mend = "give all machines of the cluster the same --output folder, or a --checkpoint-storage"

@@ -26,7 +26,7 @@ from tune.store.outbox_files import opening
 from tune.store.tracking import FAILED, FINISHED, KILLED, RUNNING, STUDY_TAG, Tracking, table_text
 from tune.terminal.progress import Progress
 from tune.trials.conclusion import Conclusions, StudyOutcome
-from tune.trials.mlflow_notes import parent_note, study_view, view_key
+from tune.trials.mlflow_notes import make_study_view, name_view, write_parent_note
 from tune.trials.plan import FloorSpec, Plan, StudyPlan
 from tune.trials.preflight import check_nodes, checked_tasks
 from tune.trials.recorder import StudyRecorder
@@ -99,9 +99,9 @@ class Runner:
             name = f"{plan.study.name} · {', '.join(plan.dataset_keys)}"
             run_id = record.run_id if record else None
             parent = parents[plan.study.name] = self.tracking.open_run("study", f"study-{plan.key}", name, tags, run_id)
-            self.tracking.describe(parent, parent_note(plan.study, self.tracking.experiment_id, parent))
-            view = study_view(plan.study.name, by_dataset=len(plan.dataset_keys) > 1)
-            self.tracking.share_view(view_key(plan.study.name), view)
+            self.tracking.describe(parent, write_parent_note(plan.study, self.tracking.experiment_id, parent))
+            view = make_study_view(plan.study.name, by_dataset=len(plan.dataset_keys) > 1)
+            self.tracking.share_view(name_view(plan.study.name), view)
         if resume and not interrupted:
             print("nothing to resume: no interrupted command ran exactly these trials")
         return parents

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ablations.report.formats.csv_text import to_csv
-from ablations.report.formats.files import replace
+from ablations.report.formats.files import replace_file
 from cgd.errors import CGDError
 
 COLUMNS = ("dataset", "level", "replicate", "epoch", "value")
@@ -59,7 +59,7 @@ def draw_curves(curves: pd.DataFrame, levels: list[str], label: str = "validatio
         FigureCanvasAgg(figure)
         panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
         for panel, name in zip(panels, names, strict=False):
-            _panel(panel, curves[curves["dataset"] == name], levels)
+            _draw_panel(panel, curves[curves["dataset"] == name], levels)
             panel.set(title=name, xlabel="epoch", ylabel=label)
         for panel in panels[max(1, len(names)) :]:
             panel.remove()
@@ -69,7 +69,7 @@ def draw_curves(curves: pd.DataFrame, levels: list[str], label: str = "validatio
     return figure
 
 
-def _panel(panel: mpl.axes.Axes, curves: pd.DataFrame, levels: list[str]) -> None:
+def _draw_panel(panel: mpl.axes.Axes, curves: pd.DataFrame, levels: list[str]) -> None:
     for index, level in enumerate(levels):
         own = curves[curves["level"] == level]
         style: dict[str, Any] = {
@@ -80,7 +80,7 @@ def _panel(panel: mpl.axes.Axes, curves: pd.DataFrame, levels: list[str]) -> Non
         if len(replicates) > 1:
             for rows in replicates:
                 panel.plot(rows["epoch"], rows["value"], lw=0.6, alpha=0.35, **style)
-        epochs, mean = mean_curve(replicates)
+        epochs, mean = average_curves(replicates)
         panel.plot(epochs, mean, lw=1.8, marker="o" if len(epochs) == 1 else "", ms=4, label=level, **style)
     low, high = panel.get_ylim()
     if high - low < SMALLEST_SPAN:  # an axis drawn about less would make noise look like an effect
@@ -89,7 +89,7 @@ def _panel(panel: mpl.axes.Axes, curves: pd.DataFrame, levels: list[str]) -> Non
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def mean_curve(replicates: list[pd.DataFrame]) -> tuple[np.ndarray, np.ndarray]:
+def average_curves(replicates: list[pd.DataFrame]) -> tuple[np.ndarray, np.ndarray]:
     """(n_epochs,) epochs that every replicate has, and the mean over replicates there."""
     if not replicates:
         return np.array([]), np.array([])
@@ -109,18 +109,18 @@ def write_curves(curves: pd.DataFrame, levels: list[str], folder: str | Path) ->
         return []
     folder = Path(folder)
     figure = draw_curves(curves, levels)
-    contents: dict[str, str | bytes] = {kind: _saved(figure, kind) for kind in ("svg", "png")}
+    contents: dict[str, str | bytes] = {kind: _save(figure, kind) for kind in ("svg", "png")}
     contents["csv"] = to_csv(curves)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for kind, content in contents.items():
-            replace(folder / f"curves.{kind}", content)
+            replace_file(folder / f"curves.{kind}", content)
     except OSError as error:
         raise CGDError(f"cannot write the curves to {folder}: {error}; pass a folder you may write") from None
     return [folder / f"curves.{kind}" for kind in contents]
 
 
-def _saved(figure: Figure, kind: str) -> bytes:
+def _save(figure: Figure, kind: str) -> bytes:
     stream = io.BytesIO()
     with mpl.rc_context(_STYLE):
         figure.savefig(stream, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)

@@ -55,7 +55,7 @@ def settle(figure: Figure) -> Figure:
 
 def to_svg(figure: Figure, inline: bool = False) -> str:
     """The figure as SVG. `inline`: transparent and in the colours of the page, light or dark, to stand inside HTML."""
-    svg = _saved(figure, format="svg", transparent=inline, metadata=_no("Date", "Creator", "Format", "Type")).decode()
+    svg = _save(figure, format="svg", transparent=inline, metadata=_omit("Date", "Creator", "Format", "Type")).decode()
     if not inline:
         return svg
     # the names of groups repeat from one figure to the next, and nothing refers to them
@@ -66,42 +66,42 @@ def to_svg(figure: Figure, inline: bool = False) -> str:
 
 def to_pdf(figure: Figure) -> bytes:
     """The figure as PDF: vectors, embedded fonts, no date."""
-    return _saved(figure, format="pdf", metadata=_no("CreationDate", "Creator", "Producer"))
+    return _save(figure, format="pdf", metadata=_omit("CreationDate", "Creator", "Producer"))
 
 
 def to_png(figure: Figure) -> bytes:
     """The figure as PNG at 300 dots per inch."""
-    return _saved(figure, format="png", dpi=300, metadata=_no("Software"))
+    return _save(figure, format="png", dpi=300, metadata=_omit("Software"))
 
 
-def _saved(figure: Figure, **options: Any) -> bytes:
+def _save(figure: Figure, **options: Any) -> bytes:
     stream = io.BytesIO()
     with mpl.rc_context(STYLE):
         figure.savefig(stream, **options)
     return stream.getvalue()
 
 
-def _no(*keys: str) -> dict[str, None]:
+def _omit(*keys: str) -> dict[str, None]:
     return dict.fromkeys(keys)
 
 
-def data_set_name(table: DatasetTable) -> str:
+def name_data_set(table: DatasetTable) -> str:
     """The name of a data set, with the paper's abbreviation where it has one."""
     return f"{table.name} ({table.paper_name})" if table.paper_name else table.name
 
 
-def ceiling_of(table: DatasetTable) -> Row | None:
+def find_ceiling(table: DatasetTable) -> Row | None:
     """The ceiling, where it is known."""
     return next((row for row in table.references if row.kind == "ceiling" and row.primary.is_known), None)
 
 
-def errors(estimates: Sequence[Estimate]) -> np.ndarray:
+def measure_errors(estimates: Sequence[Estimate]) -> np.ndarray:
     """(2, n) distances from the mean down to `low` and up to `high`; NaN without an interval."""
     spans = [(e.mean - e.low, e.high - e.mean) for e in estimates]
     return np.maximum(np.array(spans, dtype=float).reshape(-1, 2).T, 0.0)
 
 
-def reach(estimates: Sequence[Estimate]) -> list[float]:
+def list_reach(estimates: Sequence[Estimate]) -> list[float]:
     """Every finite mean and bound, to find the limits of an axis."""
     return [float(v) for e in estimates for v in (e.mean, e.low, e.high) if math.isfinite(v)]
 
@@ -117,7 +117,7 @@ def wrap(text: str, width: int) -> str:
     return "\n".join(line.strip() for line in lines)
 
 
-def n_columns_of_legend(labels: Sequence[str], inches: float) -> int:
+def count_legend_columns(labels: Sequence[str], inches: float) -> int:
     """How many entries fit side by side."""
     longest = max((len(line) for label in labels for line in label.split("\n")), default=1)
     return max(1, min(len(labels), int(inches / (longest * CHARACTER + 0.55))))

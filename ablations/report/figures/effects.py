@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from ablations.findings.tables import PRIMARY, DatasetTable
-from ablations.findings.wording import interval, p_value, signed_or_dash
+from ablations.findings.wording import CONFIDENCE_PERCENT, format_interval, format_p, format_signed
 from ablations.report.figures.drawing import (
     BAND,
     CHARACTER,
@@ -22,13 +22,13 @@ from ablations.report.figures.drawing import (
     PALETTE,
     SMALL,
     STYLE,
-    data_set_name,
-    errors,
-    reach,
+    list_reach,
+    measure_errors,
+    name_data_set,
     settle,
     wrap,
 )
-from ablations.statistics.paired import CONFIDENCE, Estimate
+from ablations.statistics.paired import Estimate
 from ablations.study.study import Study
 
 _ROW = 0.23  # inches
@@ -46,27 +46,27 @@ def draw_effects(study: Study, tables: Sequence[DatasetTable], stamp: str = "", 
     known = [p for p in panels if any(p[0] in row.differences for table in tables for row in table.levels)] or panels[
         :1
     ]
-    rows = _rows(tables)
+    rows = _list_rows(tables)
     with mpl.rc_context(STYLE):
         size = (1.9 + len(known) * (_PANEL + _TEXT), 1.3 + _ROW * max(len(rows), 2))
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(1, len(known), squeeze=False, sharey=True).ravel()
         for panel, (metric, heading) in zip(axes, known, strict=True):
-            _panel(panel, [(name, estimates.get(metric)) for name, estimates in rows])
+            _draw_panel(panel, [(name, estimates.get(metric)) for name, estimates in rows])
             panel.tick_params(axis="y", length=0)
-            _headings(panel, heading if len(known) > 1 else "", measure or _measure(study))
-        _names(axes[0], rows)
-        _legend(figure)
+            _write_headings(panel, heading if len(known) > 1 else "", measure or _name_measure(study))
+        _write_names(axes[0], rows)
+        _draw_legend(figure)
         if stamp:
             figure.supxlabel(wrap(stamp, int(size[0] / CHARACTER)), fontsize=SMALL + 0.5, fontweight="bold")
         return settle(figure)
 
 
-def _rows(tables: Sequence[DatasetTable]) -> list[tuple[str, dict[str, Estimate]]]:
+def _list_rows(tables: Sequence[DatasetTable]) -> list[tuple[str, dict[str, Estimate]]]:
     """(name, metric -> difference); a data set's own row has no differences."""
     rows: list[tuple[str, dict[str, Estimate]]] = []
     for table in tables:
-        rows.append((data_set_name(table), {}))
+        rows.append((name_data_set(table), {}))
         rows += [(row.title, dict(row.differences) or {"": _NOTHING}) for row in table.levels if not row.is_default]
     return rows
 
@@ -74,32 +74,32 @@ def _rows(tables: Sequence[DatasetTable]) -> list[tuple[str, dict[str, Estimate]
 _NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
 
 
-def _panel(panel: Any, rows: Sequence[tuple[str, Estimate | None]]) -> None:
+def _draw_panel(panel: Any, rows: Sequence[tuple[str, Estimate | None]]) -> None:
     shown = [(y, found) for y, (_, found) in enumerate(rows) if found is not None and found.is_known]
     panel.axvline(0, color=INK, linewidth=0.8, zorder=2)
-    low, high = _limits([found for _, found in shown])
+    low, high = _find_limits([found for _, found in shown])
     for y, found in shown:
         if math.isfinite(found.mde):
             left, right = max(low, -found.mde), min(high, found.mde)
             panel.fill_betweenx([y - 0.33, y + 0.33], left, right, color=BAND, linewidth=0, alpha=0.55, zorder=0)
         face = PALETTE[0] if found.differs else "none"
         panel.errorbar(
-            [found.mean], [y], xerr=errors([found]), fmt="D" if found.differs else "o", color=PALETTE[0],
+            [found.mean], [y], xerr=measure_errors([found]), fmt="D" if found.differs else "o", color=PALETTE[0],
             markerfacecolor=face, markersize=4.5, elinewidth=1.2, capsize=2.2, zorder=4,
         )  # fmt: skip
-        _beside(panel, y, _words(found))
+        _write_beside(panel, y, _describe(found))
     for y, (_, unknown) in enumerate(rows):
         if unknown is not None and not unknown.is_known:
-            _beside(panel, y, ("no result",))
+            _write_beside(panel, y, ("no result",))
     panel.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     panel.set(xlim=(low, high), ylim=(len(rows) - 0.4, -0.6))
 
 
-def _words(found: Estimate) -> tuple[str, str, str]:
-    return signed_or_dash(found.mean), interval(found, sign=True), p_value(found.p_holm) + " *" * found.differs
+def _describe(found: Estimate) -> tuple[str, str, str]:
+    return format_signed(found.mean), format_interval(found, sign=True), format_p(found.p_holm) + " *" * found.differs
 
 
-def _beside(panel: Any, y: float, words: Sequence[str], **style: Any) -> None:
+def _write_beside(panel: Any, y: float, words: Sequence[str], **style: Any) -> None:
     """The numbers of a row, in columns right of the panel."""
     for text, points in zip(words, _COLUMNS, strict=False):
         panel.annotate(
@@ -108,35 +108,35 @@ def _beside(panel: Any, y: float, words: Sequence[str], **style: Any) -> None:
         )  # fmt: skip
 
 
-def _limits(shown: Sequence[Estimate]) -> tuple[float, float]:
-    values = [0.0, *reach(shown)]
+def _find_limits(shown: Sequence[Estimate]) -> tuple[float, float]:
+    values = [0.0, *list_reach(shown)]
     pad = 0.08 * (max(values) - min(values)) or 0.01
     return min(values) - pad, max(values) + pad
 
 
-def _measure(study: Study) -> str:
+def _name_measure(study: Study) -> str:
     return f"PCC − default ({wrap(study.default_label, 40)})"
 
 
-def _headings(panel: Any, heading: str, measure: str) -> None:
+def _write_headings(panel: Any, heading: str, measure: str) -> None:
     panel.set_xlabel(measure)
-    _beside(panel, -1.0, ("diff.", f"{CONFIDENCE:.0%} interval".replace("%", " %"), "Holm p"), fontweight="bold")
+    _write_beside(panel, -1.0, ("diff.", f"{CONFIDENCE_PERCENT} interval", "Holm p"), fontweight="bold")
     if heading:
         panel.set_title(heading, fontsize=8, loc="left", fontweight="bold")
 
 
-def _names(panel: Any, rows: Sequence[tuple[str, dict[str, Estimate]]]) -> None:
-    panel.set_yticks(np.arange(len(rows)), [_shortened(name) for name, _ in rows])
+def _write_names(panel: Any, rows: Sequence[tuple[str, dict[str, Estimate]]]) -> None:
+    panel.set_yticks(np.arange(len(rows)), [_shorten(name) for name, _ in rows])
     for tick, (_, found) in zip(panel.get_yticklabels(), rows, strict=True):
         tick.set_fontweight("normal" if found else "bold")
 
 
-def _shortened(name: str) -> str:
+def _shorten(name: str) -> str:
     """One line; the tables hold the whole name."""
     return name if len(name) <= _NAME_WIDTH else name[: _NAME_WIDTH - 1] + "…"
 
 
-def _legend(figure: Figure) -> None:
+def _draw_legend(figure: Figure) -> None:
     marks: dict[str, Any] = {"color": PALETTE[0], "linestyle": "none", "markersize": 4.5}
     handles = [
         Line2D([], [], marker="D", **marks),

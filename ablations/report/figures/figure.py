@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ablations.findings.tables import DatasetTable, Row
-from ablations.findings.wording import number, short_name
+from ablations.findings.wording import format_number, shorten_name
 from ablations.report.figures.drawing import (
     CHARACTER,
     HATCHES,
@@ -20,11 +20,11 @@ from ablations.report.figures.drawing import (
     PALETTE,
     SMALL,
     STYLE,
-    ceiling_of,
-    data_set_name,
-    errors,
-    n_columns_of_legend,
-    reach,
+    count_legend_columns,
+    find_ceiling,
+    list_reach,
+    measure_errors,
+    name_data_set,
     settle,
     wrap,
 )
@@ -63,29 +63,29 @@ def _draw_bars(study: Study, tables: Sequence[DatasetTable], stamp: str) -> Figu
     inches = max(4.2, 0.7 + group * per_row)
     figure = Figure(figsize=(inches, 0.7 + 2.9 * len(chunks)), layout="constrained")
     panels = figure.subplots(len(chunks), 1, squeeze=False, sharey=True).ravel()
-    limits = _limits(tables)
+    limits = _find_limits(tables)
     for panel, chunk in zip(panels, chunks, strict=True):
-        _bar_groups(panel, chunk, labels, (inches - 0.7) / per_row, limits)
+        _draw_groups(panel, chunk, labels, (inches - 0.7) / per_row, limits)
         panel.set(ylabel=MEASURE, ylim=limits)
         panel.set_xlim(-0.5, per_row - 0.5)
-    _bar_legend(figure, study, labels, inches)
+    _draw_legend(figure, study, labels, inches)
     if stamp:
         figure.supxlabel(wrap(stamp, int(inches / CHARACTER)), fontsize=SMALL + 0.5, color=INK, fontweight="bold")
     return figure
 
 
-def _limits(tables: Sequence[DatasetTable]) -> tuple[float, float]:
+def _find_limits(tables: Sequence[DatasetTable]) -> tuple[float, float]:
     """From 0, or below, to just above the highest bar, floor, and ceiling where that does not squeeze the bars."""
     floors = [table.strongest_floor for table in tables]
-    values = reach([row.primary for table in tables for row in table.levels])
+    values = list_reach([row.primary for table in tables for row in table.levels])
     values += [0.0, *(row.primary.mean for row in floors if row)]
     top = max(values)
-    ceilings = [row.primary.mean for table in tables if (row := ceiling_of(table))]
+    ceilings = [row.primary.mean for table in tables if (row := find_ceiling(table))]
     top = max([top, *(value for value in ceilings if value <= _SQUEEZE * top)]) or 1.0
     return 1.1 * min(values), top + 0.1 * (top - min(values))
 
 
-def _bar_groups(
+def _draw_groups(
     panel: Any, tables: Sequence[DatasetTable], labels: Sequence[str], group: float, limits: tuple[float, float]
 ) -> None:
     """`group`: inches between two data sets."""
@@ -93,18 +93,20 @@ def _bar_groups(
     for i, label in enumerate(labels):
         found = [(k, row) for k, table in enumerate(tables) for row in table.levels if row.name == label]
         x = np.array([k for k, _ in found]) + (i - (len(labels) - 1) / 2) * width
-        _bars(panel, x, [row for _, row in found], width, i, show_values=width * group > 0.3)
+        _draw_group(panel, x, [row for _, row in found], width, i, show_values=width * group > 0.3)
     for k, table in enumerate(tables):
-        _reference_lines(panel, k, table, limits)
+        _draw_references(panel, k, table, limits)
     panel.axhline(0, color=INK, linewidth=0.7, zorder=4)
-    panel.set_xticks(range(len(tables)), [_caption(table, limits, int(group / CHARACTER) - 2) for table in tables])
+    panel.set_xticks(
+        range(len(tables)), [_write_caption(table, limits, int(group / CHARACTER) - 2) for table in tables]
+    )
     panel.tick_params(axis="x", length=0, pad=6)
 
 
-def _bars(panel: Any, x: np.ndarray, rows: Sequence[Row], width: float, which: int, show_values: bool) -> None:
+def _draw_group(panel: Any, x: np.ndarray, rows: Sequence[Row], width: float, which: int, show_values: bool) -> None:
     means = [row.primary.mean for row in rows]
-    panel.bar(x, means, 0.92 * width, zorder=2, **_bar_style(which))
-    bars = errors([row.primary for row in rows])
+    panel.bar(x, means, 0.92 * width, zorder=2, **_style_bar(which))
+    bars = measure_errors([row.primary for row in rows])
     panel.errorbar(x, means, yerr=bars, fmt="none", ecolor=INK, elinewidth=0.9, capsize=2, zorder=3)
     for place, row, up in zip(x, rows, np.nan_to_num(bars[1]), strict=True):
         if not row.primary.is_known:
@@ -113,41 +115,41 @@ def _bars(panel: Any, x: np.ndarray, rows: Sequence[Row], width: float, which: i
             )
         elif show_values:
             panel.annotate(
-                number(row.primary.mean), (place, max(row.primary.mean + up, 0)), (0, 2),
+                format_number(row.primary.mean), (place, max(row.primary.mean + up, 0)), (0, 2),
                 textcoords="offset points", ha="center", fontsize=SMALL, zorder=6,
             )  # fmt: skip
 
 
-def _bar_style(which: int) -> dict[str, Any]:
+def _style_bar(which: int) -> dict[str, Any]:
     hatch = HATCHES[which % len(HATCHES)]
     return {"facecolor": PALETTE[which % len(PALETTE)], "hatch": hatch, "edgecolor": INK, "linewidth": 0.5}
 
 
-def _reference_lines(panel: Any, k: int, table: DatasetTable, limits: tuple[float, float]) -> None:
+def _draw_references(panel: Any, k: int, table: DatasetTable, limits: tuple[float, float]) -> None:
     ends = (k - 0.47, k + 0.47)
     if table.strongest_floor:
         panel.hlines(table.strongest_floor.primary.mean, *ends, color=INK, linewidth=1.5, zorder=5)
-    if (ceiling := ceiling_of(table)) and ceiling.primary.mean <= limits[1]:
+    if (ceiling := find_ceiling(table)) and ceiling.primary.mean <= limits[1]:
         panel.hlines(ceiling.primary.mean, *ends, color=INK, linewidth=1, linestyle=":", zorder=5)
 
 
-def _caption(table: DatasetTable, limits: tuple[float, float], width: int) -> str:
+def _write_caption(table: DatasetTable, limits: tuple[float, float], width: int) -> str:
     """What stands under a data set: its name, its floor and its ceiling in numbers."""
-    lines = [wrap(data_set_name(table), width)]
+    lines = [wrap(name_data_set(table), width)]
     if floor := table.strongest_floor:
-        lines.append(wrap(f"floor: {short_name(floor)} {number(floor.primary.mean)}", width))
-    if ceiling := ceiling_of(table):
+        lines.append(wrap(f"floor: {shorten_name(floor)} {format_number(floor.primary.mean)}", width))
+    if ceiling := find_ceiling(table):
         hidden = "" if ceiling.primary.mean <= limits[1] else " ↑"
-        lines.append(wrap(f"ceiling {number(ceiling.primary.mean)}{hidden}", width))
+        lines.append(wrap(f"ceiling {format_number(ceiling.primary.mean)}{hidden}", width))
     return "\n".join(lines)
 
 
-def _bar_legend(figure: Figure, study: Study, labels: Sequence[str], inches: float) -> None:
+def _draw_legend(figure: Figure, study: Study, labels: Sequence[str], inches: float) -> None:
     names = [wrap(f"{label} (default)" if label == study.default_label else label, 44) for label in labels]
-    handles: list[Any] = [Patch(**_bar_style(i)) for i in range(len(labels))]
+    handles: list[Any] = [Patch(**_style_bar(i)) for i in range(len(labels))]
     handles += [Line2D([], [], color=INK, linewidth=1.5), Line2D([], [], color=INK, linewidth=1, linestyle=":")]
     names += ["strongest floor", "ceiling (↑ off the scale)"]
     figure.legend(
-        handles, names, loc="outside upper left", ncols=n_columns_of_legend(names, inches), title=study.title,
+        handles, names, loc="outside upper left", ncols=count_legend_columns(names, inches), title=study.title,
         alignment="left", title_fontproperties={"weight": "bold", "size": 8}, handlelength=2.2, labelcolor=INK,
     )  # fmt: skip

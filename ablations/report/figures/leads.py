@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ablations.findings.rows import Row
 from ablations.findings.table_one import DatasetPlaces, TableOne
-from ablations.findings.wording import short_name
+from ablations.findings.wording import shorten_name
 from ablations.report.figures.effects import draw_effects
 from ablations.study.study import Study
 
@@ -25,5 +25,5 @@ def _rows(one: DatasetPlaces) -> Sequence[Row]:
     if one.best_floor is None:
         return others
     floor = one.best_floor.row
-    named = replace(floor, kind="level", title=f"best floor: {short_name(floor)}", differences=one.best_floor.leads)
+    named = replace(floor, kind="level", title=f"best floor: {shorten_name(floor)}", differences=one.best_floor.leads)
     return [*others, named]

@@ -11,17 +11,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ablations.findings.tables import DatasetTable
-from ablations.findings.wording import number, short_name
+from ablations.findings.wording import format_number, shorten_name
 from ablations.report.figures.drawing import (
     CHARACTER,
     INK,
     MARKERS,
     PALETTE,
     SMALL,
-    ceiling_of,
-    data_set_name,
-    errors,
-    reach,
+    find_ceiling,
+    list_reach,
+    measure_errors,
+    name_data_set,
     spread,
     wrap,
 )
@@ -34,29 +34,29 @@ _NAME_WIDTH = 34  # characters
 
 def draw_lines(study: Study, tables: Sequence[DatasetTable], stamp: str) -> Figure:
     """Names stand at the ends of their lines; colour and marker both tell the data sets apart."""
-    names = [_name(table) for table in tables]
+    names = [_write_name(table) for table in tables]
     n_lines = sum(name.count("\n") + 1 for name in names)
     height = max(3.3, 1.1 + 0.145 * n_lines + 0.08 * len(names))
     figure = Figure(figsize=(7.2, height), layout="constrained")
     panel = figure.subplots()
-    positions, is_log = places_of_levels(study)
+    positions, is_log = place_levels(study)
     if is_log:
         panel.set_xscale("log")
-    _ticks(panel, study, positions)
-    limits = _limits(tables)
+    _set_ticks(panel, study, positions)
+    limits = _find_limits(tables)
     step = 0.012 if len(tables) > 1 else 0.0
     for i, table in enumerate(tables):
-        _line(panel, table, positions, i, shift=step * (i - (len(tables) - 1) / 2))
-        _floor_and_ceiling(panel, table, limits, PALETTE[i % len(PALETTE)])
+        _draw_line(panel, table, positions, i, shift=step * (i - (len(tables) - 1) / 2))
+        _draw_floor_and_ceiling(panel, table, limits, PALETTE[i % len(PALETTE)])
     panel.set(xlabel=study.title, ylabel="mean PCC over the test genes", ylim=limits)
     _name_lines(panel, tables, names, positions, limits, height)
-    _legend(figure)
+    _draw_legend(figure)
     if stamp:
         figure.supxlabel(wrap(stamp, int(7.2 / CHARACTER)), fontsize=SMALL + 0.5, color=INK, fontweight="bold")
     return figure
 
 
-def places_of_levels(study: Study) -> tuple[dict[str, float], bool]:
+def place_levels(study: Study) -> tuple[dict[str, float], bool]:
     """Level -> where it stands on the axis, and whether that axis is logarithmic.
 
     The values themselves where they are numbers that leave room for their labels on a linear, else on a logarithmic
@@ -77,7 +77,7 @@ def _have_room(values: list[float]) -> bool:
     return bool(len(steps)) and float(steps.min()) >= _NEAREST * float(steps.sum())
 
 
-def _ticks(panel: Any, study: Study, positions: dict[str, float]) -> None:
+def _set_ticks(panel: Any, study: Study, positions: dict[str, float]) -> None:
     width = max(6, int(4.2 / CHARACTER / len(positions)) - 1)
     labels = [wrap(label, width) + ("\n(default)" if label == study.default_label else "") for label in positions]
     panel.set_xticks(list(positions.values()), labels)
@@ -85,43 +85,43 @@ def _ticks(panel: Any, study: Study, positions: dict[str, float]) -> None:
     panel.axvline(positions[study.default_label], color=INK, linewidth=0.5, alpha=0.35, zorder=0)
 
 
-def _limits(tables: Sequence[DatasetTable]) -> tuple[float, float]:
-    values = reach([row.primary for table in tables for row in table.levels])
+def _find_limits(tables: Sequence[DatasetTable]) -> tuple[float, float]:
+    values = list_reach([row.primary for table in tables for row in table.levels])
     values += [row.primary.mean for table in tables if (row := table.strongest_floor)] or [0.0]
     low, high = min(values), max(values)
-    for value in sorted(row.primary.mean for table in tables if (row := ceiling_of(table))):
+    for value in sorted(row.primary.mean for table in tables if (row := find_ceiling(table))):
         high = value if high < value <= low + _SQUEEZE * (high - low) else high
     pad = 0.06 * (high - low or 1.0)
     return low - pad, high + pad
 
 
-def _line(panel: Any, table: DatasetTable, positions: dict[str, float], which: int, shift: float) -> None:
+def _draw_line(panel: Any, table: DatasetTable, positions: dict[str, float], which: int, shift: float) -> None:
     """`shift`: along the axis, as a share of it, so that intervals of several data sets do not hide each other."""
     rows = sorted((row for row in table.levels if row.name in positions), key=lambda row: positions[row.name])
     x = np.array([positions[row.name] for row in rows])
     span = max(positions.values()) - min(positions.values())
     moved = x * (1 + shift) if panel.get_xscale() == "log" else x + shift * span
     panel.errorbar(
-        moved, [row.primary.mean for row in rows], yerr=errors([row.primary for row in rows]),
+        moved, [row.primary.mean for row in rows], yerr=measure_errors([row.primary for row in rows]),
         color=PALETTE[which % len(PALETTE)], marker=MARKERS[which % len(MARKERS)], markersize=4.5, linewidth=1.3,
         elinewidth=0.9, capsize=2.2, zorder=4,
     )  # fmt: skip
 
 
-def _floor_and_ceiling(panel: Any, table: DatasetTable, limits: tuple[float, float], colour: str) -> None:
+def _draw_floor_and_ceiling(panel: Any, table: DatasetTable, limits: tuple[float, float], colour: str) -> None:
     if table.strongest_floor:
         panel.axhline(table.strongest_floor.primary.mean, color=colour, linewidth=1, linestyle="--", zorder=1)
-    if (ceiling := ceiling_of(table)) and ceiling.primary.mean <= limits[1]:
+    if (ceiling := find_ceiling(table)) and ceiling.primary.mean <= limits[1]:
         panel.axhline(ceiling.primary.mean, color=colour, linewidth=1, linestyle=":", zorder=1)
 
 
-def _name(table: DatasetTable) -> str:
+def _write_name(table: DatasetTable) -> str:
     """A data set with its floor and ceiling in numbers, as it stands at the end of its line."""
-    lines = [wrap(data_set_name(table), _NAME_WIDTH)]
+    lines = [wrap(name_data_set(table), _NAME_WIDTH)]
     if floor := table.strongest_floor:
-        lines.append(wrap(f"floor: {short_name(floor)} {number(floor.primary.mean)}", _NAME_WIDTH))
-    if ceiling := ceiling_of(table):
-        lines.append(f"ceiling {number(ceiling.primary.mean)}")
+        lines.append(wrap(f"floor: {shorten_name(floor)} {format_number(floor.primary.mean)}", _NAME_WIDTH))
+    if ceiling := find_ceiling(table):
+        lines.append(f"ceiling {format_number(ceiling.primary.mean)}")
     return "\n".join(lines)
 
 
@@ -134,7 +134,7 @@ def _name_lines(
     height: float,
 ) -> None:
     """Each name right of the panel, as near to its line's end as the other names allow, with a leader to it."""
-    known = [(i, *last) for i, table in enumerate(tables) if (last := _last_point(table, positions))]
+    known = [(i, *last) for i, table in enumerate(tables) if (last := _find_last_point(table, positions))]
     line = 0.14 / (height - 0.95)  # a line of text, as a share of the panel's height
     wanted = [(y - limits[0]) / (limits[1] - limits[0]) for _, _, y in known]
     gap = line * (max((name.count("\n") for name in names), default=0) + 1.35)
@@ -150,12 +150,12 @@ def _name_lines(
         )  # fmt: skip
 
 
-def _last_point(table: DatasetTable, positions: dict[str, float]) -> tuple[float, float] | None:
+def _find_last_point(table: DatasetTable, positions: dict[str, float]) -> tuple[float, float] | None:
     known = [(positions[r.name], r.primary.mean) for r in table.levels if r.primary.is_known and r.name in positions]
     return max(known, default=None)
 
 
-def _legend(figure: Figure) -> None:
+def _draw_legend(figure: Figure) -> None:
     handles = [Line2D([], [], color=INK, linewidth=1, linestyle=style) for style in ("--", ":")]
     names = ["strongest floor of the data set in the same colour", "its ceiling, where it fits the scale"]
     figure.legend(handles, names, loc="outside upper left", ncols=2, labelcolor=INK, fontsize=SMALL + 0.5)

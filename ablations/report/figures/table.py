@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ablations.findings.tables import DatasetTable, Row
-from ablations.findings.wording import number, short_name
+from ablations.findings.wording import format_number, shorten_name
 from ablations.report.figures.drawing import (
     BAND,
     CHARACTER,
@@ -16,9 +16,9 @@ from ablations.report.figures.drawing import (
     PALETTE,
     SMALL,
     SOFT,
-    ceiling_of,
-    data_set_name,
-    reach,
+    find_ceiling,
+    list_reach,
+    name_data_set,
     wrap,
 )
 from ablations.study.study import Study
@@ -36,16 +36,16 @@ def draw_table(study: Study, tables: Sequence[DatasetTable], stamp: str) -> Figu
     titles = {label: f"{label} (default)" if label == study.default_label else label for label in labels}
     left = min(2.4, max(0.9, max((len(text) for text in titles.values()), default=0) * CHARACTER + 0.15))
     blocks = [tables[i : i + _PER_BLOCK] for i in range(0, len(tables), _PER_BLOCK)] or [()]
-    cell = _cell_height(tables)
+    cell = _measure_cell(tables)
     block_height = _HEAD + cell * len(labels) + _FOOT + 0.1
     width = max(3.4, left + _COLUMN * max(len(block) for block in blocks) + 0.1)
-    notes = _notes(stamp, width)
+    notes = _list_notes(stamp, width)
     height = block_height * len(blocks) + 0.12 * sum(note.count("\n") + 1 for note, _ in notes) + 0.1
     figure = Figure(figsize=(width, height))
     panel = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))  # one unit is one inch
     panel.axis("off")
     for b, block in enumerate(blocks):
-        _block(panel, study.title, titles, block, left, block_height * b, cell)
+        _draw_block(panel, study.title, titles, block, left, block_height * b, cell)
     y = block_height * len(blocks)
     for note, weight in notes:
         panel.text(0.08, y, note, va="top", fontsize=SMALL, fontweight=weight, linespacing=1.25)
@@ -53,12 +53,12 @@ def draw_table(study: Study, tables: Sequence[DatasetTable], stamp: str) -> Figu
     return figure
 
 
-def _cell_height(tables: Sequence[DatasetTable]) -> float:
+def _measure_cell(tables: Sequence[DatasetTable]) -> float:
     has_paper = any(row.paper is not None for table in tables for row in table.levels)
     return (3 if has_paper else 2) * _LINE + _GLYPH + 0.1
 
 
-def _block(
+def _draw_block(
     panel: Any,
     title: str,
     titles: dict[str, str],
@@ -82,43 +82,43 @@ def _block(
     for j, text in enumerate(("strongest floor", "ceiling")):
         panel.text(0.08, end + 0.06 + j * _FLOOR_ROW, text, va="top", color=SOFT)
     for k, table in enumerate(tables):
-        _column(panel, table, list(titles), left + _COLUMN * k, first, cell)
+        _draw_column(panel, table, list(titles), left + _COLUMN * k, first, cell)
 
 
-def _column(panel: Any, table: DatasetTable, labels: Sequence[str], x: float, first: float, cell: float) -> None:
+def _draw_column(panel: Any, table: DatasetTable, labels: Sequence[str], x: float, first: float, cell: float) -> None:
     centre = x + _COLUMN / 2
     width = int(_COLUMN / (1.2 * CHARACTER))  # bold is wider
-    panel.text(centre, first - 0.08, wrap(data_set_name(table), width), ha="center", va="bottom", fontweight="bold")
-    scale = _scale(table, x + 0.15, x + _COLUMN - 0.15)
+    panel.text(centre, first - 0.08, wrap(name_data_set(table), width), ha="center", va="bottom", fontweight="bold")
+    scale = _make_scale(table, x + 0.15, x + _COLUMN - 0.15)
     rows = {row.name: row for row in table.levels}
     for i, label in enumerate(labels):
         if label in rows:
             is_best = table.best is not None and table.best.name == label
-            _cell(panel, rows[label], is_best, centre, first + cell * i)
+            _draw_cell(panel, rows[label], is_best, centre, first + cell * i)
             if scale:
-                _glyph(panel, rows[label], table.default, is_best, first + cell * (i + 1) - 0.1, scale)
+                _draw_interval(panel, rows[label], table.default, is_best, first + cell * (i + 1) - 0.1, scale)
     end = first + cell * len(labels)
-    for j, row in enumerate((table.strongest_floor, ceiling_of(table))):
+    for j, row in enumerate((table.strongest_floor, find_ceiling(table))):
         y = end + 0.06 + j * _FLOOR_ROW
-        name = short_name(row) if row is not None and row.kind == "floor" else ""
-        panel.text(centre, y, number(row.primary.mean) if row else "–", ha="center", va="top", color=SOFT)
+        name = shorten_name(row) if row is not None and row.kind == "floor" else ""
+        panel.text(centre, y, format_number(row.primary.mean) if row else "–", ha="center", va="top", color=SOFT)
         panel.text(centre, y + _LINE, name, ha="center", va="top", color=SOFT, fontsize=SMALL)
 
 
-def _cell(panel: Any, row: Row, is_best: bool, centre: float, top: float) -> None:
+def _draw_cell(panel: Any, row: Row, is_best: bool, centre: float, top: float) -> None:
     found = row.primary
     panel.text(
-        centre, top + 0.06, number(found.mean), ha="center", va="top", fontweight="bold" if is_best else "normal"
+        centre, top + 0.06, format_number(found.mean), ha="center", va="top", fontweight="bold" if is_best else "normal"
     )
     if found.low == found.low:
-        bounds = f"[{number(found.low)}, {number(found.high)}]"
+        bounds = f"[{format_number(found.low)}, {format_number(found.high)}]"
         panel.text(centre, top + 0.06 + _LINE, bounds, ha="center", va="top", fontsize=SMALL, color=SOFT)
     if row.paper is not None:
-        text = f"paper {number(row.paper)}"
+        text = f"paper {format_number(row.paper)}"
         panel.text(centre, top + 0.06 + 2 * _LINE, text, ha="center", va="top", fontsize=SMALL, style="italic")
 
 
-def _glyph(panel: Any, row: Row, default: Row, is_best: bool, y: float, scale: Any) -> None:
+def _draw_interval(panel: Any, row: Row, default: Row, is_best: bool, y: float, scale: Any) -> None:
     """The mean and its interval at height `y`, with a tick where the default is."""
     found = row.primary
     if default.primary.is_known:
@@ -129,16 +129,16 @@ def _glyph(panel: Any, row: Row, default: Row, is_best: bool, y: float, scale: A
         panel.plot([scale(found.mean)], [y], color=PALETTE[0], marker="o" if is_best else "s", markersize=3.2)
 
 
-def _scale(table: DatasetTable, left: float, right: float) -> Any:
+def _make_scale(table: DatasetTable, left: float, right: float) -> Any:
     """Value -> place, so that the levels of a data set fill their column; None without two different values."""
-    values = reach([row.primary for row in table.levels])
+    values = list_reach([row.primary for row in table.levels])
     if len(set(values)) < 2:
         return None
     low, high = min(values), max(values)
     return lambda value: left + (value - low) / (high - low) * (right - left)
 
 
-def _notes(stamp: str, width: float) -> list[tuple[str, str]]:
+def _list_notes(stamp: str, width: float) -> list[tuple[str, str]]:
     """(wrapped text, weight) of the lines under the table."""
     text = "Mean PCC, bold where best; beneath, its interval, on a scale of its own per data set (tick: the default)."
     notes = [(text, "normal")] + [(stamp, "bold")] * bool(stamp)

@@ -14,14 +14,14 @@ def to_csv(table: pd.DataFrame) -> str:
 
     Names of genes, levels and data sets come from files of others. Numbers are left alone, negative ones too.
     """
-    safe = table.rename(columns=_as_text)
+    safe = table.rename(columns=_make_text)
     for column in range(safe.shape[1]):
         if safe.dtypes.iloc[column].kind not in "biuf":
-            safe.isetitem(column, safe.iloc[:, column].map(_as_text))
+            safe.isetitem(column, safe.iloc[:, column].map(_make_text))
     return safe.to_csv(index=False)
 
 
-def _as_text(value: object) -> object:
+def _make_text(value: object) -> object:
     if not isinstance(value, str):
         return value
     text = value.replace("\r", " ")  # pandas does not quote it, and a spreadsheet begins a line there

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 
-def replace(path: Path, content: str | bytes) -> None:
+def replace_file(path: Path, content: str | bytes) -> None:
     """Write `content` beside `path`, then put it in its place. Raises OSError, and then leaves no draft."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

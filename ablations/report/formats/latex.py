@@ -48,19 +48,19 @@ def escape(text: str) -> str:
 def to_latex(content: Content) -> str:
     """All tables. Under the published protocol every caption carries the stamp."""
     name = content.results.study.name
-    tables = [_table(sheet, name, "" if sheet.key == "paper" else content.stamp) for sheet in content.sheets]
+    tables = [_set_table(sheet, name, "" if sheet.key == "paper" else content.stamp) for sheet in content.sheets]
     text = "\n\n".join(tables)
     head = _HEAD.format(name=name) + (f"\n{_BEYOND}" if re.search(r"[^\x00-\u017f]", text) else "")
     return f"{head}\n\n{text}\n"
 
 
-def _table(sheet: Sheet, study: str, stamp: str) -> str:
+def _set_table(sheet: Sheet, study: str, stamp: str) -> str:
     columns = "l" * sheet.n_names + "r" * (len(sheet.columns) - sheet.n_names)
-    rows = [*_group_rows(sheet), _row([_heading(name) for name in sheet.columns]), r"\midrule"]
+    rows = [*_set_groups(sheet), _set_row([_set_heading(name) for name in sheet.columns]), r"\midrule"]
     for i, line in enumerate(sheet.lines):
         rows += [r"\midrule"] * (line.has_rule and i > 0)
-        rows.append(_row([_cell(cell) for cell in line.cells]))
-    caption = " ".join(escape(text) for text in (_sentence(sheet.title), stamp, sheet.note) if text)
+        rows.append(_set_row([_set_cell(cell) for cell in line.cells]))
+    caption = " ".join(escape(text) for text in (_end_sentence(sheet.title), stamp, sheet.note) if text)
     label = re.sub(r"[^A-Za-z0-9:.]", "-", f"tab:{study}:{sheet.key}")
     body = "\n".join(rows)
     return rf"""\begin{{table}}[htbp]
@@ -76,11 +76,11 @@ def _table(sheet: Sheet, study: str, stamp: str) -> str:
 \end{{table}}"""
 
 
-def _sentence(title: str) -> str:
+def _end_sentence(title: str) -> str:
     return title if title.endswith(".") else f"{title}."
 
 
-def _group_rows(sheet: Sheet) -> list[str]:
+def _set_groups(sheet: Sheet) -> list[str]:
     if not sheet.groups:
         return []
     cells, rules, start = [], [], 1
@@ -89,14 +89,14 @@ def _group_rows(sheet: Sheet) -> list[str]:
             cells.append(rf"\multicolumn{{{width}}}{{c}}{{{escape(name)}}}")
             rules += [rf"\cmidrule(lr){{{start}-{start + width - 1}}}"] * bool(name)
             start += width
-    return [_row(cells), "".join(rules)]
+    return [_set_row(cells), "".join(rules)]
 
 
-def _row(cells: list[str]) -> str:
+def _set_row(cells: list[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _heading(text: str) -> str:
+def _set_heading(text: str) -> str:
     """A heading of more than two words is set in lines, so that it does not widen its column."""
     words = text.split(" ")
     half = (len(words) + 1) // 2
@@ -104,7 +104,7 @@ def _heading(text: str) -> str:
     return _stack([escape(line) for line in lines])
 
 
-def _cell(cell: Cell) -> str:
+def _set_cell(cell: Cell) -> str:
     text = escape(cell.text)
     text = rf"\textbf{{{text}}}" if cell.is_strong and text else text
     tags = f" ({escape(', '.join(cell.tags))})" if cell.tags else ""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from ablations.findings.forecast import forecast_ratio
+from ablations.findings.forecast import compare_forecast
 from ablations.findings.results import StudyResults
 from ablations.findings.table_one import Overall, TableOne
 from ablations.findings.tables import CEILING, PRIMARY, DatasetTable, Row
@@ -20,21 +20,23 @@ _COLUMNS += ["value", "low", "high", *_STATISTICS]
 _COSTS = ("train_seconds", "wall_seconds", "peak_memory_mb", "n_parameters", "cpu_hours", "gpu_hours", "n_replicates")
 
 
-def tidy(results: StudyResults, tables: Sequence[DatasetTable], found: TableOne | None = None) -> pd.DataFrame:
+def tabulate_numbers(
+    results: StudyResults, tables: Sequence[DatasetTable], found: TableOne | None = None
+) -> pd.DataFrame:
     """Everything the report shows, one number a line, with its interval and statistics where it has them.
 
     `kind` is floor, ceiling, level, older (`name` is level @ code version), paper or forecast. Of a comparison
     `METRIC_reference_minus` is the lead of the reference over the row; lines without a data set are over all of them.
     """
-    lines = [line for table in tables for row in table.rows for line in _row_lines(results, table, row)]
-    lines += [line for table in tables for line in _older_lines(results, table)]
-    lines += _comparison_lines(results, found) if found else []
-    lines += [*_paper_lines(results), *_forecast_lines(results)]
+    lines = [line for table in tables for row in table.rows for line in _list_row(results, table, row)]
+    lines += [line for table in tables for line in _list_older(results, table)]
+    lines += _list_comparison(results, found) if found else []
+    lines += [*_list_paper(results), *_list_forecast(results)]
     frame = pd.DataFrame(lines, columns=_COLUMNS).astype({"n_genes": "Int64", "n_unscored": "Int64"})
     return frame.assign(study=results.study.name)
 
 
-def per_gene(results: StudyResults) -> pd.DataFrame:
+def tabulate_genes(results: StudyResults) -> pd.DataFrame:
     """One row per trial and gene, floors and ceiling too; a column per metric, empty where unscorable."""
     levels = results.per_gene.rename(columns={"level": "name"}).assign(kind="level")
     floors = results.floors.rename(columns={"method": "name"})
@@ -48,16 +50,16 @@ def per_gene(results: StudyResults) -> pd.DataFrame:
     return both[[*keys, *results.metrics]]
 
 
-def _row_lines(results: StudyResults, table: DatasetTable, row: Row) -> Iterator[dict[str, Any]]:
+def _list_row(results: StudyResults, table: DatasetTable, row: Row) -> Iterator[dict[str, Any]]:
     known: dict[str, Any] = {"protocol": results.protocol, "dataset": table.name, "paper_name": table.paper_name}
     known |= {"kind": row.kind, "name": row.name, "is_default": row.is_default}
-    for quantity, found in _estimates(table, row).items():
-        yield known | {"quantity": quantity} | _numbers(found)
-    for quantity, value in _single_numbers(table, row).items():
+    for quantity, found in _collect_estimates(table, row).items():
+        yield known | {"quantity": quantity} | _list_numbers(found)
+    for quantity, value in _collect_numbers(table, row).items():
         yield known | {"quantity": quantity, "value": value}
 
 
-def _estimates(table: DatasetTable, row: Row) -> dict[str, Estimate]:
+def _collect_estimates(table: DatasetTable, row: Row) -> dict[str, Estimate]:
     found = dict(row.estimates) | {f"{metric}_minus_default": e for metric, e in row.differences.items()}
     if row.kind == "level" and row.name in table.best_versus:
         found[f"{PRIMARY}_minus_best"] = table.best_versus[row.name]
@@ -66,11 +68,11 @@ def _estimates(table: DatasetTable, row: Row) -> dict[str, Estimate]:
     return found
 
 
-def _numbers(found: Estimate) -> dict[str, Any]:
+def _list_numbers(found: Estimate) -> dict[str, Any]:
     return {"value": found.mean, "low": found.low, "high": found.high} | {k: getattr(found, k) for k in _STATISTICS}
 
 
-def _single_numbers(table: DatasetTable, row: Row) -> dict[str, float]:
+def _collect_numbers(table: DatasetTable, row: Row) -> dict[str, float]:
     found = {f"{metric}_fraction": share for metric, share in row.fractions.items()}
     found |= {f"{PRIMARY}_minus_default_seed_{seed}": value for seed, value in row.by_seed.items()}
     if row.trials:
@@ -82,7 +84,7 @@ def _single_numbers(table: DatasetTable, row: Row) -> dict[str, float]:
     return found
 
 
-def _comparison_lines(results: StudyResults, found: TableOne) -> list[dict[str, Any]]:
+def _list_comparison(results: StudyResults, found: TableOne) -> list[dict[str, Any]]:
     lines = []
     for one in found.data_sets:
         table: dict[str, Any] = {"protocol": results.protocol, "dataset": one.table.name}
@@ -91,12 +93,12 @@ def _comparison_lines(results: StudyResults, found: TableOne) -> list[dict[str, 
             known = table | {"kind": place.row.kind, "name": place.row.name, "is_default": place.row.is_default}
             leads = {f"{metric}_reference_minus": lead for metric, lead in place.leads.items()}
             leads |= {f"{PRIMARY}_minus_best_floor": place.over_floor} if place.over_floor else {}
-            lines += [known | {"quantity": quantity} | _numbers(lead) for quantity, lead in leads.items()]
+            lines += [known | {"quantity": quantity} | _list_numbers(lead) for quantity, lead in leads.items()]
             lines += [known | {"quantity": f"{m}_rank", "value": rank} for m, rank in place.ranks.items()]
-    return lines + [line for row in found.overall for line in _overall_lines(results, row)]
+    return lines + [line for row in found.overall for line in _list_overall(results, row)]
 
 
-def _overall_lines(results: StudyResults, row: Overall) -> Iterator[dict[str, Any]]:
+def _list_overall(results: StudyResults, row: Overall) -> Iterator[dict[str, Any]]:
     known = {"protocol": results.protocol, "kind": row.kind, "name": row.name, "is_default": row.is_reference}
     values = {"mean_pcc": row.mean_pcc, "mean_rank": row.mean_rank, "accuracy_score": row.accuracy_score}
     for what, counts in (("lead", row.leads), ("over_floor", row.over_floor)):
@@ -104,7 +106,7 @@ def _overall_lines(results: StudyResults, row: Overall) -> Iterator[dict[str, An
     yield from (known | {"quantity": quantity, "value": value} for quantity, value in values.items())
 
 
-def _older_lines(results: StudyResults, table: DatasetTable) -> list[dict[str, Any]]:
+def _list_older(results: StudyResults, table: DatasetTable) -> list[dict[str, Any]]:
     known = {"protocol": results.protocol, "dataset": table.name, "paper_name": table.paper_name, "kind": "older"}
     return [
         known | {"name": f"{row.level} @ {row.code_version}", "quantity": quantity, "value": value}
@@ -113,7 +115,7 @@ def _older_lines(results: StudyResults, table: DatasetTable) -> list[dict[str, A
     ]
 
 
-def _paper_lines(results: StudyResults) -> list[dict[str, Any]]:
+def _list_paper(results: StudyResults) -> list[dict[str, Any]]:
     paper = results.study.paper
     if paper is None:
         return []
@@ -125,8 +127,8 @@ def _paper_lines(results: StudyResults) -> list[dict[str, Any]]:
     ]
 
 
-def _forecast_lines(results: StudyResults) -> list[dict[str, Any]]:
-    found = forecast_ratio(results)
+def _list_forecast(results: StudyResults) -> list[dict[str, Any]]:
+    found = compare_forecast(results)
     if found is None:
         return []
     return [

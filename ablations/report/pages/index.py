@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ablations.report.formats.files import replace
+from ablations.report.formats.files import replace_file
 from ablations.report.pages.page import render_template
 from ablations.report.pages.write import CARD
 from cgd.errors import CGDError
@@ -43,29 +43,29 @@ def write_index(folder: str | Path) -> Path:
     root = Path(folder)
     if not root.is_dir():
         raise CGDError(f"no folder {root}; expected the 'reports' folder of an output")
-    entries, unreadable = _entries(root)
+    entries, unreadable = _read_entries(root)
     path = root / "index.html"
     try:
-        replace(path, render_template("index.html", entries=entries, unreadable=unreadable))
+        replace_file(path, render_template("index.html", entries=entries, unreadable=unreadable))
     except OSError as error:
         raise CGDError(f"cannot write {path}: {error}; pass a folder you may write") from None
     return path
 
 
-def _entries(root: Path) -> tuple[list[Entry], list[str]]:
+def _read_entries(root: Path) -> tuple[list[Entry], list[str]]:
     """The reports, and the files that should describe one but do not."""
     entries, unreadable = [], []
     for path in sorted(root.rglob("*.json")):
         try:
             card = json.loads(path.read_text(encoding="utf-8"))
             if isinstance(card, dict) and card.get("kind") == CARD:
-                entries.append(_entry(card, path, root))
+                entries.append(_read_entry(card, path, root))
         except (OSError, ValueError) as error:
             unreadable.append(f"{path.relative_to(root)}: {error}")
     return sorted(entries, key=lambda entry: (entry.date, entry.link), reverse=True), unreadable
 
 
-def _entry(card: Mapping[str, Any], path: Path, root: Path) -> Entry:
+def _read_entry(card: Mapping[str, Any], path: Path, root: Path) -> Entry:
     """Raises ValueError where a card is not what `write_report` writes, OSError where its page is missing."""
     datasets = card.get("datasets")
     if not all(isinstance(card.get(key), str) for key in _TEXTS) or not isinstance(datasets, list):

@@ -9,15 +9,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ablations.findings.verdict import PERCENT
-from ablations.findings.wording import number, plain
-from ablations.report.content import Content, design, facts, method, stamp_meaning
+from ablations.findings.wording import CONFIDENCE_PERCENT, format_number, format_value
+from ablations.report.content import Content, describe_data, describe_replicates, describe_statistics, explain_stamp
 
 _PIXELS_PER_POINT = 1.42  # 8 points of the figure then read like the text of the tables
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(content: Content, figure: str, effects: str) -> str:
+def render_report(content: Content, figure: str, effects: str) -> str:
     """The page. Every text that comes from outside is escaped; only the two SVGs are taken as they are."""
     return render_template(
         "report.html",
@@ -26,17 +25,17 @@ def render(content: Content, figure: str, effects: str) -> str:
         study=content.results.study,
         figure=Markup(figure),
         effects_figure=Markup(effects),
-        figure_width=_pixels(figure),
-        effects_width=_pixels(effects),
-        facts=[facts(table) for table in content.tables],
-        design=design(content),
-        method=method(content.results.study),
-        stamp_meaning=stamp_meaning(content) if content.stamp else "",
-        confidence=PERCENT,
+        figure_width=_measure_width(figure),
+        effects_width=_measure_width(effects),
+        facts=[describe_data(table) for table in content.tables],
+        design=describe_replicates(content),
+        method=describe_statistics(content.results.study),
+        stamp_meaning=explain_stamp(content) if content.stamp else "",
+        confidence=CONFIDENCE_PERCENT,
     )
 
 
-def _pixels(svg: str) -> int:
+def _measure_width(svg: str) -> int:
     """How wide a figure may become on the page, from its own width in points."""
     found = re.search(r'<svg[^>]* width="([\d.]+)pt"', svg)
     assert found, "matplotlib gives the width of an SVG in points"
@@ -52,5 +51,5 @@ def render_template(name: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "plain": plain}
+    environment.filters |= {"number": format_number, "plain": format_value}
     return environment.get_template(name).render(**values)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -17,35 +16,23 @@ from ablations.report.figures.effects import draw_effects
 from ablations.report.figures.figure import draw
 from ablations.report.figures.leads import draw_leads
 from ablations.report.formats.csv_text import to_csv
-from ablations.report.formats.files import replace
+from ablations.report.formats.files import replace_file
 from ablations.report.formats.latex import to_latex
 from ablations.report.formats.markdown import to_markdown
-from ablations.report.formats.terminal import summary_of, summary_text
-from ablations.report.formats.tidy import per_gene, tidy
-from ablations.report.pages.page import render
+from ablations.report.formats.terminal import summarise, summarise_content
+from ablations.report.formats.tidy import tabulate_genes, tabulate_numbers
+from ablations.report.pages.page import render_report
 from cgd.errors import CGDError
 
-__all__ = ["ReportFiles", "summary_of", "summary_text", "write_content", "write_report"]
+__all__ = ["ReportFiles", "summarise", "summarise_content", "write_content", "write_report"]
 
 CARD = "causalged.report"
-_ENDINGS = {
-    "html": ".html",
-    "markdown": ".md",
-    "csv": ".csv",
-    "per_gene": ".per_gene.csv",
-    "tex": ".tex",
-    "card": ".json",
-    "figure": ".svg",
-    "figure_pdf": ".pdf",
-    "figure_png": ".png",
-    "effects": ".effects.svg",
-    "effects_pdf": ".effects.pdf",
-    "effects_png": ".effects.png",
-}
+# in the order of `ReportFiles`
+_ENDINGS = (".html", ".md", ".csv", ".per_gene.csv", ".tex", ".json", ".svg", ".pdf", ".png")
+_ENDINGS += (".effects.svg", ".effects.pdf", ".effects.png")
 
 
-@dataclass(frozen=True)
-class ReportFiles:
+class ReportFiles(NamedTuple):
     """Where `write_report` put its files.
 
     Attributes
@@ -75,11 +62,6 @@ class ReportFiles:
     effects_pdf: Path
     effects_png: Path
 
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """All of them."""
-        return tuple(getattr(self, field.name) for field in dataclasses.fields(self))
-
 
 def write_report(results: StudyResults, directory: str | Path) -> ReportFiles:
     """Write `<study>.html` and everything beside it; under the published protocol `<study>.published.*`.
@@ -100,29 +82,29 @@ def write_content(content: Content, directory: str | Path) -> ReportFiles:
     is_said = results.study.name.endswith("_published")
     suffix = ".published" if results.protocol == "published" and not is_said else ""
     stem = Path(directory) / f"{results.study.name}{suffix}"
-    files = ReportFiles(**{name: stem.with_name(stem.name + ending) for name, ending in _ENDINGS.items()})
-    contents = _contents(content, files)
+    files = ReportFiles(*(stem.with_name(stem.name + ending) for ending in _ENDINGS))
+    contents = _make_contents(content, files)
     try:
         files.html.parent.mkdir(parents=True, exist_ok=True)
         for name, written in contents.items():
-            replace(getattr(files, name), written)
+            replace_file(getattr(files, name), written)
     except OSError as error:
         raise CGDError(f"cannot write the report to {directory}: {error}; pass a directory you may write") from None
     return files
 
 
-def _contents(content: Content, files: ReportFiles) -> dict[str, str | bytes]:
+def _make_contents(content: Content, files: ReportFiles) -> dict[str, str | bytes]:
     """Field of `ReportFiles` -> what goes into that file."""
     results, tables = content.results, content.tables
     figure = draw(results.study, tables, content.stamp)
     effects = _draw_effects(content)
     found: dict[str, str | bytes] = {
-        "html": render(content, to_svg(figure, inline=True), to_svg(effects, inline=True)),
+        "html": render_report(content, to_svg(figure, inline=True), to_svg(effects, inline=True)),
         "markdown": to_markdown(content, files.figure_png.name, files.effects_png.name),
-        "csv": to_csv(tidy(results, tables, content.table_one)),
-        "per_gene": to_csv(per_gene(results)),
+        "csv": to_csv(tabulate_numbers(results, tables, content.table_one)),
+        "per_gene": to_csv(tabulate_genes(results)),
         "tex": to_latex(content),
-        "card": _card(content, files),
+        "card": _make_card(content, files),
     }
     for name, drawing in (("figure", figure), ("effects", effects)):
         found |= {name: to_svg(drawing), f"{name}_pdf": to_pdf(drawing), f"{name}_png": to_png(drawing)}
@@ -135,7 +117,7 @@ def _draw_effects(content: Content) -> Figure:
     return draw_effects(content.results.study, content.tables, content.stamp)
 
 
-def _card(content: Content, files: ReportFiles) -> str:
+def _make_card(content: Content, files: ReportFiles) -> str:
     study = content.results.study
     known = {"kind": CARD, "name": study.name, "title": study.title, "question": study.question}
     known |= {"opening": content.headline, "protocol": content.results.protocol}

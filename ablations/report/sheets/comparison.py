@@ -6,16 +6,22 @@ import math
 
 from ablations.findings.results import StudyResults
 from ablations.findings.table_one import PRIMARY, SCORED, Counts, DatasetPlaces, Overall, Place, TableOne
-from ablations.findings.wording import interval, number, p_value, percent, signed_or_dash
+from ablations.findings.wording import (
+    CONFIDENCE_PERCENT,
+    format_interval,
+    format_number,
+    format_p,
+    format_signed,
+)
 from ablations.report.sheets.results import METRIC_NAMES
 from ablations.report.sheets.sheet import Cell, Line, Sheet
-from ablations.statistics.paired import CONFIDENCE, Estimate
+from ablations.statistics.paired import Estimate
 from cgd.config import BROUGHT
 
 _HIDDEN = f"hidden_{PRIMARY}"
 
 
-def table_one_sheet(results: StudyResults, one: DatasetPlaces) -> Sheet:
+def make_table_one(results: StudyResults, one: DatasetPlaces) -> Sheet:
     """Methods, floors and ceiling of one data set."""
     hidden = [_HIDDEN] * (results.protocol == "published")
     reference = results.study.default_label
@@ -25,7 +31,7 @@ def table_one_sheet(results: StudyResults, one: DatasetPlaces) -> Sheet:
     groups = [("", 1), ("all entries, copied ones included", 4), ("hidden only", 1), ("all entries", 2)]
     groups += [("hidden only", 2), ("", 7)]
     lines = [
-        Line(tuple(_cells(results, one, place, hidden)), place.row.kind, has_rule=_begins(one, place))
+        Line(tuple(_make_cells(results, one, place, hidden)), place.row.kind, has_rule=_begins_kind(one, place))
         for place in one.places
     ]
     name, paper = one.table.name, one.table.paper_name
@@ -35,19 +41,19 @@ def table_one_sheet(results: StudyResults, one: DatasetPlaces) -> Sheet:
         columns=tuple(columns),
         lines=tuple(lines),
         groups=tuple(groups) if hidden else (),
-        note=_note(results),
+        note=_write_note(results),
     )
 
 
-def _begins(one: DatasetPlaces, place: Place) -> bool:
+def _begins_kind(one: DatasetPlaces, place: Place) -> bool:
     """Whether a row is the first of its kind."""
     return place is next(other for other in one.places if other.row.kind == place.row.kind)
 
 
-def _note(results: StudyResults) -> str:
+def _write_note(results: StudyResults) -> str:
     reference = results.study.default_label
     return (
-        f"Means over the test genes, seeds averaged per gene, with {percent(CONFIDENCE)} intervals over genes; bold "
+        f"Means over the test genes, seeds averaged per gene, with {CONFIDENCE_PERCENT} intervals over genes; bold "
         f"where a method is best, in grey the floors and the ceiling. Differences in PCC are paired by seed, "
         f"fold and gene, bold where they differ from 0 after Holm's correction: {reference} − method over all methods "
         "and floors, method − best floor over all methods, of all data sets. Rank: among the methods, by mean PCC; "
@@ -56,41 +62,41 @@ def _note(results: StudyResults) -> str:
     )
 
 
-def _cells(results: StudyResults, one: DatasetPlaces, place: Place, hidden: list[str]) -> list[Cell]:
+def _make_cells(results: StudyResults, one: DatasetPlaces, place: Place, hidden: list[str]) -> list[Cell]:
     row = place.row
-    tags = ["best floor"] * (place is one.best_floor) + ["above every method"] * _tops(one, place)
+    tags = ["best floor"] * (place is one.best_floor) + ["above every method"] * _is_above_methods(one, place)
     cells = [Cell(row.title, tags=tuple(tags), is_strong=row.is_default)]
     for metric in (*SCORED, *hidden):
         is_best = row.kind == "level" and metric in SCORED and row.name in one.best(metric)
-        cells.append(_mean(place, metric, is_best))
+        cells.append(_show_mean(place, metric, is_best))
     for metric in (PRIMARY, *hidden):
-        cells += _difference(place.leads.get(metric))
-    return [*cells, *_difference(place.over_floor), *_standing(results, place)]
+        cells += _show_difference(place.leads.get(metric))
+    return [*cells, *_show_difference(place.over_floor), *_show_standing(results, place)]
 
 
-def _tops(one: DatasetPlaces, place: Place) -> bool:
+def _is_above_methods(one: DatasetPlaces, place: Place) -> bool:
     """Whether a floor does better than every method, which a reader should not overlook."""
     means = [other.row.primary.mean for other in one.methods if other.row.primary.is_known]
     return place.row.kind == "floor" and place.row.primary.is_known and place.row.primary.mean > max(means, default=1)
 
 
-def _mean(place: Place, metric: str, is_best: bool) -> Cell:
+def _show_mean(place: Place, metric: str, is_best: bool) -> Cell:
     found = place.row.estimates[metric]
     if metric == PRIMARY and place.has_failed:
         return Cell("failed" if place.row.errors else "not run", is_bad=True)
-    bounds = interval(found)
-    return Cell(number(found.mean), (bounds,) if bounds else (), is_strong=is_best)
+    bounds = format_interval(found)
+    return Cell(format_number(found.mean), (bounds,) if bounds else (), is_strong=is_best)
 
 
-def _difference(found: Estimate | None) -> list[Cell]:
+def _show_difference(found: Estimate | None) -> list[Cell]:
     if found is None:
         return [Cell(), Cell()]
-    bounds = interval(found, sign=True)
-    difference = Cell(signed_or_dash(found.mean), (bounds,) if bounds else (), is_strong=found.differs)
-    return [difference, Cell(p_value(found.p_holm))]
+    bounds = format_interval(found, sign=True)
+    difference = Cell(format_signed(found.mean), (bounds,) if bounds else (), is_strong=found.differs)
+    return [difference, Cell(format_p(found.p_holm))]
 
 
-def _standing(results: StudyResults, place: Place) -> list[Cell]:
+def _show_standing(results: StudyResults, place: Place) -> list[Cell]:
     """Rank, costs and trials; empty for what is no method, costs unknown of predictions made elsewhere."""
     row = place.row
     if row.trials is None:
@@ -101,7 +107,7 @@ def _standing(results: StudyResults, place: Place) -> list[Cell]:
     notes = [f"{row.trials.failed} failed"] * bool(row.trials.failed)
     notes += [f"{row.trials.missing} missing"] * bool(row.trials.missing)
     cells = [Cell(f"{place.ranks[PRIMARY]:g}")]
-    cells += [Cell(number(value, digits)) for value, digits in zip(costs, (1, 1, 0), strict=True)]
+    cells += [Cell(format_number(value, digits)) for value, digits in zip(costs, (1, 1, 0), strict=True)]
     return [*cells, Cell(f"{row.trials.ok} ok", tuple(notes), is_bad=bool(notes))]
 
 
@@ -114,7 +120,7 @@ def is_brought(results: StudyResults, label: str) -> bool:
 # ---- over the data sets ---------------------------------------------------------------------------------------------
 
 
-def overall_sheet(results: StudyResults, found: TableOne) -> Sheet:
+def make_overall(results: StudyResults, found: TableOne) -> Sheet:
     """Ranks, the accuracy score, and on how many data sets the reference is ahead."""
     reference, n = results.study.default_label, len(found.data_sets)
     outcomes = ("above 0", "below 0", "holds 0")
@@ -122,7 +128,7 @@ def overall_sheet(results: StudyResults, found: TableOne) -> Sheet:
     groups = (("", 4), (f"{reference} − method: data sets whose interval", 4), ("method − best floor: interval", 3))
     best = max((row.accuracy_score for row in found.overall if row.kind == "level"), default=math.nan)
     lines = [
-        Line(tuple(_overall_cells(row, best)), row.kind, has_rule=i > 0 and row.kind != found.overall[i - 1].kind)
+        Line(tuple(_make_overall_cells(row, best)), row.kind, has_rule=i > 0 and row.kind != found.overall[i - 1].kind)
         for i, row in enumerate(found.overall)
     ]
     note = (
@@ -136,20 +142,20 @@ def overall_sheet(results: StudyResults, found: TableOne) -> Sheet:
     return Sheet("overall", "All data sets", columns, tuple(lines), groups, note=note)
 
 
-def _overall_cells(row: Overall, best: float) -> list[Cell]:
+def _make_overall_cells(row: Overall, best: float) -> list[Cell]:
     tags = [f"failed on {', '.join(row.failed_on)}"] * bool(row.failed_on)
     tags += [f"not finished on {', '.join(row.partial_on)}"] * bool(row.partial_on)
     is_best = row.kind == "level" and row.accuracy_score == best
-    cells = [Cell(row.title, tags=tuple(tags), is_strong=row.is_reference), Cell(number(row.mean_pcc))]
+    cells = [Cell(row.title, tags=tuple(tags), is_strong=row.is_reference), Cell(format_number(row.mean_pcc))]
     if row.kind == "level":
-        cells += [Cell(number(row.mean_rank, 2)), Cell(number(row.accuracy_score, 3), is_strong=is_best)]
+        cells += [Cell(format_number(row.mean_rank, 2)), Cell(format_number(row.accuracy_score, 3), is_strong=is_best)]
     else:
         cells += [Cell(), Cell()]
     higher = Cell(f"{row.leads.positive} of {row.leads.total}") if row.leads else Cell()
-    return [*cells, higher, *_counts(row.leads), *_counts(row.over_floor)]
+    return [*cells, higher, *_show_counts(row.leads), *_show_counts(row.over_floor)]
 
 
-def _counts(counts: Counts | None) -> list[Cell]:
+def _show_counts(counts: Counts | None) -> list[Cell]:
     if counts is None:
         return [Cell()] * 3
     return [Cell(str(value)) for value in (counts.above, counts.below, counts.undecided)]

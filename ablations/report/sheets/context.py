@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ablations.findings.forecast import Check, forecast_ratio
+from ablations.findings.forecast import Check, compare_forecast
 from ablations.findings.results import StudyResults
 from ablations.findings.tables import DatasetTable, Row
-from ablations.findings.wording import number
-from ablations.report.sheets.results import METRIC_NAMES, level_cell
+from ablations.findings.wording import format_number
+from ablations.report.sheets.results import METRIC_NAMES, show_level
 from ablations.report.sheets.sheet import Cell, Line, Sheet
 
 
-def cost_sheet(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:
+def make_costs(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:
     """What a level costs."""
     columns = ("data set", results.study.title, "seconds a trial", "CPU hours", "GPU hours", "peak MB", "parameters")
     lines = [
-        Line(tuple(_cost(table, row)), has_rule=row is table.levels[0]) for table in tables for row in table.levels
+        Line(tuple(_show_cost(table, row)), has_rule=row is table.levels[0]) for table in tables for row in table.levels
     ]
     note = (
         "Seconds are the mean wall time of a finished trial, hours their sum, memory the largest peak. Cheapest: the "
@@ -25,39 +25,39 @@ def cost_sheet(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:
     return Sheet("cost", "Cost", columns, tuple(lines), n_names=2, note=note)
 
 
-def _cost(table: DatasetTable, row: Row) -> list[Cell]:
+def _show_cost(table: DatasetTable, row: Row) -> list[Cell]:
     is_cheapest = table.cheapest is not None and row.name == table.cheapest.name
-    name = level_cell(table, row, *(["cheapest as good"] * is_cheapest))
-    cells = [Cell(table.name), name, Cell(number(row.wall_seconds, 1))]
-    cells += [Cell(number(hours, 2)) for hours in (row.cpu_hours, row.gpu_hours)]
-    return [*cells, Cell(number(row.peak_memory_mb, 0)), Cell(number(row.n_parameters, 0))]
+    name = show_level(table, row, *(["cheapest as good"] * is_cheapest))
+    cells = [Cell(table.name), name, Cell(format_number(row.wall_seconds, 1))]
+    cells += [Cell(format_number(hours, 2)) for hours in (row.cpu_hours, row.gpu_hours)]
+    return [*cells, Cell(format_number(row.peak_memory_mb, 0)), Cell(format_number(row.n_parameters, 0))]
 
 
-def cheapest_sentences(tables: Sequence[DatasetTable]) -> list[str]:
+def describe_cheapest(tables: Sequence[DatasetTable]) -> list[str]:
     """Per data set the level one would take if seconds count."""
     found = []
     for table in tables:
         if table.best is None or table.cheapest is None:
             continue
-        seconds = f"{number(table.cheapest.wall_seconds, 1)} s a trial"
+        seconds = f"{format_number(table.cheapest.wall_seconds, 1)} s a trial"
         if table.cheapest.name == table.best.name:
             found.append(f"{table.name}: the best level, {table.best.title}, is also the cheapest as good ({seconds}).")
         else:
             found.append(
                 f"{table.name}: {table.cheapest.title} ({seconds}) is the cheapest level not shown to be behind the "
-                f"best, {table.best.title} ({number(table.best.wall_seconds, 1)} s)."
+                f"best, {table.best.title} ({format_number(table.best.wall_seconds, 1)} s)."
             )
     return found
 
 
-def paper_sheet(results: StudyResults) -> Sheet | None:
+def make_paper(results: StudyResults) -> Sheet | None:
     """The paper's own numbers; None where it states none."""
     paper = results.study.paper
     if paper is None or not paper.values:
         return None
     names = list(dict.fromkeys(name for row in paper.values.values() for name in row))
     lines = [
-        Line((_label(results, label), *(Cell(number(values.get(name))) for name in names)))
+        Line((_label(results, label), *(Cell(format_number(values.get(name))) for name in names)))
         for label, values in paper.values.items()
     ]
     note = f"{METRIC_NAMES[paper.metric]} as stated in {paper.figure}, {paper.protocol.replace('_', ' ')} protocol."
@@ -70,9 +70,9 @@ def _label(results: StudyResults, label: str) -> Cell:
     return Cell(label, tags=("default",) * is_default, is_strong=is_default)
 
 
-def forecast_sheet(results: StudyResults) -> Sheet | None:
+def make_forecast(results: StudyResults) -> Sheet | None:
     """What was forecast beside what came; None without a forecast or where nothing ran after it."""
-    found = forecast_ratio(results)
+    found = compare_forecast(results)
     if found is None:
         return None
     rows = [
@@ -84,20 +84,28 @@ def forecast_sheet(results: StudyResults) -> Sheet | None:
         f"Over the {found.n_trials} trials that ran after the forecast was made ({found.made}); the wall time is that "
         "in which any of them ran."
     )
-    lines = tuple(Line(_check(name, check, digits)) for name, check, digits in rows)
+    lines = tuple(Line(_show_check(name, check, digits)) for name, check, digits in rows)
     return Sheet("forecast", "Forecast and outcome", ("", "forecast", "outcome", "ratio"), lines, note=note)
 
 
-def _check(name: str, check: Check, digits: int) -> tuple[Cell, ...]:
-    numbers = (number(check.forecast, digits), number(check.outcome, digits), number(check.ratio, 2))
+def _show_check(name: str, check: Check, digits: int) -> tuple[Cell, ...]:
+    numbers = (
+        format_number(check.forecast, digits),
+        format_number(check.outcome, digits),
+        format_number(check.ratio, 2),
+    )
     return (Cell(name), *(Cell(text) for text in numbers))
 
 
-def older_sheet(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet | None:
+def make_older(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet | None:
     """Results of other versions of the code; None where there are none."""
     lines = [
         Line(
-            tuple(map(Cell, (table.name, row.level, row.code_version, number(row.pcc), str(row.n_trials), row.when))),
+            tuple(
+                map(
+                    Cell, (table.name, row.level, row.code_version, format_number(row.pcc), str(row.n_trials), row.when)
+                )
+            ),
             has_rule=row is table.older[0],
         )
         for table in tables

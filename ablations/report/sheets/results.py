@@ -7,9 +7,16 @@ from collections.abc import Sequence
 
 from ablations.findings.results import HIDDEN_METRICS, METRICS, StudyResults
 from ablations.findings.tables import PRIMARY, DatasetTable, Row
-from ablations.findings.wording import interval, number, p_value, percent, signed_or_dash
+from ablations.findings.wording import (
+    CONFIDENCE_PERCENT,
+    format_interval,
+    format_number,
+    format_p,
+    format_percent,
+    format_signed,
+)
 from ablations.report.sheets.sheet import Cell, Line, Sheet
-from ablations.statistics.paired import CONFIDENCE, Estimate
+from ablations.statistics.paired import Estimate
 
 METRIC_NAMES = {"pcc": "PCC ↑", "ssim": "SSIM ↑", "rmse": "RMSE ↓", "js": "JS ↓", "spearman": "Spearman ↑"}
 METRIC_NAMES |= {f"hidden_{metric}": name for metric, name in METRIC_NAMES.items()}
@@ -17,48 +24,48 @@ _HIDDEN = f"hidden_{PRIMARY}"
 _WIDTH = "model.latent_dim"  # of the ceiling, which is computed once per data set
 
 
-def effects_sheet(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:
+def make_effects(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:
     """Every level minus the default."""
     has_hidden = results.protocol == "published"
     columns = ["data set", results.study.title, "PCC − default", "p", "Holm p", "effect size", "smallest detectable"]
     columns += ["seeds agreeing", "genes"] + ["hidden entries: PCC − default", "Holm p, hidden"] * has_hidden
     lines = [
-        Line(tuple(_effect_cells(table, row, has_hidden)), has_rule=row is levels[0])
+        Line(tuple(_show_effect(table, row, has_hidden)), has_rule=row is levels[0])
         for table in tables
         if (levels := [row for row in table.levels if not row.is_default])
         for row in levels
     ]
     note = (
         f"A difference is level minus default ({results.study.default_label}), paired by seed, fold and gene, with its "
-        f"{percent(CONFIDENCE)} interval; bold where it differs from 0 after Holm's correction over all levels and "
+        f"{CONFIDENCE_PERCENT} interval; bold where it differs from 0 after Holm's correction over all levels and "
         "data sets. Effect size: mean over standard deviation of the per-gene differences. Smallest detectable: the "
         "true difference this design would find 8 times in 10 (at p < 0.05, before Holm's correction)."
     )
     return Sheet("effects", "Effects", tuple(columns), tuple(lines), n_names=2, note=note)
 
 
-def _effect_cells(table: DatasetTable, row: Row, has_hidden: bool) -> list[Cell]:
+def _show_effect(table: DatasetTable, row: Row, has_hidden: bool) -> list[Cell]:
     found = row.differences[PRIMARY]
     seeds = f"{row.n_agreeing} of {len(row.by_seed)}" if row.by_seed else "–"
-    cells = [Cell(table.name), level_cell(table, row), _difference(found)]
-    cells += [Cell(p_value(found.p)), Cell(p_value(found.p_holm), is_strong=found.differs)]
+    cells = [Cell(table.name), show_level(table, row), show_difference(found)]
+    cells += [Cell(format_p(found.p)), Cell(format_p(found.p_holm), is_strong=found.differs)]
     cells += [
-        Cell(signed_or_dash(found.effect_size, 2)),
-        Cell(number(found.mde)),
+        Cell(format_signed(found.effect_size, 2)),
+        Cell(format_number(found.mde)),
         Cell(seeds),
         Cell(str(found.n_genes)),
     ]
     if has_hidden:
         hidden = row.differences[_HIDDEN]
-        cells += [_difference(hidden), Cell(p_value(hidden.p_holm), is_strong=hidden.differs)]
+        cells += [show_difference(hidden), Cell(format_p(hidden.p_holm), is_strong=hidden.differs)]
     return cells
 
 
-def _difference(found: Estimate) -> Cell:
-    return Cell(signed_or_dash(found.mean), _some(interval(found, sign=True)), is_strong=found.differs)
+def show_difference(found: Estimate) -> Cell:
+    return Cell(format_signed(found.mean), _some(format_interval(found, sign=True)), is_strong=found.differs)
 
 
-def level_cell(table: DatasetTable, row: Row, *more: str) -> Cell:
+def show_level(table: DatasetTable, row: Row, *more: str) -> Cell:
     """The name of a level (or floor), and what is to be said of it."""
     is_best = table.best is not None and row.kind == "level" and row.name == table.best.name
     tags = ["default"] * row.is_default + ["best"] * is_best
@@ -69,15 +76,15 @@ def _some(*notes: str) -> tuple[str, ...]:
     return tuple(note for note in notes if note)
 
 
-def dataset_sheet(results: StudyResults, table: DatasetTable) -> Sheet:
+def make_data_set(results: StudyResults, table: DatasetTable) -> Sheet:
     """Floors, ceiling and levels of one data set in every metric."""
     hidden = HIDDEN_METRICS if results.protocol == "published" else ()
     has_paper = any(row.paper is not None for row in table.levels)
     columns = [results.study.title, *(METRIC_NAMES[metric] for metric in (*METRICS, *hidden))]
-    columns += [_paper_heading(results)] * has_paper + ["genes scored", "replicates", "trials"]
+    columns += [_head_paper(results)] * has_paper + ["genes scored", "replicates", "trials"]
     groups = [("", 1), ("all entries, copied ones included", len(METRICS)), ("hidden entries only", len(hidden))]
     lines = [
-        Line(tuple(_dataset_cells(table, row, (*METRICS, *hidden), has_paper)), row.kind, row is table.levels[0])
+        Line(tuple(_make_cells(table, row, (*METRICS, *hidden), has_paper)), row.kind, row is table.levels[0])
         for row in table.rows
     ]
     return Sheet(
@@ -91,26 +98,26 @@ def dataset_sheet(results: StudyResults, table: DatasetTable) -> Sheet:
     )
 
 
-def _paper_heading(results: StudyResults) -> str:
+def _head_paper(results: StudyResults) -> str:
     paper = results.study.paper
     return f"paper ({paper.protocol.replace('_', ' ')} protocol)" if paper else "paper"
 
 
-def _dataset_cells(table: DatasetTable, row: Row, metrics: Sequence[str], has_paper: bool) -> list[Cell]:
-    cells = [level_cell(table, row)]
+def _make_cells(table: DatasetTable, row: Row, metrics: Sequence[str], has_paper: bool) -> list[Cell]:
+    cells = [show_level(table, row)]
     for metric in metrics:
         found = row.estimates[metric]
         share = row.fractions.get(metric, math.nan)
-        notes = _some(interval(found), percent(share) if math.isfinite(share) else "")
+        notes = _some(format_interval(found), format_percent(share) if math.isfinite(share) else "")
         is_best = metric == PRIMARY and "best" in cells[0].tags
-        cells.append(Cell(number(found.mean), notes, is_strong=is_best))
-    cells += [Cell(number(row.paper) if row.paper is not None else "")] * has_paper
+        cells.append(Cell(format_number(found.mean), notes, is_strong=is_best))
+    cells += [Cell(format_number(row.paper) if row.paper is not None else "")] * has_paper
     n_genes, n_unscored = row.primary.n_genes, row.primary.n_unscored
     cells.append(Cell(str(n_genes), _some(f"of {n_genes + n_unscored}" if n_unscored else "")))
-    return cells + ([Cell(str(row.n_replicates)), _trials(row)] if row.trials else [Cell(), Cell()])
+    return cells + ([Cell(str(row.n_replicates)), show_trials(row)] if row.trials else [Cell(), Cell()])
 
 
-def _trials(row: Row) -> Cell:
+def show_trials(row: Row) -> Cell:
     if row.trials is None:
         return Cell()
     notes = [f"{row.trials.failed} failed"] * bool(row.trials.failed)
@@ -118,26 +125,28 @@ def _trials(row: Row) -> Cell:
     return Cell(f"{row.trials.ok} ok", tuple(notes), is_bad=bool(notes))
 
 
-def levels_sheet(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:
+def make_levels(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:
     """The levels in rows and the data sets in columns, as in the paper's Table II, with floors and ceilings beneath."""
 
     def cell(table: DatasetTable, row: Row | None) -> Cell:
         if row is None:
             return Cell("")
-        paper = f"paper {number(row.paper)}" if row.paper is not None else ""
+        paper = f"paper {format_number(row.paper)}" if row.paper is not None else ""
         is_best = table.best is not None and row.name == table.best.name
-        return Cell(number(row.primary.mean), _some(interval(row.primary), paper), is_strong=is_best)
+        return Cell(format_number(row.primary.mean), _some(format_interval(row.primary), paper), is_strong=is_best)
 
     lines = [
-        Line((_label(results, label), *(cell(table, _level(table, label)) for table in tables)))
+        Line((show_label(results, label), *(cell(table, _find_level(table, label)) for table in tables)))
         for label in results.study.labels
     ]
     floors = [(table.strongest_floor, table) for table in tables]
-    named = (Cell(number(row.primary.mean), (row.title,)) if row else Cell("–") for row, _ in floors)
+    named = (Cell(format_number(row.primary.mean), (row.title,)) if row else Cell("–") for row, _ in floors)
     lines.append(Line((Cell("strongest floor"), *named), "floor", has_rule=True))
     ceilings = [next((row for row in table.references if row.kind == "ceiling"), None) for table in tables]
     lines.append(
-        Line((Cell("ceiling"), *(Cell(number(row.primary.mean if row else None)) for row in ceilings)), "ceiling")
+        Line(
+            (Cell("ceiling"), *(Cell(format_number(row.primary.mean if row else None)) for row in ceilings)), "ceiling"
+        )
     )
     heads = (results.study.title, *(_heading(table) for table in tables))
     note = "Mean PCC with its interval; bold where best." + (
@@ -148,18 +157,18 @@ def levels_sheet(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet
     return Sheet("levels", "Levels by data set", heads, tuple(lines), note=note)
 
 
-def fractions_sheet(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:
+def make_fractions(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:
     """How far each level stands from the strongest floor to the ceiling, so that data sets compare."""
     metrics = [PRIMARY] + [_HIDDEN] * (results.protocol == "published")
     heads = [(table, metric) for table in tables for metric in metrics]
     names = [f"{_heading(table)}{', hidden entries' if metric == _HIDDEN else ''}" for table, metric in heads]
     lines = []
     for label in results.study.labels:
-        rows = [(_level(table, label), metric) for table, metric in heads]
+        rows = [(_find_level(table, label), metric) for table, metric in heads]
         shares = [row.fractions.get(metric, math.nan) if row else math.nan for row, metric in rows]
         own = [share for share, (_, metric) in zip(shares, rows, strict=True) if metric == PRIMARY]
-        mean = [Cell(percent(sum(own) / len(own)))] * (len(tables) > 1)
-        lines.append(Line((_label(results, label), *(Cell(percent(share)) for share in shares), *mean)))
+        mean = [Cell(format_percent(sum(own) / len(own)))] * (len(tables) > 1)
+        lines.append(Line((show_label(results, label), *(Cell(format_percent(share)) for share in shares), *mean)))
     note = (
         "PCC on the scale from the strongest floor (0 %) to the ceiling (100 %); below 0 % a level does worse than a "
         "method that learns nothing of this kind."
@@ -174,10 +183,10 @@ def _heading(table: DatasetTable) -> str:
     return f"{table.name} ({table.paper_name})" if table.paper_name else table.name
 
 
-def _label(results: StudyResults, label: str) -> Cell:
+def show_label(results: StudyResults, label: str) -> Cell:
     is_default = label == results.study.default_label
     return Cell(label, tags=("default",) * is_default, is_strong=is_default)
 
 
-def _level(table: DatasetTable, label: str) -> Row | None:
+def _find_level(table: DatasetTable, label: str) -> Row | None:
     return next((row for row in table.levels if row.name == label), None)

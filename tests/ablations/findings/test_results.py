@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from ablations.findings.results import METRICS, PUBLISHED_COLUMNS, find_comparisons, load_results
-from ablations.study.comparison import comparison_name
+from ablations.study.comparison import name_comparison
 from cgd.errors import TrackingError
 
 
@@ -166,7 +166,7 @@ def test_the_newest_comparison_is_one_that_is_over_and_has_its_study(store, tmp_
 
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.create_experiment("causalged", artifact_location=f"file://{tmp_path}/artifacts")
-    tags = {"cgd.kind": "study", "cgd.study": comparison_name("published")}
+    tags = {"cgd.kind": "study", "cgd.study": name_comparison("published")}
 
     def run(end_time, has_study=True):
         run_id = client.create_run(experiment, tags=tags, start_time=1).info.run_id

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from made_up_study import FLOORS, made_up
 
-from ablations.findings.comparison_verdict import comparison_opening, comparison_verdict
+from ablations.findings.comparison_verdict import judge_comparison, open_comparison
 from ablations.findings.table_one import SCORED, build_table_one
 from ablations.findings.tables import build_tables
-from ablations.statistics.paired import holm, paired_difference
-from ablations.study.comparison import Compared, comparison
+from ablations.statistics.paired import compare_paired, correct_holm
+from ablations.study.comparison import Compared, make_comparison
 from ablations.study.study import Study
 from cgd.errors import StudyError
 
@@ -21,7 +21,7 @@ DATASETS = {"tissue": None, "other": "MVC"}
 
 def results_of(protocol="heldout_genes", methods=METHODS, datasets=DATASETS):
     """Each method lies 0.012 above the one before; CausalGeD, the first, is the last."""
-    return made_up(comparison(methods, protocol), datasets, published=protocol == "published")
+    return made_up(make_comparison(methods, protocol), datasets, published=protocol == "published")
 
 
 def without(results, dataset, label):
@@ -61,7 +61,7 @@ def test_a_lead_is_the_reference_minus_the_method_paired_by_gene_and_seed():
         lead = found[label].lead
         assert lead.mean == pytest.approx((wide["CausalGeD"] - wide[label]).mean())
         level = [genes[genes["level"] == name] for name in ("CausalGeD", label)]
-        expected = paired_difference(*level, ["pcc"], n_resamples=50)["pcc"]
+        expected = compare_paired(*level, ["pcc"], n_resamples=50)["pcc"]
         assert (lead.low, lead.high, lead.p) == (expected.low, expected.high, expected.p)
         assert lead.n_seeds == 3
         assert lead.n_genes == 40  # seeds are averaged per gene, not counted as genes
@@ -86,10 +86,10 @@ def test_holm_runs_over_all_methods_and_floors_of_all_data_sets():
     found = found_in(results_of())
     leads = [place.lead for one in found.data_sets for place in one.places if place.lead]
     assert len(leads) == 2 * (3 + 5)
-    assert [lead.p_holm for lead in leads] == holm([lead.p for lead in leads])
+    assert [lead.p_holm for lead in leads] == correct_holm([lead.p for lead in leads])
     over = [place.over_floor for one in found.data_sets for place in one.places if place.over_floor]
     assert len(over) == 2 * 4
-    assert [one.p_holm for one in over] == holm([one.p for one in over])
+    assert [one.p_holm for one in over] == correct_holm([one.p for one in over])
 
 
 def test_ranks_and_the_accuracy_score_by_hand():
@@ -125,7 +125,7 @@ def test_a_method_that_failed_is_last_named_and_leaves_the_others_alone():
     assert overall["Gamma"].failed_on == ("tissue",)
     assert overall["Gamma"].mean_rank == 2.5
     assert overall["Gamma"].leads.unknown == 1
-    assert "Failed here: Gamma." in comparison_verdict(broken.data_sets[0])
+    assert "Failed here: Gamma." in judge_comparison(broken.data_sets[0])
 
 
 def test_a_method_that_finished_in_part_is_not_ranked_by_the_genes_it_finished():
@@ -141,9 +141,9 @@ def test_a_method_that_finished_in_part_is_not_ranked_by_the_genes_it_finished()
     assert overall["Alpha"].mean_rank == 3.5
     assert overall["Alpha"].accuracy_score == pytest.approx((1 / 4 + 2 / 4) / 2)
     assert overall["Alpha"].partial_on == ("tissue",)
-    assert "Not finished, hence last in the ranks: Alpha (2 of 3 trials)." in comparison_verdict(one)
+    assert "Not finished, hence last in the ranks: Alpha (2 of 3 trials)." in judge_comparison(one)
     reference = found_in(half_failed(results_of(), "tissue", "CausalGeD"))
-    opening = comparison_opening(results, reference)
+    opening = open_comparison(results, reference)
     assert opening.startswith("CausalGeD has the highest mean PCC of the methods on 0 of 2 data sets.")
 
 
@@ -157,7 +157,7 @@ def test_a_method_that_bears_the_name_of_a_floor_is_no_floor():
 def test_without_the_reference_nothing_is_said_to_be_compared():
     results = without(results_of(), "tissue", "CausalGeD")
     found = found_in(results)
-    assert "CausalGeD has no result" in comparison_verdict(found.data_sets[0])
+    assert "CausalGeD has no result" in judge_comparison(found.data_sets[0])
     assert not places(found, "tissue")["Alpha"].lead.is_known
     assert places(found, "tissue")["Alpha"].over_floor.is_known
 
@@ -175,7 +175,7 @@ def test_counts_are_those_of_the_intervals():
         assert counts.positive == sum(lead.mean > 0 for lead in leads)
     gamma = overall["Gamma"].leads
     assert (gamma.above, gamma.below) == (0, 2)
-    assert f"behind in {sum(row.leads.below for row in found.overall[1:4])}" in comparison_opening(results, found)
+    assert f"behind in {sum(row.leads.below for row in found.overall[1:4])}" in open_comparison(results, found)
 
 
 def test_the_published_protocol_compares_the_hidden_entries_too():
@@ -189,12 +189,12 @@ def test_the_floors_alone_make_a_comparison():
     found = found_in(results)
     assert [row.name for row in found.overall] == ["CausalGeD", "best floor"]
     assert found.overall[0].accuracy_score == 1
-    assert "is the only method" in comparison_verdict(found.data_sets[0])
+    assert "is the only method" in judge_comparison(found.data_sets[0])
     assert np.isfinite(places(found, "tissue")["kernel_ridge"].lead.p_holm)
 
 
 def test_a_comparison_may_fix_the_protocol_and_an_ablation_may_not():
-    study = comparison(METHODS, "published")
+    study = make_comparison(METHODS, "published")
     assert study.is_comparison
     assert study.notes == {"Beta": "Reduced to half its epochs."}
     assert study.base(results_config := study_config()).evaluation.protocol == "published"

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ablations.report.figures.curves import COLUMNS, SMALLEST_SPAN, draw_curves, mean_curve, write_curves
+from ablations.report.figures.curves import COLUMNS, SMALLEST_SPAN, average_curves, draw_curves, write_curves
 from cgd.errors import CGDError
 
 LEVELS = ["0.8", "<b>$1.0$</b>"]
@@ -30,10 +30,10 @@ TABLE = curves(
 
 def test_the_mean_ends_where_the_first_replicate_ends():
     own = TABLE[(TABLE["dataset"] == "mouse") & (TABLE["level"] == LEVELS[0])]
-    epochs, mean = mean_curve([rows for _, rows in own.groupby("replicate")])
+    epochs, mean = average_curves([rows for _, rows in own.groupby("replicate")])
     np.testing.assert_array_equal(epochs, [1, 2])
     np.testing.assert_allclose(mean, [0.2, 0.3])
-    assert mean_curve([])[0].size == 0
+    assert average_curves([])[0].size == 0
 
 
 def test_a_panel_per_data_set_and_an_axis_that_does_not_magnify_noise():

@@ -10,7 +10,7 @@ from ablations.findings.tables import build_tables
 from ablations.report.figures.drawing import spread, to_pdf, to_png, to_svg, wrap
 from ablations.report.figures.effects import draw_effects
 from ablations.report.figures.figure import draw
-from ablations.report.figures.lines import places_of_levels
+from ablations.report.figures.lines import place_levels
 from ablations.statistics.paired import Estimate
 from ablations.study.study import Study, load_study
 
@@ -122,12 +122,12 @@ def test_a_line_runs_along_the_axis_whatever_the_order_of_the_levels():
 
 
 def test_places_are_values_then_logarithms_then_ranks():
-    assert places_of_levels(numbered([1, 2, 4], 2)) == ({"1": 1, "2": 2, "4": 4}, False)
+    assert place_levels(numbered([1, 2, 4], 2)) == ({"1": 1, "2": 2, "4": 4}, False)
     steps = numbered([5, 10, 50, 1000], 50, factor={"path": "sampling.n_steps", "name": "Steps"})
-    assert places_of_levels(steps) == ({"5": 5, "10": 10, "50": 50, "1000": 1000}, True)
+    assert place_levels(steps) == ({"5": 5, "10": 10, "50": 50, "1000": 1000}, True)
     crowded = numbered([999, 1000, 2, 3], 2, factor={"path": "sampling.n_steps", "name": "Steps"})
-    assert places_of_levels(crowded) == ({"999": 0, "1000": 1, "2": 2, "3": 3}, False)
-    assert places_of_levels(load_study("decoder_training"))[0] == {"frozen": 0, "joint": 1}
+    assert place_levels(crowded) == ({"999": 0, "1000": 1, "2": 2, "3": 3}, False)
+    assert place_levels(load_study("decoder_training"))[0] == {"frozen": 0, "joint": 1}
 
 
 def test_the_figure_table_has_a_number_per_strategy_and_data_set():

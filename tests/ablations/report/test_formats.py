@@ -10,10 +10,11 @@ from made_up_study import made_up
 from markdown_it import MarkdownIt
 from report_reader import Page
 
+from ablations.findings import wording
 from ablations.findings.tables import build_tables
 from ablations.report.content import gather
-from ablations.report.formats import latex, markdown, wording
-from ablations.report.pages.write import summary_text, write_report
+from ablations.report.formats import latex, markdown
+from ablations.report.pages.write import summarise, write_report
 from ablations.study.study import Study, load_study
 
 BAD = r"a|b <script>x</script> & $\frac_{1}$ *[l](http://x) `c` #1 ~^ %"
@@ -152,7 +153,7 @@ def test_markdown_escapes_what_would_open_a_block():
     assert markdown.escape("- item") == r"\- item"
     assert markdown.escape("1. item") == r"1\. item"
     assert markdown.escape("a\n\n# b") == r"a \# b"
-    assert markdown.code("``` x") == "````\n``` x\n````"
+    assert markdown.set_code("``` x") == "````\n``` x\n````"
 
 
 def test_latex_escapes_commands_and_ligatures():
@@ -175,7 +176,7 @@ def test_the_stamp_stands_in_every_format(files, results, content):
     card = json.loads(files.card.read_text("utf-8"))
     assert (card["protocol"], card["opening"]) == ("published", content.headline)
     assert card["opening"] == f"{STAMP} {content.opening}"
-    assert STAMP in re.sub(r"\s+", " ", summary_text(results))
+    assert STAMP in re.sub(r"\s+", " ", summarise(results))
 
 
 def test_per_gene_table_holds_every_trial_gene_and_metric(files, results):
@@ -233,23 +234,31 @@ def test_forecast_stands_beside_the_outcome(results):
     sheet = gather(timed, build_tables(timed)).forecast
     n = int((trials["status"] == "FINISHED").sum())
     wall, seconds, memory = ([cell.text for cell in line.cells[1:]] for line in sheet.lines)
-    assert wall == [wording.number(50 * n / len(trials), 0), "100", wording.number(100 * len(trials) / n / 50, 2)]
+    assert wall == [
+        wording.format_number(50 * n / len(trials), 0),
+        "100",
+        wording.format_number(100 * len(trials) / n / 50, 2),
+    ]
     ran = trials.loc[trials["status"] == "FINISHED", "wall_seconds"].sum()
-    assert seconds == [wording.number(20.0 * n, 0), wording.number(ran, 0), wording.number(ran / (20 * n), 2)]
+    assert seconds == [
+        wording.format_number(20.0 * n, 0),
+        wording.format_number(ran, 0),
+        wording.format_number(ran / (20 * n), 2),
+    ]
     assert memory == ["1\u202f000", "850", "0.85"]
 
 
 def test_the_terminal_gets_the_opening_first_and_no_long_line(results, content):
-    lines = summary_text(results).splitlines()
+    lines = summarise(results).splitlines()
     assert re.sub(r"\s+", " ", " ".join(lines)).startswith(re.sub(r"\s+", " ", content.opening))
     assert max(map(len, lines)) <= 100
     assert "\x1b" not in "".join(lines)
 
 
 def test_numbers_have_a_true_minus_and_a_dash_for_nothing():
-    assert wording.number(-0.1234) == "−0.123"
-    assert wording.number(float("nan")) == wording.number(None) == wording.p_value(float("nan")) == "–"
-    assert wording.number(-0.0001) == "0.000"
-    assert wording.number(12345, 0) == "12\u202f345"
-    assert wording.p_value(0.0004) == "< 0.001"
-    assert wording.percent(0.873) == "87 %"
+    assert wording.format_number(-0.1234) == "−0.123"
+    assert wording.format_number(float("nan")) == wording.format_number(None) == wording.format_p(float("nan")) == "–"
+    assert wording.format_number(-0.0001) == "0.000"
+    assert wording.format_number(12345, 0) == "12\u202f345"
+    assert wording.format_p(0.0004) == "< 0.001"
+    assert wording.format_percent(0.873) == "87 %"

@@ -7,16 +7,14 @@ import pytest
 
 from ablations.findings.tables import build_tables
 from ablations.report.content import gather
-from ablations.report.formats.tidy import tidy
+from ablations.report.formats.tidy import tabulate_numbers
 from ablations.report.sheets.intervals import _GUARANTEED_FROM
 from cgd.calibration import N_POINTS, Calibration, SpreadTrend
-
-BOOTSTRAP = {"n_resamples": 50, "seed": 0}
 
 
 @pytest.fixture(scope="module")
 def tables(heldout):
-    return build_tables(heldout, **BOOTSTRAP)
+    return build_tables(heldout, n_resamples=50)
 
 
 def test_coverage_and_width_stand_beside_those_of_the_draws_and_without_the_model(heldout, tables):
@@ -30,7 +28,7 @@ def test_coverage_and_width_stand_beside_those_of_the_draws_and_without_the_mode
 def test_too_few_genes_to_guarantee_them_are_said(heldout, tables):
     def last(n_genes):
         changed = replace(heldout, trials=heldout.trials.assign(calibration_genes=float(n_genes)))
-        return gather(changed, build_tables(changed, **BOOTSTRAP)).intervals.lines[0].cells[-1]
+        return gather(changed, build_tables(changed, n_resamples=50)).intervals.lines[0].cells[-1]
 
     assert last(18).notes == ("too few to guarantee 90 %",)
     assert last(18).is_bad
@@ -49,7 +47,7 @@ def test_means_are_over_the_finished_trials(heldout):
     own = (trials["dataset"] == "tissue_b") & (trials["level"] == "joint")  # its seed 1 failed
     trials.loc[own & (trials["seed"] == 0), "coverage_90"] = 0.875
     trials.loc[own & (trials["seed"] == 1), "coverage_90"] = 0.1
-    table = build_tables(replace(heldout, trials=trials), **BOOTSTRAP)[1]
+    table = build_tables(replace(heldout, trials=trials), n_resamples=50)[1]
     row = next(row for row in table.levels if row.name == "joint")
     assert row.intervals["coverage_90"] == 0.875
     assert np.isnan(row.intervals["interval_width_90"])
@@ -60,12 +58,16 @@ def test_a_study_whose_trials_recorded_none_has_no_such_table(heldout):
         ["coverage_90", "coverage_90_raw", "interval_width_90", "interval_width_90_constant", "calibration_genes"],
         float("nan"),
     )))  # fmt: skip
-    content = gather(bare, build_tables(bare, **BOOTSTRAP))
+    content = gather(bare, build_tables(bare, n_resamples=50))
     assert content.intervals is None
     assert "intervals" not in {sheet.key for sheet in content.sheets}
 
 
 def test_they_are_among_the_numbers_of_the_csv(heldout, tables):
-    frame = tidy(heldout, tables).query("dataset == 'tissue_a' and name == 'joint'").set_index("quantity")["value"]
+    frame = (
+        tabulate_numbers(heldout, tables)
+        .query("dataset == 'tissue_a' and name == 'joint'")
+        .set_index("quantity")["value"]
+    )
     assert frame["coverage_90"] == pytest.approx(0.912)
     assert frame["interval_width_90_constant"] == pytest.approx(2.875)

@@ -8,9 +8,9 @@ from report_reader import Page
 
 from ablations.findings.results import METRICS
 from ablations.findings.tables import build_tables
-from ablations.findings.verdict import troubles, verdict
-from ablations.report.formats.tidy import tidy
-from ablations.report.pages.write import summary_text, write_report
+from ablations.findings.verdict import judge, list_troubles
+from ablations.report.formats.tidy import tabulate_numbers
+from ablations.report.pages.write import summarise, write_report
 from ablations.study.study import load_study
 from cgd.errors import CGDError
 
@@ -102,7 +102,7 @@ def test_page_names_what_was_fixed_and_where_it_came_from(page, heldout):
 
 def test_heldout_page_has_no_stamp(page, heldout):
     assert "copied from the truth" not in page.text
-    assert "copied from the truth" not in summary_text(heldout)
+    assert "copied from the truth" not in summarise(heldout)
 
 
 def test_published_page_is_stamped_and_shows_the_hidden_entries(published_page, published):
@@ -115,13 +115,13 @@ def test_published_page_is_stamped_and_shows_the_hidden_entries(published_page, 
     assert float(row[6][:5]) == pytest.approx(float(row[1][:5]) / 10, abs=0.001)
     effect = next(row for row in published_page.rows if row[:2] == ["tissue_a", "joint"])
     assert effect[9].startswith("−0.005")
-    assert "copied from the truth" in summary_text(published)
+    assert "copied from the truth" in summarise(published)
 
 
 def test_the_two_protocols_never_share_a_file(files, published_files):
-    assert len({path.name for path in (*files.paths, *published_files.paths)}) == 24
+    assert len({path.name for path in (*files, *published_files)}) == 24
     for one in (files, published_files):
-        assert set(one.html.parent.iterdir()) == set(one.paths)
+        assert set(one.html.parent.iterdir()) == set(one)
 
 
 def test_the_csv_holds_what_the_page_shows(files):
@@ -139,7 +139,7 @@ def test_the_csv_holds_what_the_page_shows(files):
 
 def test_a_failed_write_leaves_the_old_report_and_no_litter(heldout, files, monkeypatch):
     folder = files.html.parent
-    before = {path: path.read_bytes() for path in files.paths}
+    before = {path: path.read_bytes() for path in files}
 
     def refuse(source, target):
         raise OSError("disk full")
@@ -152,12 +152,12 @@ def test_a_failed_write_leaves_the_old_report_and_no_litter(heldout, files, monk
 
 def test_a_report_is_reproducible(heldout, files, tmp_path):
     again = write_report(heldout, tmp_path / "new folder")
-    for one, other in zip(files.paths, again.paths, strict=True):
+    for one, other in zip(files, again, strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name
 
 
 def test_summary_lists_the_same_rows_in_plain_text(heldout):
-    lines = summary_text(heldout).splitlines()
+    lines = summarise(heldout).splitlines()
     assert any(line.startswith("Of 8 trials 1 failed") for line in lines)
     ridge = next(line for line in lines if line.strip().startswith("kernel ridge"))
     assert ridge.split()[2] == "0.205"
@@ -165,7 +165,7 @@ def test_summary_lists_the_same_rows_in_plain_text(heldout):
 
 
 def test_verdict_when_the_default_is_best(heldout):
-    text = verdict(heldout, build_tables(heldout)[0])
+    text = judge(heldout, build_tables(heldout)[0])
     assert text.startswith(
         "The default, frozen, is best with a mean PCC of 0.305; the closest level, joint, is 0.050 below"
     )
@@ -174,7 +174,7 @@ def test_verdict_when_the_default_is_best(heldout):
 
 
 def test_verdict_when_another_level_is_best(heldout):
-    text = verdict(heldout, build_tables(lift(heldout, "joint", None, 0.1))[0])
+    text = judge(heldout, build_tables(lift(heldout, "joint", None, 0.1))[0])
     assert text.startswith("joint is best with a mean PCC of 0.355, 0.050 above the default, frozen")
 
 
@@ -182,15 +182,15 @@ def test_verdict_claims_no_difference_where_the_interval_includes_zero(heldout):
     genes = heldout.per_gene.copy()
     joint = genes["level"] == "joint"
     genes.loc[joint, "pcc"] += 0.05 + 0.1 * np.where(np.arange(joint.sum()) % 2, 1, -1)
-    text = verdict(heldout, build_tables(dataclasses.replace(heldout, per_gene=genes))[0])
+    text = judge(heldout, build_tables(dataclasses.replace(heldout, per_gene=genes))[0])
     assert "includes zero, so no difference is shown" in text
 
 
 def test_verdict_says_nothing_of_hidden_entries_that_could_not_be_scored(published):
     results = lift(published, "joint", None, 0.1)
-    assert "On the hidden entries alone it is" in verdict(results, build_tables(results)[0])
+    assert "On the hidden entries alone it is" in judge(results, build_tables(results)[0])
     none = dataclasses.replace(results, per_gene=results.per_gene.assign(hidden_pcc=np.nan))
-    text = verdict(none, build_tables(none)[0])
+    text = judge(none, build_tables(none)[0])
     assert "nan" not in text
     assert "On the hidden entries alone" not in text
 
@@ -201,7 +201,7 @@ def test_verdict_makes_nothing_of_a_difference_no_table_can_show(heldout):
     same = genes.query("level == 'frozen'").assign(level="joint")
     same["pcc"] += 0.0001
     genes = pd.concat([genes.query("level == 'frozen'"), same], ignore_index=True)
-    text = verdict(heldout, build_tables(dataclasses.replace(heldout, per_gene=genes))[0])
+    text = judge(heldout, build_tables(dataclasses.replace(heldout, per_gene=genes))[0])
     assert text.startswith("The levels do as well as each other, with a mean PCC of 0.305")
     assert "excludes zero" not in text.split("strongest floor")[0]
 
@@ -214,19 +214,19 @@ def test_a_level_is_not_best_because_its_bad_seed_failed(heldout):
     frozen, joint = table.levels
     assert joint.primary.mean > frozen.primary.mean
     assert table.best is frozen
-    assert "joint has a higher mean" in verdict(results, table)
+    assert "joint has a higher mean" in judge(results, table)
 
 
 def test_verdict_without_the_default_compares_nothing(heldout):
     results = only(heldout, lambda t: t["level"] == "joint")
-    assert "no level can be compared" in verdict(results, build_tables(results)[0])
+    assert "no level can be compared" in judge(results, build_tables(results)[0])
 
 
 def test_a_study_without_a_finished_trial_still_reports(heldout, tmp_path):
     results = only(heldout, lambda t: t["seed"] < 0)
     tables = build_tables(results)
-    assert "no answer" in verdict(results, tables[0])
-    assert troubles(tables)[0].startswith("Of 8 trials 8 did not finish")
+    assert "no answer" in judge(results, tables[0])
+    assert list_troubles(tables)[0].startswith("Of 8 trials 8 did not finish")
     assert "kernel ridge" in Page(write_report(results, tmp_path).html.read_text(encoding="utf-8")).text
 
 
@@ -238,10 +238,10 @@ def test_trials_that_were_never_listed_are_missing(heldout):
 
 def test_a_missing_floor_is_said(heldout, tmp_path):
     results = dataclasses.replace(heldout, floors=heldout.floors[heldout.floors["method"] != "kernel_ridge"])
-    assert troubles(build_tables(results))[1] == "tissue_a: the tracking store has no record of kernel ridge."
+    assert list_troubles(build_tables(results))[1] == "tissue_a: the tracking store has no record of kernel ridge."
     assert build_tables(results)[0].strongest_floor.name == "knn"
 
 
 def test_tidy_marks_the_default(heldout):
-    frame = tidy(heldout, build_tables(heldout))
+    frame = tabulate_numbers(heldout, build_tables(heldout))
     assert set(frame.loc[frame["is_default"] == True, "name"]) == {load_study("decoder_training").default_label}  # noqa: E712

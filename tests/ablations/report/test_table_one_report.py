@@ -9,7 +9,7 @@ from ablations.findings.table_one import build_table_one
 from ablations.findings.tables import build_tables
 from ablations.report.content import gather
 from ablations.report.formats.table_text import table_text
-from ablations.report.pages.write import summary_text, write_report
+from ablations.report.pages.write import summarise, write_report
 from ablations.study.comparison import Compared
 
 HOSTILE = "<b>x</b> & $\\frac{1}{0}$ | `y`"
@@ -89,7 +89,7 @@ def test_the_published_table_says_what_was_copied_and_what_a_fill_scores(tmp_pat
     assert "Published protocol: all zeros and 70 % of the non-zeros" in text
     assert "tissue 87.0 %" in text
     assert "hidden entries set to 0: 0.700" in text
-    for written in (files.markdown.read_text(), files.tex.read_text(), summary_text(results)):
+    for written in (files.markdown.read_text(), files.tex.read_text(), summarise(results)):
         assert "Published protocol" in written
 
 
@@ -107,7 +107,7 @@ def test_the_csv_holds_every_number_of_table_one(written):
 
 
 def test_the_terminal_shows_ranks_and_fits():
-    text = summary_text(without(results_of(), "tissue", "Gamma"))
+    text = summarise(without(results_of(), "tissue", "Gamma"))
     assert max(len(line) for line in text.splitlines()) <= 100
     assert any(line.split()[:2] == ["Gamma", "failed"] for line in text.splitlines())
     assert "All data sets" in text

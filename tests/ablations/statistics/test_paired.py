@@ -6,15 +6,15 @@ import pytest
 from scipy.stats import sem, ttest_1samp
 
 from ablations.statistics import intervals
+from ablations.statistics.intervals import draw_means
 from ablations.statistics.paired import (
-    bootstrap_means,
-    difference_by_seed,
+    compare_by_seed,
+    compare_paired,
+    correct_holm,
     estimate,
-    holm,
-    paired_difference,
     summarise,
 )
-from ablations.statistics.power import needed
+from ablations.statistics.power import find_needed
 
 
 def long(values, seeds=1, start=0):
@@ -25,7 +25,7 @@ def long(values, seeds=1, start=0):
 
 
 def test_resampling_two_values_gives_the_three_possible_means_at_their_frequencies():
-    means = bootstrap_means(np.array([[0.0], [1.0]]), n_resamples=8000, seed=1)[:, 0]
+    means = draw_means(np.array([[0.0], [1.0]]), n_resamples=8000, seed=1)[:, 0]
     shares = [np.mean(means == value) for value in (0.0, 0.5, 1.0)]
     assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.02)
 
@@ -39,15 +39,15 @@ def test_interval_of_a_proportion_is_the_binomial_one():
 
 def test_draws_depend_on_the_seed_and_not_on_the_block_size(monkeypatch):
     values = np.random.default_rng(0).normal(size=(7, 2))
-    whole = bootstrap_means(values, 50, seed=3)
-    assert not np.array_equal(whole, bootstrap_means(values, 50, seed=4))
+    whole = draw_means(values, 50, seed=3)
+    assert not np.array_equal(whole, draw_means(values, 50, seed=4))
     monkeypatch.setattr(intervals, "_MAX_CELLS", 20)
-    assert np.array_equal(whole, bootstrap_means(values, 50, seed=3))
+    assert np.array_equal(whole, draw_means(values, 50, seed=3))
 
 
 def test_columns_share_their_draws():
     values = np.random.default_rng(0).normal(size=(9, 1))
-    means = bootstrap_means(np.hstack([values, 2 * values]), 20)
+    means = draw_means(np.hstack([values, 2 * values]), 20)
     np.testing.assert_allclose(means[:, 1], 2 * means[:, 0])
 
 
@@ -81,36 +81,36 @@ def test_the_same_gene_in_two_folds_counts_twice():
 def test_difference_pairs_seed_fold_and_gene():
     default = long(np.array([[0.0, 1.0, 5.0], [10.0, 11.0, 12.0]]), seeds=2)
     level = long(np.array([[1.0, 2.0, np.nan], [10.0, 11.0, 15.0]]), seeds=2)
-    found = paired_difference(level.sample(frac=1, random_state=0), default, ["pcc"])["pcc"]
+    found = compare_paired(level.sample(frac=1, random_state=0), default, ["pcc"])["pcc"]
     assert found.mean == pytest.approx(np.mean([0.5, 0.5, 3.0]))
-    assert difference_by_seed(level, default, "pcc") == {0: 1.0, 1: 1.0}
+    assert compare_by_seed(level, default, "pcc") == {0: 1.0, 1: 1.0}
 
 
 def test_a_gene_is_compared_within_its_fold():
     default = pd.concat([long([0.0, 0.0]), long([5.0, 5.0]).assign(fold=1)])
     level = pd.concat([long([1.0, 1.0]), long([6.0, 6.0]).assign(fold=1)])
-    found = paired_difference(level, default, ["pcc"])["pcc"]
+    found = compare_paired(level, default, ["pcc"])["pcc"]
     assert (found.mean, found.low, found.high, found.n_genes) == (1.0, 1.0, 1.0, 4)
 
 
 def test_a_seed_that_one_side_lacks_does_not_enter():
     default, level = long(np.zeros((2, 3)), seeds=2), long(np.array([1.0, 2.0, 3.0]), start=1)
-    found = paired_difference(level, default, ["pcc"])["pcc"]
+    found = compare_paired(level, default, ["pcc"])["pcc"]
     assert (found.mean, found.n_genes) == (2.0, 3)
-    assert difference_by_seed(level, default, "pcc") == {1: 2.0}
+    assert compare_by_seed(level, default, "pcc") == {1: 2.0}
 
 
 def test_a_floor_without_seeds_is_paired_with_every_seed():
     floor = long(np.array([1.0, 2.0])).drop(columns="seed")
     level = long(np.array([[2.0, 3.0], [4.0, 5.0]]), seeds=2)
-    assert paired_difference(level, floor, ["pcc"])["pcc"].mean == pytest.approx(2.0)
+    assert compare_paired(level, floor, ["pcc"])["pcc"].mean == pytest.approx(2.0)
 
 
 def test_pairing_sees_a_small_difference_between_genes_that_vary_widely():
     generator = np.random.default_rng(0)
     genes = generator.normal(0.3, 0.2, size=50)
     default, level = long(genes), long(genes + 0.02 + generator.normal(0, 0.01, size=50))
-    difference = paired_difference(level, default, ["pcc"])["pcc"]
+    difference = compare_paired(level, default, ["pcc"])["pcc"]
     assert difference.low > 0
     assert difference.excludes_zero
     assert difference.high < summarise(level, ["pcc"])["pcc"].high - summarise(default, ["pcc"])["pcc"].low
@@ -119,11 +119,11 @@ def test_pairing_sees_a_small_difference_between_genes_that_vary_widely():
 def test_interval_of_a_paired_difference_covers_the_truth():
     """Genes differ in level (shared by both sides) and in their own difference; three seeds add training noise."""
     generator, truth, n_genes, hits = np.random.default_rng(7), 0.03, 60, []
-    for repeat in range(60):
+    for _ in range(60):
         genes, own = generator.normal(0.3, 0.2, n_genes), generator.normal(truth, 0.05, n_genes)
         default = long(genes + generator.normal(0, 0.02, (3, n_genes)), seeds=3)
         level = long(genes + own + generator.normal(0, 0.02, (3, n_genes)), seeds=3)
-        found = paired_difference(level, default, ["pcc"], n_resamples=400, seed=repeat)["pcc"]
+        found = compare_paired(level, default, ["pcc"], n_resamples=400)["pcc"]
         hits.append(found.low <= truth <= found.high)
     assert np.mean(hits) >= 0.93
 
@@ -213,32 +213,32 @@ def test_smallest_detectable_effect_is_that_of_the_t_test():
 
 def test_holm_by_hand():
     """0.01 x 4, then 0.02 x 3, 0.03 x 2, 0.04 x 1, never less than the one before."""
-    assert holm([0.03, 0.01, math.nan, 0.04, 0.02])[:2] == pytest.approx([0.06, 0.04])
-    assert holm([0.03, 0.01, math.nan, 0.04, 0.02])[3:] == pytest.approx([0.06, 0.06])
-    assert math.isnan(holm([0.03, math.nan])[1])
-    assert holm([0.7, 0.9]) == [1.0, 1.0]
-    assert holm([]) == []
+    assert correct_holm([0.03, 0.01, math.nan, 0.04, 0.02])[:2] == pytest.approx([0.06, 0.04])
+    assert correct_holm([0.03, 0.01, math.nan, 0.04, 0.02])[3:] == pytest.approx([0.06, 0.06])
+    assert math.isnan(correct_holm([0.03, math.nan])[1])
+    assert correct_holm([0.7, 0.9]) == [1.0, 1.0]
+    assert correct_holm([]) == []
 
 
 def test_a_design_that_is_said_to_do_would_do():
     (found,) = estimate(np.random.default_rng(0).normal(0, 0.05, size=(30, 1)))
-    need = needed(found, effect=found.mde / 2)
+    need = find_needed(found, effect=found.mde / 2)
     assert 4 <= need.folds <= 8
     assert need.genes == 30 * need.folds
     assert need.seeds is None
-    assert needed(found, effect=found.mde / 4).folds > 2 * need.folds
+    assert find_needed(found, effect=found.mde / 4).folds > 2 * need.folds
 
 
 def test_seeds_would_do_only_where_training_noise_is_what_hurts():
     loud, labels = cube(3, 1, genes=150, shift=1.0)
     quiet, _ = cube(3, 1, genes=150)
     (noisy,), (still,) = estimate(loud, labels), estimate(quiet, labels)
-    assert 3 < needed(noisy, 0.4).seeds < 40
-    assert needed(still, still.standard_error).seeds is None
+    assert 3 < find_needed(noisy, 0.4).seeds < 40
+    assert find_needed(still, still.standard_error).seeds is None
 
 
 def test_no_number_of_seeds_is_promised_where_folds_tell_the_noise():
     """What folds differ by is the training genes' as well, which no seed thins out."""
     (found,) = estimate(*cube(3, 5, genes=30, shift=2.0))
     assert found.model_share > 0.5
-    assert needed(found, found.mde / 1.2).seeds is None
+    assert find_needed(found, found.mde / 1.2).seeds is None

@@ -17,8 +17,8 @@ from cgd.data.catalog import load_dataset
 from cgd.errors import ConfigError, DataError
 from tune.commands.comparison import main
 from tune.comparison.export import export_splits
-from tune.comparison.methods import choose, parse_brought
-from tune.comparison.results_file import between, write_results
+from tune.comparison.methods import choose_methods, parse_brought
+from tune.comparison.results_file import replace_section, write_results
 from tune.terminal.board import Board, draw
 from tune.trials.plan import Planner
 
@@ -70,7 +70,7 @@ def test_an_entry_point_that_names_no_class_is_passed_over_with_a_line(malformed
     assert main(["--list"]) == 0
     with pytest.raises(ConfigError, match="did you mean 'good'"):
         find_method("goood")
-    notes = choose(["all"], [], skip_missing=True)[1]
+    notes = choose_methods(["all"], [], skip_missing=True)[1]
     assert "spaces is left out: its entry point is 'own good', expected MODULE:CLASS" in notes
     assert sum("expected MODULE:CLASS" in note for note in notes) == 4
 
@@ -97,11 +97,11 @@ def test_what_is_no_method_is_refused(source, message, own):
     (own / "own_odd.py").write_text(source)
     sys.modules.pop("own_odd", None)
     with pytest.raises(ConfigError, match=message):
-        choose(["own_odd:Odd"], [], skip_missing=False)
+        choose_methods(["own_odd:Odd"], [], skip_missing=False)
 
 
 def test_a_broken_installed_method_does_not_break_the_others(installed):
-    chosen, notes = choose(["all"], [], skip_missing=True)
+    chosen, notes = choose_methods(["all"], [], skip_missing=True)
     assert [one.name for one in chosen] == ["good"]
     assert "Needy is left out: Needy needs the package 'no_such_package_here'" in notes[0]
     assert "broken is left out" in notes[1]
@@ -110,22 +110,22 @@ def test_a_broken_installed_method_does_not_break_the_others(installed):
 
 def test_a_missing_package_is_an_error_that_names_the_extra(installed):
     with pytest.raises(ConfigError, match=r"pip install 'causalged-ray\[baselines\]'; or leave it out with --skip-mis"):
-        choose(["all"], [], skip_missing=False)
+        choose_methods(["all"], [], skip_missing=False)
 
 
 def test_a_broken_method_that_was_named_is_an_error(installed):
     with pytest.raises(ConfigError, match=r"own_broken:Bad\) cannot be made: ZeroDivisionError"):
-        choose(["broken"], [], skip_missing=False)
+        choose_methods(["broken"], [], skip_missing=False)
 
 
 def test_names_come_in_lists_and_once_each(installed):
-    chosen, _ = choose(["good, own_good:Good", "good", "causalged"], [], skip_missing=False)
+    chosen, _ = choose_methods(["good, own_good:Good", "good", "causalged"], [], skip_missing=False)
     assert [(one.name, one.title) for one in chosen] == [("good", "good"), ("own_good:Good", "Good")]
-    assert choose(["floors"], [], skip_missing=False) == ([], [])
+    assert choose_methods(["floors"], [], skip_missing=False) == ([], [])
 
 
 def test_titles_that_would_be_the_same_are_told_apart(own):
-    chosen, _ = choose(["own_good:Good"], parse_brought(["Good=x.csv", "CausalGeD=y.csv"]), skip_missing=False)
+    chosen, _ = choose_methods(["own_good:Good"], parse_brought(["Good=x.csv", "CausalGeD=y.csv"]), skip_missing=False)
     titles = [one.title for one in chosen]
     assert titles == ["Good (own_good:Good)", "Good (brought:Good)", "CausalGeD (brought:CausalGeD)"]
 
@@ -287,11 +287,11 @@ def test_what_is_written_is_named(tmp_path, monkeypatch):
 
 
 def test_a_section_goes_between_its_markers_and_nothing_else_changes():
-    text = between("# Results\n", "published", "one")
-    assert between(text, "published", "two") == text.replace("one\n<!--", "two\n<!--")
-    both = between(text, "heldout_genes", "three")
+    text = replace_section("# Results\n", "published", "one")
+    assert replace_section(text, "published", "two") == text.replace("one\n<!--", "two\n<!--")
+    both = replace_section(text, "heldout_genes", "three")
     assert both.startswith(text.rstrip())
-    assert between(both, "published", "one") == both
+    assert replace_section(both, "published", "one") == both
 
 
 def test_the_live_table_shows_no_epochs_of_a_method_that_has_none():

@@ -9,14 +9,14 @@ from cgd.config import Config
 from tune.trials.mlflow_notes import (
     DatasetNumbers,
     LevelNumbers,
+    clean_metric_part,
     escaped,
-    metric_part,
-    study_links,
-    study_metrics,
-    study_note,
-    study_view,
-    trial_note,
-    view_key,
+    list_study_links,
+    list_study_metrics,
+    make_study_view,
+    name_view,
+    write_study_note,
+    write_trial_note,
 )
 
 LEVELS = (
@@ -28,7 +28,7 @@ FOUND = DatasetNumbers("mouse", LEVELS, 0.38, "kernel ridge", 0.6, "0.7 is best.
 
 
 def test_the_metrics_of_a_study_are_its_levels_floor_ceiling_and_differences():
-    assert study_metrics([FOUND]) == {
+    assert list_study_metrics([FOUND]) == {
         "pcc/mouse/0.8": 0.40,
         "pcc/mouse/0.7": 0.45,
         "pcc/mouse/floor": 0.38,
@@ -41,7 +41,7 @@ def test_the_metrics_of_a_study_are_its_levels_floor_ceiling_and_differences():
 
 @pytest.mark.parametrize("label", ["a/b", "..", ".", "x, y=2", "10 %", " spaced  out ", "été", "l" * 300, "(a|b)", "/"])
 def test_any_label_becomes_a_name_that_mlflow_takes(label):
-    found = study_metrics([DatasetNumbers(label, (LevelNumbers(label, 0.5), LevelNumbers("other", 0.4)))])
+    found = list_study_metrics([DatasetNumbers(label, (LevelNumbers(label, 0.5), LevelNumbers("other", 0.4)))])
     assert sorted(found.values()) == [0.4, 0.5]
     for name in found:
         _validate_metric_name(name)
@@ -50,15 +50,15 @@ def test_any_label_becomes_a_name_that_mlflow_takes(label):
 def test_labels_that_would_share_a_name_do_not():
     labels = ("a=1", "a/1", "a-1", "floor")
     numbers = tuple(LevelNumbers(label, float(i)) for i, label in enumerate(labels))
-    found = study_metrics([DatasetNumbers("d", numbers, floor=9.0)])
+    found = list_study_metrics([DatasetNumbers("d", numbers, floor=9.0)])
     assert sorted(found.values()) == [0.0, 1.0, 2.0, 3.0, 9.0]
     assert found["pcc/d/floor"] == 9.0
-    assert metric_part("a=1") == metric_part("a/1") == "a-1"
+    assert clean_metric_part("a=1") == clean_metric_part("a/1") == "a-1"
 
 
 def test_a_study_says_its_answer_first_and_leads_to_report_trials_and_curves():
-    links = study_links("ar_decay", "1", "abc", "ar_decay.html")
-    note = study_note("How fast?", "Slowly.", [FOUND], links, "Too small.")
+    links = list_study_links("ar_decay", "1", "abc", "ar_decay.html")
+    note = write_study_note("How fast?", "Slowly.", [FOUND], links, "Too small.")
     order = ["How fast?", "Too small.", "Slowly.", "0.7 is best.", "| level |", "the report"]
     assert sorted(order, key=note.index) == order
     assert "| 0.7 | 0.450 | +0.050 (+0.010 to +0.090) |" in note
@@ -66,24 +66,26 @@ def test_a_study_says_its_answer_first_and_leads_to_report_trials_and_curves():
     assert "| 1.0 | unknown |  |" in note
     assert "floor: kernel ridge | 0.380" in note
     assert "](#/experiments/1/runs/abc/artifacts/report/ar_decay.html)" in note
-    assert f"viewStateShareKey={view_key('ar_decay')}" in note
-    unanswered = study_note("How fast?", "Slowly.", [], study_links("ar_decay", "1", "abc"))
+    assert f"viewStateShareKey={name_view('ar_decay')}" in note
+    unanswered = write_study_note("How fast?", "Slowly.", [], list_study_links("ar_decay", "1", "abc"))
     assert "level" not in unanswered.split("See")[0]
     assert "artifacts" not in unanswered
 
 
 def test_the_view_of_a_study_groups_its_trials_by_level():
-    state = study_view("depth", by_dataset=True)
+    state = make_study_view("depth", by_dataset=True)
     assert state["searchFilter"] == "tags.`cgd.study.depth` LIKE '%'"
     assert [key["groupByData"] for key in state["groupBy"]["groupByKeys"]] == ["cgd.study.depth", "cgd.dataset"]
-    alone = study_view("depth", by_dataset=False)
+    alone = make_study_view("depth", by_dataset=False)
     assert [key["groupByData"] for key in alone["groupBy"]["groupByKeys"]] == ["cgd.study.depth"]
 
 
 def test_text_from_outside_is_text():
     hostile = "<img src=x onerror=alert(1)> [a](javascript:b) | x\n# y `z`"
     assert escaped(hostile) == (r"\<img src=x onerror=alert\(1\)\> \[a\]\(javascript:b\) \| x \# y \`z\`")
-    note = study_note(hostile, hostile, [DatasetNumbers(hostile, (LevelNumbers(hostile, 0.1),), answer=hostile)], {})
+    note = write_study_note(
+        hostile, hostile, [DatasetNumbers(hostile, (LevelNumbers(hostile, 0.1),), answer=hostile)], {}
+    )
     assert "<img" not in note.replace(r"\<img", "")
     assert "](java" not in note.replace(r"\]\(java", "")
     rows = [line for line in note.splitlines() if line.startswith("|")]
@@ -93,9 +95,9 @@ def test_text_from_outside_is_text():
 
 def test_a_trial_says_what_it_is_and_how_to_use_its_model():
     config = Config().with_values({"ar.decay": 0.7})
-    note = trial_note("ar_decay=0.7 · mouse", {"ar_decay": "0.7", "depth": "3"}, config, "abc", has_model=True)
+    note = write_trial_note("ar_decay=0.7 · mouse", {"ar_decay": "0.7", "depth": "3"}, config, "abc", has_model=True)
     assert r"**ar\_decay** (level 0.7), **depth** (level 3)" in note
     assert "`ar.decay` = 0.7;" in note
     assert 'load_model("runs:/abc/model")' in note
-    assert "load_model" not in trial_note("x", {}, config, "abc", has_model=False)
-    assert "Differs from the defaults in nothing;" in trial_note("x", {}, Config(), "abc", has_model=False)
+    assert "load_model" not in write_trial_note("x", {}, config, "abc", has_model=False)
+    assert "Differs from the defaults in nothing;" in write_trial_note("x", {}, Config(), "abc", has_model=False)
