@@ -160,6 +160,21 @@ class DatasetTable:
         return self.facts.get("paper_name")
 
     @property
+    def heading(self) -> str:
+        """The name, with the paper's abbreviation where it has one."""
+        return f"{self.name} ({self.paper_name})" if self.paper_name else self.name
+
+    @property
+    def title(self) -> str:
+        """As `heading`, saying whose abbreviation it is."""
+        return f"{self.name} ({self.paper_name} in the paper)" if self.paper_name else self.name
+
+    @property
+    def ceiling(self) -> Row | None:
+        """The ceiling, where it is known."""
+        return next((row for row in self.rows if row.kind == "ceiling" and row.primary.is_known), None)
+
+    @property
     def references(self) -> list[Row]:
         return [row for row in self.rows if row.kind != "level"]
 

@@ -81,6 +81,10 @@ class DatasetPlaces:
         floors = [place for place in self.places if place.row.kind == "floor"]  # a method may bear a floor's name
         return next((place for place in floors if floor and place.row.name == floor.name), None)
 
+    def find(self, name: str) -> Place | None:
+        """The method of that name."""
+        return next((place for place in self.methods if place.row.name == name), None)
+
     def best(self, metric: str) -> set[str]:
         """Names of the methods that share the first rank, all of their trials finished."""
         ranked = {place.row.name: place.ranks[metric] for place in self.methods if metric in place.ranks}
@@ -144,16 +148,12 @@ class TableOne:
 def build_table_one(results: StudyResults, tables: Sequence[DatasetTable], n_resamples: int = N_RESAMPLES) -> TableOne:
     """Table I from a comparison's results and the tables of `build_tables`."""
     found = _correct([DatasetPlaces(table, tuple(_place_all(results, table, n_resamples))) for table in tables])
-    labels = [label for label in results.study.labels if any(_find_place(one, label) for one in found)]
-    overall = [_summarise_method(found, label, [_find_place(one, label) for one in found]) for label in labels]
+    labels = [label for label in results.study.labels if any(one.find(label) for one in found)]
+    overall = [_summarise_method(found, label, [one.find(label) for one in found]) for label in labels]
     floors = [one.best_floor for one in found]
     if any(floors):
         overall.append(_summarise_method(found, "best floor", floors))
     return TableOne(tuple(found), tuple(overall))
-
-
-def _find_place(one: DatasetPlaces, label: str) -> Place | None:
-    return next((place for place in one.methods if place.row.name == label), None)
 
 
 # ---- one data set ---------------------------------------------------------------------------------------------------

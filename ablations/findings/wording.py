@@ -24,10 +24,16 @@ def format_number(value: float | None, digits: int = 3) -> str:
     return text.replace("-", "−") if re.search("[1-9]", text) else text.lstrip("-")  # not -0.000
 
 
+def format_bounds(found: Estimate, sign: bool = False) -> tuple[str, ...]:
+    """`0.123` and `0.234` of an interval; empty where there is none."""
+    write = format_signed if sign else format_number
+    return (write(found.low), write(found.high)) if math.isfinite(found.low) else ()
+
+
 def format_interval(found: Estimate, sign: bool = False) -> str:
     """`[0.123, 0.234]`; empty where there is none."""
-    write = format_signed if sign else format_number
-    return f"[{write(found.low)}, {write(found.high)}]" if math.isfinite(found.low) else ""
+    bounds = format_bounds(found, sign)
+    return f"[{', '.join(bounds)}]" if bounds else ""
 
 
 def format_signed(value: float, digits: int = 3) -> str:

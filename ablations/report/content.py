@@ -9,12 +9,18 @@ from typing import Any
 from ablations.findings.comparison_verdict import judge_comparison, list_failures, list_method_notes, open_comparison
 from ablations.findings.results import StudyResults
 from ablations.findings.table_one import TableOne, build_table_one
-from ablations.findings.tables import DatasetTable
+from ablations.findings.tables import DatasetTable, build_tables
 from ablations.findings.verdict import judge, list_notes, list_troubles, open_report
 from ablations.findings.wording import CONFIDENCE_PERCENT, format_percent, format_value
 from ablations.report.sheets.comparison import make_overall, make_table_one
-from ablations.report.sheets.context import describe_cheapest, make_costs, make_forecast, make_older, make_paper
-from ablations.report.sheets.intervals import make_intervals
+from ablations.report.sheets.context import (
+    describe_cheapest,
+    make_costs,
+    make_forecast,
+    make_intervals,
+    make_older,
+    make_paper,
+)
 from ablations.report.sheets.results import make_data_set, make_effects, make_fractions, make_levels
 from ablations.report.sheets.sheet import Sheet
 from ablations.statistics.intervals import N_RESAMPLES
@@ -86,10 +92,12 @@ class Content:
         return [sheet for sheet in (*found, self.intervals, self.forecast, self.older) if sheet is not None]
 
 
-def gather(results: StudyResults, tables: list[DatasetTable]) -> Content:
-    """Everything a report says about a study."""
-    content = _gather_study(results, tables)
-    return _turn_into_comparison(content, build_table_one(results, tables)) if results.study.is_comparison else content
+def gather(results: StudyResults, n_resamples: int = N_RESAMPLES) -> Content:
+    """Everything a report says about a study. `n_resamples`: of the bootstrap behind the intervals."""
+    content = _gather_study(results, build_tables(results, n_resamples))
+    if not results.study.is_comparison:
+        return content
+    return _turn_into_comparison(content, build_table_one(results, content.tables, n_resamples))
 
 
 def _turn_into_comparison(content: Content, found: TableOne) -> Content:

@@ -10,8 +10,7 @@ from markupsafe import Markup
 
 from ablations.findings.wording import format_percent
 from ablations.report.figures.drawing import to_pdf, to_png, to_svg
-from ablations.report.formats.csv_text import to_csv
-from ablations.report.formats.files import replace_file
+from ablations.report.formats.files import replace_file, to_csv
 from ablations.report.pages.page import render_template
 from ablations.search.figure import draw_front, draw_history, draw_importances, draw_parallel, draw_slices
 from ablations.search.results import SearchResults

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from watched import ROOT
 
-from ablations.report.formats.csv_text import to_csv
+from ablations.report.formats.files import to_csv
 from ablations.report.formats.latex import escape as latex
 from ablations.report.formats.markdown import escape as markdown
 from ablations.report.pages.index import write_index
@@ -36,7 +36,7 @@ def test_every_other_name_and_number_is_written_as_it_is():
 
 def test_every_csv_is_written_in_this_way():
     writers = {path.name for path in (ROOT / "ablations").rglob("*.py") if ".to_csv(" in path.read_text()}
-    assert writers == {"csv_text.py"}
+    assert writers == {"files.py"}
 
 
 TEMPLATES = ROOT / "ablations" / "report" / "pages" / "templates"

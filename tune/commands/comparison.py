@@ -64,7 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--write-results",
         metavar="FILE",
         type=Path,
-        help="write the Tables I of the newest comparisons in the store into this Markdown file, and stop",
+        help="write the means of the newest comparisons in the store into this Markdown file, the whole Tables I as "
+        "pages and CSV into the folder of its name, and stop",
     )
     add(
         "--comparison",

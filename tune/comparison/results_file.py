@@ -1,21 +1,27 @@
-"""Tables I in a Markdown file, made from the tracking store alone: the same store gives the same text."""
+"""Table I as files of a document, made from the tracking store alone: the same store gives the same text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from ablations.findings.results import find_comparisons, load_results
-from ablations.report.formats.files import replace_file
-from ablations.report.formats.table_text import table_text
+from ablations.report.content import Content, gather
+from ablations.report.formats.files import to_csv
+from ablations.report.formats.markdown import escape, set_table, write_table_one
+from ablations.report.formats.tidy import tabulate_sheets
+from ablations.report.sheets.comparison import make_means
 from ablations.study.comparison import PROTOCOLS
-from cgd.errors import TrackingError
+from cgd.errors import ConfigError, TrackingError
+from cgd.files import write_atomically
 
 
 def write_results(uri: str, path: Path, run_ids: Sequence[str] | None = None) -> Iterator[str]:
-    """Write one section per protocol between marker comments of `path`; a line for each.
+    """Write a short table per protocol into `path`, and whole Tables I into the folder beside it; a line for each.
 
-    What stands between the markers is replaced; where there are none, the section is put at the end of the file.
+    `docs/results.md` gets the means between the marker comments of each protocol (at its end where it has none),
+    `docs/results/` a page, its numbers and those over all data sets, each as CSV.
 
     Parameters
     ----------
@@ -24,9 +30,13 @@ def write_results(uri: str, path: Path, run_ids: Sequence[str] | None = None) ->
 
     Raises
     ------
+    ConfigError
+        `path` is no Markdown file.
     TrackingError
-        No such comparison, two of one protocol, or the file cannot be written.
+        No such comparison, two of one protocol, or a file cannot be written.
     """
+    if path.suffix != ".md":
+        raise ConfigError(f"--write-results {path}: expected a Markdown file such as docs/results.md")
     found = [load_results(uri, run_id) for run_id in run_ids or find_comparisons(uri)]
     by_protocol = {results.protocol: results for results in found}
     if len(by_protocol) < len(found):
@@ -35,18 +45,39 @@ def write_results(uri: str, path: Path, run_ids: Sequence[str] | None = None) ->
         if not results.study.is_comparison:
             raise TrackingError(f"run {results.run_id} is the study '{results.study.name}', no comparison of methods")
     try:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        for protocol in PROTOCOLS:
-            if protocol in by_protocol:
-                text = replace_section(text, protocol, table_text(by_protocol[protocol]))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, text)
+        contents = [gather(by_protocol[protocol]) for protocol in PROTOCOLS if protocol in by_protocol]
+        for name, text in make_files(contents, path).items():
+            write_atomically(path.parent / name, text)
     except (OSError, UnicodeDecodeError) as error:
         raise TrackingError(f"cannot write {path}: {error}; give another file") from None
     for results in found:
         yield f"{path}: Table I, {results.protocol} protocol, from run {results.run_id}"
         yield f"  data sets: {', '.join(results.datasets)}"
         yield f"  methods: {', '.join(results.study.labels)}"
+
+
+def make_files(contents: Sequence[Content], path: Path) -> dict[str, str]:
+    """Name relative to the folder of `path` -> text, `path` itself last so that what it links to is there."""
+    folder, text = path.stem, path.read_text(encoding="utf-8") if path.exists() else ""
+    files = {}
+    for content in contents:
+        assert content.overall is not None, "a comparison"
+        protocol = content.results.protocol
+        files[f"{folder}/{protocol}.md"] = write_table_one(content)
+        files[f"{folder}/{protocol}.csv"] = to_csv(tabulate_sheets(content.data_sets))
+        files[f"{folder}/{protocol}_overall.csv"] = to_csv(tabulate_sheets([content.overall]))
+        text = replace_section(text, protocol, write_section(content, quote(f"{folder}/{protocol}")))
+    return files | {path.name: text}
+
+
+def write_section(content: Content, link: str) -> str:
+    """What was found in a sentence, the means, and where the rest is. `link`: its files, without their endings."""
+    assert content.table_one is not None, "a comparison"
+    means, results = make_means(content.table_one), content.results
+    parts = [f"**{escape(content.stamp)}**"] * bool(content.stamp) + [escape(content.opening), set_table(means)]
+    more = f"[every metric, interval and difference]({link}.md), as CSV [by data set]({link}.csv) and "
+    parts.append(f"*{escape(means.note)}* The whole table: {more}[over all data sets]({link}_overall.csv).")
+    return "\n\n".join([*parts, escape(f"Run {results.run_id}, code {results.code_version or 'not recorded'}.")])
 
 
 def replace_section(text: str, protocol: str, section: str) -> str:

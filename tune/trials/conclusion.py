@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 
 from ablations.findings.results import load_results
-from ablations.findings.tables import build_tables
 from ablations.report.content import Content, gather
 from ablations.report.figures.curves import COLUMNS, write_curves
-from ablations.report.pages.write import summarise_content, write_content
+from ablations.report.formats.terminal import summarise_report
+from ablations.report.pages.write import write_report
 from tune.store.tracking import FAILED, FINISHED, KILLED, OlderRun, RunRecord, Tracking
 from tune.trials.mlflow_notes import collect_numbers, list_study_metrics, write_parent_note
 from tune.trials.plan import Plan, StudyPlan
@@ -75,8 +75,8 @@ class Conclusions:
         self.tracking.log_texts(parent, {"study.json": json.dumps(record, indent=1)})
         results = load_results(self.tracking.uri, parent)
         folder = self.output / "reports" / f"{plan.study.name}-{plan.key}"
-        content = gather(results, build_tables(results))
-        files = write_content(content, folder)
+        content = gather(results)
+        files = write_report(content, folder)
         write_curves(self._curves(plan, known), list(results.study.labels), folder)
         self.tracking.log_folder(parent, folder, "report")
         self._summarise(content, parent, files.html.name)
@@ -86,7 +86,7 @@ class Conclusions:
         status = FAILED if failed else FINISHED
         self.tracking.end(parent, status if complete and not missing else KILLED)
         return StudyOutcome(
-            plan.study.name, parent, files.html, summarise_content(content), tuple(failed), tuple(missing)
+            plan.study.name, parent, files.html, summarise_report(content), tuple(failed), tuple(missing)
         )
 
     @cached_property

@@ -14,8 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ablations.report.formats.csv_text import to_csv
-from ablations.report.formats.files import replace_file
+from ablations.report.formats.files import replace_file, to_csv
 from cgd.errors import CGDError
 
 COLUMNS = ("dataset", "level", "replicate", "epoch", "value")

@@ -14,7 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.optimize import isotonic_regression
 
-from ablations.findings.tables import DatasetTable, Row
+from ablations.findings.rows import DatasetTable
+from ablations.findings.wording import format_number, shorten_name
 from ablations.statistics.paired import Estimate
 
 INK, SOFT, BAND = "#1f2330", "#6b7280", "#c9ced8"
@@ -85,14 +86,15 @@ def _omit(*keys: str) -> dict[str, None]:
     return dict.fromkeys(keys)
 
 
-def name_data_set(table: DatasetTable) -> str:
-    """The name of a data set, with the paper's abbreviation where it has one."""
-    return f"{table.name} ({table.paper_name})" if table.paper_name else table.name
-
-
-def find_ceiling(table: DatasetTable) -> Row | None:
-    """The ceiling, where it is known."""
-    return next((row for row in table.references if row.kind == "ceiling" and row.primary.is_known), None)
+def write_caption(table: DatasetTable, width: int, top: float = math.inf) -> str:
+    """A data set with its floor and ceiling in numbers; an arrow where the ceiling lies above `top`, off the scale."""
+    lines = [wrap(table.heading, width)]
+    if floor := table.strongest_floor:
+        lines.append(wrap(f"floor: {shorten_name(floor)} {format_number(floor.primary.mean)}", width))
+    if ceiling := table.ceiling:
+        mean = ceiling.primary.mean
+        lines.append(wrap(f"ceiling {format_number(mean)}{' ↑' * (mean > top)}", width))
+    return "\n".join(lines)
 
 
 def measure_errors(estimates: Sequence[Estimate]) -> np.ndarray:

@@ -1,9 +1,10 @@
-"""The figure of the effects: every level minus the default, paired, with its interval (a forest plot)."""
+"""Forest plots of paired differences: every level minus the default, or the reference minus every method."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import matplotlib as mpl
@@ -13,8 +14,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from ablations.findings.rows import Row
+from ablations.findings.table_one import DatasetPlaces, TableOne
 from ablations.findings.tables import PRIMARY, DatasetTable
-from ablations.findings.wording import CONFIDENCE_PERCENT, format_interval, format_p, format_signed
+from ablations.findings.wording import CONFIDENCE_PERCENT, format_interval, format_p, format_signed, shorten_name
 from ablations.report.figures.drawing import (
     BAND,
     CHARACTER,
@@ -24,7 +27,6 @@ from ablations.report.figures.drawing import (
     STYLE,
     list_reach,
     measure_errors,
-    name_data_set,
     settle,
     wrap,
 )
@@ -62,11 +64,26 @@ def draw_effects(study: Study, tables: Sequence[DatasetTable], stamp: str = "", 
         return settle(figure)
 
 
+def draw_leads(study: Study, found: TableOne, stamp: str = "") -> Figure:
+    """One row per method and data set, and one for the best floor of each."""
+    tables = [replace(one.table, rows=tuple(_list_leads(one))) for one in found.data_sets]
+    return draw_effects(study, tables, stamp, measure=f"PCC of {study.default_label} − PCC of the other")
+
+
+def _list_leads(one: DatasetPlaces) -> Sequence[Row]:
+    others = [replace(place.row, differences=place.leads) for place in one.methods]
+    if one.best_floor is None:
+        return others
+    floor = one.best_floor.row
+    named = replace(floor, kind="level", title=f"best floor: {shorten_name(floor)}", differences=one.best_floor.leads)
+    return [*others, named]
+
+
 def _list_rows(tables: Sequence[DatasetTable]) -> list[tuple[str, dict[str, Estimate]]]:
     """(name, metric -> difference); a data set's own row has no differences."""
     rows: list[tuple[str, dict[str, Estimate]]] = []
     for table in tables:
-        rows.append((name_data_set(table), {}))
+        rows.append((table.heading, {}))
         rows += [(row.title, dict(row.differences) or {"": _NOTHING}) for row in table.levels if not row.is_default]
     return rows
 

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ablations.findings.tables import DatasetTable, Row
-from ablations.findings.wording import format_number, shorten_name
+from ablations.findings.wording import format_number
 from ablations.report.figures.drawing import (
     CHARACTER,
     HATCHES,
@@ -21,12 +21,11 @@ from ablations.report.figures.drawing import (
     SMALL,
     STYLE,
     count_legend_columns,
-    find_ceiling,
     list_reach,
     measure_errors,
-    name_data_set,
     settle,
     wrap,
+    write_caption,
 )
 from ablations.report.figures.lines import draw_lines
 from ablations.report.figures.table import draw_table
@@ -80,7 +79,7 @@ def _find_limits(tables: Sequence[DatasetTable]) -> tuple[float, float]:
     values = list_reach([row.primary for table in tables for row in table.levels])
     values += [0.0, *(row.primary.mean for row in floors if row)]
     top = max(values)
-    ceilings = [row.primary.mean for table in tables if (row := find_ceiling(table))]
+    ceilings = [row.primary.mean for table in tables if (row := table.ceiling)]
     top = max([top, *(value for value in ceilings if value <= _SQUEEZE * top)]) or 1.0
     return 1.1 * min(values), top + 0.1 * (top - min(values))
 
@@ -98,7 +97,7 @@ def _draw_groups(
         _draw_references(panel, k, table, limits)
     panel.axhline(0, color=INK, linewidth=0.7, zorder=4)
     panel.set_xticks(
-        range(len(tables)), [_write_caption(table, limits, int(group / CHARACTER) - 2) for table in tables]
+        range(len(tables)), [write_caption(table, int(group / CHARACTER) - 2, limits[1]) for table in tables]
     )
     panel.tick_params(axis="x", length=0, pad=6)
 
@@ -129,19 +128,8 @@ def _draw_references(panel: Any, k: int, table: DatasetTable, limits: tuple[floa
     ends = (k - 0.47, k + 0.47)
     if table.strongest_floor:
         panel.hlines(table.strongest_floor.primary.mean, *ends, color=INK, linewidth=1.5, zorder=5)
-    if (ceiling := find_ceiling(table)) and ceiling.primary.mean <= limits[1]:
+    if (ceiling := table.ceiling) and ceiling.primary.mean <= limits[1]:
         panel.hlines(ceiling.primary.mean, *ends, color=INK, linewidth=1, linestyle=":", zorder=5)
-
-
-def _write_caption(table: DatasetTable, limits: tuple[float, float], width: int) -> str:
-    """What stands under a data set: its name, its floor and its ceiling in numbers."""
-    lines = [wrap(name_data_set(table), width)]
-    if floor := table.strongest_floor:
-        lines.append(wrap(f"floor: {shorten_name(floor)} {format_number(floor.primary.mean)}", width))
-    if ceiling := find_ceiling(table):
-        hidden = "" if ceiling.primary.mean <= limits[1] else " ↑"
-        lines.append(wrap(f"ceiling {format_number(ceiling.primary.mean)}{hidden}", width))
-    return "\n".join(lines)
 
 
 def _draw_legend(figure: Figure, study: Study, labels: Sequence[str], inches: float) -> None:

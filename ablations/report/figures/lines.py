@@ -11,19 +11,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ablations.findings.tables import DatasetTable
-from ablations.findings.wording import format_number, shorten_name
 from ablations.report.figures.drawing import (
     CHARACTER,
     INK,
     MARKERS,
     PALETTE,
     SMALL,
-    find_ceiling,
     list_reach,
     measure_errors,
-    name_data_set,
     spread,
     wrap,
+    write_caption,
 )
 from ablations.study.study import Study
 
@@ -34,7 +32,7 @@ _NAME_WIDTH = 34  # characters
 
 def draw_lines(study: Study, tables: Sequence[DatasetTable], stamp: str) -> Figure:
     """Names stand at the ends of their lines; colour and marker both tell the data sets apart."""
-    names = [_write_name(table) for table in tables]
+    names = [write_caption(table, _NAME_WIDTH) for table in tables]
     n_lines = sum(name.count("\n") + 1 for name in names)
     height = max(3.3, 1.1 + 0.145 * n_lines + 0.08 * len(names))
     figure = Figure(figsize=(7.2, height), layout="constrained")
@@ -89,7 +87,7 @@ def _find_limits(tables: Sequence[DatasetTable]) -> tuple[float, float]:
     values = list_reach([row.primary for table in tables for row in table.levels])
     values += [row.primary.mean for table in tables if (row := table.strongest_floor)] or [0.0]
     low, high = min(values), max(values)
-    for value in sorted(row.primary.mean for table in tables if (row := find_ceiling(table))):
+    for value in sorted(row.primary.mean for table in tables if (row := table.ceiling)):
         high = value if high < value <= low + _SQUEEZE * (high - low) else high
     pad = 0.06 * (high - low or 1.0)
     return low - pad, high + pad
@@ -111,18 +109,8 @@ def _draw_line(panel: Any, table: DatasetTable, positions: dict[str, float], whi
 def _draw_floor_and_ceiling(panel: Any, table: DatasetTable, limits: tuple[float, float], colour: str) -> None:
     if table.strongest_floor:
         panel.axhline(table.strongest_floor.primary.mean, color=colour, linewidth=1, linestyle="--", zorder=1)
-    if (ceiling := find_ceiling(table)) and ceiling.primary.mean <= limits[1]:
+    if (ceiling := table.ceiling) and ceiling.primary.mean <= limits[1]:
         panel.axhline(ceiling.primary.mean, color=colour, linewidth=1, linestyle=":", zorder=1)
-
-
-def _write_name(table: DatasetTable) -> str:
-    """A data set with its floor and ceiling in numbers, as it stands at the end of its line."""
-    lines = [wrap(name_data_set(table), _NAME_WIDTH)]
-    if floor := table.strongest_floor:
-        lines.append(wrap(f"floor: {shorten_name(floor)} {format_number(floor.primary.mean)}", _NAME_WIDTH))
-    if ceiling := find_ceiling(table):
-        lines.append(f"ceiling {format_number(ceiling.primary.mean)}")
-    return "\n".join(lines)
 
 
 def _name_lines(

@@ -16,9 +16,7 @@ from ablations.report.figures.drawing import (
     PALETTE,
     SMALL,
     SOFT,
-    find_ceiling,
     list_reach,
-    name_data_set,
     wrap,
 )
 from ablations.study.study import Study
@@ -88,7 +86,7 @@ def _draw_block(
 def _draw_column(panel: Any, table: DatasetTable, labels: Sequence[str], x: float, first: float, cell: float) -> None:
     centre = x + _COLUMN / 2
     width = int(_COLUMN / (1.2 * CHARACTER))  # bold is wider
-    panel.text(centre, first - 0.08, wrap(name_data_set(table), width), ha="center", va="bottom", fontweight="bold")
+    panel.text(centre, first - 0.08, wrap(table.heading, width), ha="center", va="bottom", fontweight="bold")
     scale = _make_scale(table, x + 0.15, x + _COLUMN - 0.15)
     rows = {row.name: row for row in table.levels}
     for i, label in enumerate(labels):
@@ -98,7 +96,7 @@ def _draw_column(panel: Any, table: DatasetTable, labels: Sequence[str], x: floa
             if scale:
                 _draw_interval(panel, rows[label], table.default, is_best, first + cell * (i + 1) - 0.1, scale)
     end = first + cell * len(labels)
-    for j, row in enumerate((table.strongest_floor, find_ceiling(table))):
+    for j, row in enumerate((table.strongest_floor, table.ceiling)):
         y = end + 0.06 + j * _FLOOR_ROW
         name = shorten_name(row) if row is not None and row.kind == "floor" else ""
         panel.text(centre, y, format_number(row.primary.mean) if row else "–", ha="center", va="top", color=SOFT)

@@ -1,9 +1,14 @@
-"""Files that replace their predecessors in one step, so that a reader never sees half of one."""
+"""Files that replace their predecessors in one step, and CSV that a spreadsheet shows as it is."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+
+import pandas as pd
+
+_FORMULA = re.compile(r"\s*[=+\-@]")
 
 
 def replace_file(path: Path, content: str | bytes) -> None:
@@ -14,3 +19,30 @@ def replace_file(path: Path, content: str | bytes) -> None:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """A table without its index; a text that a spreadsheet would run as a formula begins with an apostrophe instead.
+
+    Names of genes, levels and data sets come from files of others. Numbers are left alone, negative ones too.
+    """
+    safe = table.rename(columns=_make_text)
+    for column in range(safe.shape[1]):
+        if safe.dtypes.iloc[column].kind not in "biuf":
+            safe.isetitem(column, safe.iloc[:, column].map(_make_text))
+    return safe.to_csv(index=False)
+
+
+def _make_text(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r", " ")  # pandas does not quote it, and a spreadsheet begins a line there
+    return f"'{text}" if _FORMULA.match(text) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

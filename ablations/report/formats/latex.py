@@ -56,7 +56,7 @@ def to_latex(content: Content) -> str:
 
 def _set_table(sheet: Sheet, study: str, stamp: str) -> str:
     columns = "l" * sheet.n_names + "r" * (len(sheet.columns) - sheet.n_names)
-    rows = [*_set_groups(sheet), _set_row([_set_heading(name) for name in sheet.columns]), r"\midrule"]
+    rows = [_set_row([_set_heading(name) for name in sheet.columns]), r"\midrule"]
     for i, line in enumerate(sheet.lines):
         rows += [r"\midrule"] * (line.has_rule and i > 0)
         rows.append(_set_row([_set_cell(cell) for cell in line.cells]))
@@ -80,18 +80,6 @@ def _end_sentence(title: str) -> str:
     return title if title.endswith(".") else f"{title}."
 
 
-def _set_groups(sheet: Sheet) -> list[str]:
-    if not sheet.groups:
-        return []
-    cells, rules, start = [], [], 1
-    for name, width in sheet.groups:
-        if width:
-            cells.append(rf"\multicolumn{{{width}}}{{c}}{{{escape(name)}}}")
-            rules += [rf"\cmidrule(lr){{{start}-{start + width - 1}}}"] * bool(name)
-            start += width
-    return [_set_row(cells), "".join(rules)]
-
-
 def _set_row(cells: list[str]) -> str:
     return " & ".join(cells) + r" \\"
 
@@ -108,7 +96,7 @@ def _set_cell(cell: Cell) -> str:
     text = escape(cell.text)
     text = rf"\textbf{{{text}}}" if cell.is_strong and text else text
     tags = f" ({escape(', '.join(cell.tags))})" if cell.tags else ""
-    return _stack([text + tags, *(rf"{{\scriptsize {escape(note)}}}" for note in cell.notes)])
+    return _stack([text + tags, *(rf"{{\scriptsize {escape(note)}}}" for note in cell.beneath)])
 
 
 def _stack(lines: list[str]) -> str:

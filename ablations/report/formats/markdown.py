@@ -8,14 +8,18 @@ from collections.abc import Iterator
 from ablations.report.content import Content, describe_data, describe_replicates, describe_statistics, explain_stamp
 from ablations.report.sheets.sheet import Cell, Sheet
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~!$&@])")
-_OPENS_BLOCK = re.compile(r"^(\s*)([-+=]|\d+[.)])")
+# Left alone: an interval such as [0.1, 0.2] that no link can be made of, and a `_` within a word
+_SPECIAL = re.compile(
+    r"(?P<interval>\[[-+−]?[\d.]+, [-+−]?[\d.]+\](?![(\[:]))"
+    r"|[\\`*\[\]>|~$#@]|<(?! )|&(?=[#A-Za-z])|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\."
+)
+_OPENS_BLOCK = re.compile(r"^([-+=]+|\d+[.)])(?=\s|$)")
 
 
 def escape(text: str) -> str:
-    """`text` in one line, so that no part of it is read as Markdown or HTML."""
-    line = _SPECIAL.sub(r"\\\1", " ".join(text.split()))
-    return _OPENS_BLOCK.sub(lambda found: found[1] + found[2][:-1] + "\\" + found[2][-1], line)
+    """`text` in one line, so that no part of it is read as Markdown, as HTML or as an address to be linked."""
+    line = _SPECIAL.sub(lambda found: found[0] if found["interval"] else f"\\{found[0]}", " ".join(text.split()))
+    return _OPENS_BLOCK.sub(lambda found: f"{found[0][:-1]}\\{found[0][-1]}", line)
 
 
 def set_code(text: str) -> str:
@@ -37,37 +41,43 @@ def to_markdown(content: Content, figure: str, effects: str) -> str:
     for sheet in content.sheets:
         parts += [f"## {escape(sheet.title)}", *_introduce(content, sheet), set_table(sheet)]
         parts += [f"*{escape(sheet.note)}*"] * bool(sheet.note)
-    parts += [
-        *_list_unfinished(content),
-        "## How it was made",
-        escape(describe_statistics(content.results.study)),
-        *_describe_origin(content),
-    ]
-    return "\n\n".join(parts) + "\n"
+    parts += [*_list_unfinished(content), "## How it was made", escape(describe_statistics(study))]
+    return "\n\n".join([*parts, *_describe_origin(content)]) + "\n"
+
+
+def write_table_one(content: Content) -> str:
+    """Table I of a comparison as a page of its own: over all data sets, per data set, and how it was made."""
+    overall, results = content.overall, content.results
+    assert overall is not None, "a comparison"
+    parts = [f"# Table I, {results.protocol.replace('_', ' ')} protocol", escape(content.opening), *_set_stamp(content)]
+    parts += [f"**{escape(text)}**" for text in content.troubles] + [escape(text) for text in content.notes]
+    parts += [f"## {escape(overall.title)}", set_table(overall), f"*{escape(overall.note)}*"]
+    parts += ["\n".join(f"- {escape(f'{name}: {text}')}" for name, text in content.method_notes)]
+    parts += ["## How to read the tables below"]
+    parts += [f"*{escape(note)}*" for note in dict.fromkeys(sheet.note for sheet in content.data_sets)]
+    for sheet, numbers, (_, verdict) in zip(content.data_sets, content.tables, content.verdicts, strict=True):
+        parts += [f"## {escape(sheet.title)}", escape(describe_data(numbers)), escape(verdict)]
+        parts += [f"**{escape(content.stamp)}**"] * bool(content.stamp) + [set_table(sheet)]
+    if content.intervals:
+        intervals = content.intervals
+        parts += [f"## {escape(intervals.title)}", set_table(intervals), f"*{escape(intervals.note)}*"]
+    parts += ["## How it was made", escape(f"{describe_replicates(content)} {describe_statistics(results.study)}")]
+    parts += [escape(f"Run {results.run_id}, code {results.code_version or 'not recorded'}.")]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def set_table(sheet: Sheet) -> str:
     """A table; where every line has names first, numbers are set right."""
     rule = [":--" if i < sheet.n_names else "--:" for i in range(len(sheet.columns))]
-    rows = [
-        [escape(name) for name in _head_columns(sheet)],
-        rule,
-        *([_set_cell(c) for c in line.cells] for line in sheet.lines),
-    ]
+    rows = [[*map(escape, sheet.columns)], rule, *([_set_cell(cell) for cell in line.cells] for line in sheet.lines)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _head_columns(sheet: Sheet) -> list[str]:
-    """Column names with the group they stand under, since Markdown has one row of headings."""
-    groups = [name for name, width in sheet.groups for _ in range(width)] or [""] * len(sheet.columns)
-    return [f"{name} ({group})" if group else name for name, group in zip(sheet.columns, groups, strict=True)]
 
 
 def _set_cell(cell: Cell) -> str:
     text = escape(cell.text)
     text = f"**{text}**" if cell.is_strong and text else text
     tags = f" ({escape(', '.join(cell.tags))})" if cell.tags else ""
-    return "<br>".join([text + tags, *(escape(note) for note in cell.notes)])
+    return "<br>".join([text + tags, *(escape(note) for note in cell.beneath)])
 
 
 def _describe_setup(content: Content) -> Iterator[str]:

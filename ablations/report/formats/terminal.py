@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
-from ablations.findings.results import StudyResults
 from ablations.findings.table_one import DatasetPlaces, Place, TableOne
-from ablations.findings.tables import PRIMARY, DatasetTable, Row, build_tables
+from ablations.findings.tables import PRIMARY, DatasetTable, Row
 from ablations.findings.wording import (
     CONFIDENCE_PERCENT,
     format_interval,
@@ -19,26 +17,41 @@ from ablations.findings.wording import (
     format_signed,
     shorten_name,
 )
-from ablations.report.content import Content, gather
+from ablations.report.content import Content
+from ablations.statistics.paired import Estimate
 
 WIDTH = 100
 _NAME = 24
+_HIDDEN = f"hidden_{PRIMARY}"
+_MEAN = ("PCC", f"{CONFIDENCE_PERCENT} interval")
 
 
-def summarise(results: StudyResults) -> str:
+def summarise_report(content: Content) -> str:
     """The opening line, what must be known, and a compact table per data set; no line longer than 100 columns."""
-    return summarise_content(gather(results, build_tables(results)))
-
-
-def summarise_content(content: Content) -> str:
-    """As `summary_text`, of what was gathered already."""
     study, found = content.results.study, content.table_one
     head = (content.opening, f"{study.title} ({study.name}): {study.question}", content.stamp)
     lines = [line for text in (*head, *content.troubles, *content.notes) if text for line in _wrap(text)]
     for i, (name, verdict) in enumerate(content.verdicts):
         lines += ["", *_wrap(f"{name}: {verdict}"), *_describe_copied(content.tables[i])]
-        lines += _align(_set_places(found.data_sets[i])) if found else _set_table(content.tables[i])
-    return "\n".join([*lines, "", "All data sets", *_align(_set_overall(found))] if found else lines)
+        lines += _align(_set_places(found.data_sets[i]) if found else _set_levels(content.tables[i]))
+    if found is None:
+        return "\n".join([*lines, *_wrap(_LEGEND)])
+    legend = (
+        f"lead: PCC of {study.default_label} minus that of the row; over floor: PCC of the row minus that of the best "
+        "floor; p: of the difference before it, after Holm's correction; rank: by mean PCC; seconds: mean of a trial."
+    )
+    over = (
+        "score: accuracy score of SpatialBenchmarking, 1 is best in everything; then on how many data sets "
+        f"{study.default_label} is ahead of the row, behind it or undecided, and the row ahead of the best floor, "
+        "behind it or undecided."
+    )
+    return "\n".join([*lines, *_wrap(legend), "", "All data sets", *_align(_set_overall(found)), *_wrap(over)])
+
+
+_LEGEND = (
+    "of range: PCC on the scale from the strongest floor (0 %) to the ceiling (100 %); p: of the difference to the "
+    "default, after Holm's correction; seconds: mean of a trial."
+)
 
 
 def _describe_copied(table: DatasetTable) -> list[str]:
@@ -50,42 +63,46 @@ def _describe_copied(table: DatasetTable) -> list[str]:
 
 def _wrap(text: str, indent: str = "") -> list[str]:
     """`text` in lines; `95 %` and `1 549` stay together."""
-    options: dict[str, Any] = {"initial_indent": indent, "subsequent_indent": "  ", "break_on_hyphens": False}
-    lines = textwrap.wrap(text.replace(" %", "\u2060%"), WIDTH, **options)
+    fixed = text.replace(" %", "\u2060%")
+    lines = textwrap.wrap(fixed, WIDTH, initial_indent=indent, subsequent_indent="  ", break_on_hyphens=False)
     return [line.replace("\u2060%", " %") for line in lines]
-
-
-def _set_table(table: DatasetTable) -> list[str]:
-    has_hidden = any(f"hidden_{PRIMARY}" in row.estimates for row in table.rows)
-    heads = ["", "PCC", f"{CONFIDENCE_PERCENT} interval", "of range", "− default", "Holm p", "s/trial"]
-    heads += ["hidden"] * has_hidden
-    return _align([heads, *([*_set_fields(row)] + [_set_hidden(row)] * has_hidden for row in table.rows)])
 
 
 def _align(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows in columns as wide as they need: the first set left, the others right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  " + _set_line(row, widths) for row in rows]
+    lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
+    return [f"  {'  '.join(cells)}".rstrip() for cells in lines]
 
 
-def _set_line(row: Sequence[str], widths: Sequence[int]) -> str:
-    cells = [row[0].ljust(widths[0])] + [text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True)]
-    return "  ".join(cells).rstrip()
+def _set_levels(table: DatasetTable) -> list[list[str]]:
+    has_hidden = any(_HIDDEN in row.estimates for row in table.rows)
+    heads = ["", *_MEAN, "of range", "− default", "p", "seconds", *["hidden"] * has_hidden]
+    return [heads, *([*_set_level(row)] + [_set_hidden(row)] * has_hidden for row in table.rows)]
 
 
-def _set_fields(row: Row) -> list[str]:
-    tag = " (default)" * row.is_default
+def _set_level(row: Row) -> list[str]:
+    share = format_percent(row.fractions.get(PRIMARY, math.nan)) if row.kind == "level" else ""
+    cells = [*_set_mean(row, " (default)" * row.is_default), share, *_set_difference(row.differences.get(PRIMARY))]
+    return [*cells, _set_seconds(row)]
+
+
+def _set_mean(row: Row, tag: str = "", mean: str = "") -> list[str]:
     name, room = shorten_name(row), _NAME - len(tag)
     name = (name if len(name) <= room else name[: room - 1] + "…") + tag
-    found = row.differences.get(PRIMARY)
-    share = format_percent(row.fractions.get(PRIMARY, math.nan)) if row.kind == "level" else ""
-    difference = [format_signed(found.mean), format_p(found.p_holm)] if found else ["", ""]
-    seconds = format_number(row.wall_seconds, 1) if row.kind == "level" else ""
-    return [name, format_number(row.primary.mean), format_interval(row.primary), share, *difference, seconds]
+    return [name, mean or format_number(row.primary.mean), format_interval(row.primary)]
+
+
+def _set_difference(found: Estimate | None) -> list[str]:
+    return [format_signed(found.mean), format_p(found.p_holm)] if found else ["", ""]
+
+
+def _set_seconds(row: Row) -> str:
+    return format_number(row.wall_seconds, 1) if row.kind == "level" else ""
 
 
 def _set_hidden(row: Row) -> str:
-    hidden = row.estimates.get(f"hidden_{PRIMARY}")
+    hidden = row.estimates.get(_HIDDEN)
     return format_number(hidden.mean) if hidden else ""
 
 
@@ -93,39 +110,20 @@ def _set_hidden(row: Row) -> str:
 
 
 def _set_places(one: DatasetPlaces) -> list[list[str]]:
-    has_hidden = any(f"hidden_{PRIMARY}" in place.leads for place in one.places)
-    heads = [
-        "",
-        "PCC",
-        f"{CONFIDENCE_PERCENT} interval",
-        "lead",
-        "Holm p",
-        "− floor",
-        "Holm p",
-        "rank",
-        "s/trial",
-    ]
-    heads += ["hidden"] * has_hidden
+    has_hidden = any(_HIDDEN in place.leads for place in one.places)
+    heads = ["", *_MEAN, "lead", "p", "over floor", "p", "rank", "seconds", *["hidden"] * has_hidden]
     return [heads, *(_set_place(place) + [_set_hidden(place.row)] * has_hidden for place in one.places)]
 
 
 def _set_place(place: Place) -> list[str]:
     row = place.row
-    name = shorten_name(row)
-    mean = "failed" if place.has_failed and row.errors else format_number(row.primary.mean)
-    cells = [name if len(name) <= _NAME else f"{name[: _NAME - 1]}…", mean, format_interval(row.primary)]
-    for found in (place.lead, place.over_floor):
-        cells += [format_signed(found.mean), format_p(found.p_holm)] if found else ["", ""]
-    is_method = row.kind == "level"
-    return [
-        *cells,
-        f"{place.ranks[PRIMARY]:g}" if is_method else "",
-        format_number(row.wall_seconds, 1) if is_method else "",
-    ]
+    cells = _set_mean(row, mean="failed" * (place.has_failed and bool(row.errors)))
+    cells += [*_set_difference(place.lead), *_set_difference(place.over_floor)]
+    return [*cells, f"{place.ranks[PRIMARY]:g}" if row.kind == "level" else "", _set_seconds(row)]
 
 
 def _set_overall(found: TableOne) -> list[list[str]]:
-    heads = ["", "mean rank", "AS", "lead: ahead", "behind", "undecided", "over floor: ahead", "behind", "undecided"]
+    heads = ["", "mean rank", "score", "ahead", "behind", "undecided", "over floor", "behind", "undecided"]
     rows = [heads]
     for row in found.overall:
         ranked = row.kind == "level"

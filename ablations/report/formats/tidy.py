@@ -12,6 +12,7 @@ from ablations.findings.forecast import compare_forecast
 from ablations.findings.results import StudyResults
 from ablations.findings.table_one import Overall, TableOne
 from ablations.findings.tables import CEILING, PRIMARY, DatasetTable, Row
+from ablations.report.sheets.sheet import Sheet
 from ablations.statistics.paired import Estimate
 
 _STATISTICS = ("p", "p_holm", "effect_size", "mde", "standard_error", "df", "n_genes", "n_unscored")
@@ -137,3 +138,27 @@ def _list_forecast(results: StudyResults) -> list[dict[str, Any]]:
         for check in (getattr(found, quantity),)
         for name, value in (("forecast", check.forecast), ("outcome", check.outcome), ("ratio", check.ratio))
     ]
+
+
+_PLAIN = str.maketrans({"−": "-", "–": "", "\u202f": "", "↑": "", "↓": ""})
+
+
+def tabulate_sheets(sheets: Sequence[Sheet]) -> pd.DataFrame:
+    """Tables that share their columns as one for a spreadsheet: plain digits, bounds in columns of their own."""
+    lines = [(sheet.title, line) for sheet in sheets for line in sheet.lines]
+    kinds = ["method" if line.kind == "level" else line.kind for _, line in lines]
+    found = {"data set": [title for title, _ in lines], "kind": kinds}
+    columns = sheets[0].columns
+    for i, heading in enumerate(columns):
+        cells = [line.cells[i] for _, line in lines]
+        name = _make_plain(f"{columns[i - 1]}, {heading}" if columns.count(heading) > 1 else heading)
+        found[name] = [_make_plain(cell.text) for cell in cells]
+        for j, end in enumerate(("low", "high") if any(cell.bounds for cell in cells) else ()):
+            found[f"{name}, {end}"] = [_make_plain(cell.bounds[j]) if cell.bounds else "" for cell in cells]
+        if any(cell.tags or cell.notes for cell in cells):
+            found[f"{name}, note"] = ["; ".join((*cell.tags, *cell.notes)) for cell in cells]
+    return pd.DataFrame(found)
+
+
+def _make_plain(text: str) -> str:
+    return " ".join(text.translate(_PLAIN).split())

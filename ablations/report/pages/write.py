@@ -8,28 +8,21 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from ablations.findings.results import StudyResults
-from ablations.findings.tables import build_tables
-from ablations.report.content import Content, gather
+from ablations.report.content import Content
 from ablations.report.figures.drawing import to_pdf, to_png, to_svg
-from ablations.report.figures.effects import draw_effects
+from ablations.report.figures.effects import draw_effects, draw_leads
 from ablations.report.figures.figure import draw
-from ablations.report.figures.leads import draw_leads
-from ablations.report.formats.csv_text import to_csv
-from ablations.report.formats.files import replace_file
+from ablations.report.formats.files import replace_file, to_csv
 from ablations.report.formats.latex import to_latex
 from ablations.report.formats.markdown import to_markdown
-from ablations.report.formats.terminal import summarise, summarise_content
 from ablations.report.formats.tidy import tabulate_genes, tabulate_numbers
 from ablations.report.pages.page import render_report
 from cgd.errors import CGDError
 
-__all__ = ["ReportFiles", "summarise", "summarise_content", "write_content", "write_report"]
-
 CARD = "causalged.report"
 # in the order of `ReportFiles`
-_ENDINGS = (".html", ".md", ".csv", ".per_gene.csv", ".tex", ".json", ".svg", ".pdf", ".png")
-_ENDINGS += (".effects.svg", ".effects.pdf", ".effects.png")
+_ENDINGS = [".html", ".md", ".csv", ".per_gene.csv", ".tex", ".json", ".svg", ".pdf", ".png"]
+_ENDINGS += [".effects.svg", ".effects.pdf", ".effects.png"]
 
 
 class ReportFiles(NamedTuple):
@@ -63,7 +56,7 @@ class ReportFiles(NamedTuple):
     effects_png: Path
 
 
-def write_report(results: StudyResults, directory: str | Path) -> ReportFiles:
+def write_report(content: Content, directory: str | Path) -> ReportFiles:
     """Write `<study>.html` and everything beside it; under the published protocol `<study>.published.*`.
 
     Each file replaces its predecessor in one step, so a reader never sees half a report.
@@ -73,11 +66,6 @@ def write_report(results: StudyResults, directory: str | Path) -> ReportFiles:
     CGDError
         The directory cannot be written.
     """
-    return write_content(gather(results, build_tables(results)), directory)
-
-
-def write_content(content: Content, directory: str | Path) -> ReportFiles:
-    """As `write_report`, of what was gathered already."""
     results = content.results
     is_said = results.study.name.endswith("_published")
     suffix = ".published" if results.protocol == "published" and not is_said else ""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from ablations.findings.results import StudyResults
+from ablations.findings.rows import CEILING
 from ablations.findings.table_one import PRIMARY, SCORED, Counts, DatasetPlaces, Overall, Place, TableOne
 from ablations.findings.wording import (
     CONFIDENCE_PERCENT,
-    format_interval,
+    format_bounds,
     format_number,
     format_p,
-    format_signed,
+    shorten_name,
 )
-from ablations.report.sheets.results import METRIC_NAMES
+from ablations.report.sheets.results import COPIED, METRIC_NAMES, show_difference, show_trials
 from ablations.report.sheets.sheet import Cell, Line, Sheet
 from ablations.statistics.paired import Estimate
 from cgd.config import BROUGHT
@@ -24,25 +26,16 @@ _HIDDEN = f"hidden_{PRIMARY}"
 def make_table_one(results: StudyResults, one: DatasetPlaces) -> Sheet:
     """Methods, floors and ceiling of one data set."""
     hidden = [_HIDDEN] * (results.protocol == "published")
-    reference = results.study.default_label
-    pairs = [f"{reference} − method", "Holm p"]
-    columns = ["Method", *(METRIC_NAMES[metric] for metric in (*SCORED, *hidden)), *pairs, *pairs * len(hidden)]
-    columns += ["method − best floor", "Holm p", "rank", "train s", "total s", "peak MB", "trials"]
-    groups = [("", 1), ("all entries, copied ones included", 4), ("hidden only", 1), ("all entries", 2)]
-    groups += [("hidden only", 2), ("", 7)]
+    lead = f"PCC: {results.study.default_label} − this row"
+    columns = ["Method", *(METRIC_NAMES[metric] for metric in (*SCORED, *hidden)), lead, "adjusted p"]
+    columns += [f"{lead}, hidden entries", "adjusted p"] * len(hidden) + ["PCC: this row − best floor", "adjusted p"]
+    columns += ["rank", "training (s)", "total (s)", "peak memory (MB)", "trials"]
     lines = [
         Line(tuple(_make_cells(results, one, place, hidden)), place.row.kind, has_rule=_begins_kind(one, place))
         for place in one.places
     ]
-    name, paper = one.table.name, one.table.paper_name
-    return Sheet(
-        key=f"table-one:{name}",
-        title=f"{name} ({paper} in the paper)" if paper else name,
-        columns=tuple(columns),
-        lines=tuple(lines),
-        groups=tuple(groups) if hidden else (),
-        note=_write_note(results),
-    )
+    key = f"table-one:{one.table.name}"
+    return Sheet(key, one.table.title, tuple(columns), tuple(lines), note=_write_note(results))
 
 
 def _begins_kind(one: DatasetPlaces, place: Place) -> bool:
@@ -53,12 +46,12 @@ def _begins_kind(one: DatasetPlaces, place: Place) -> bool:
 def _write_note(results: StudyResults) -> str:
     reference = results.study.default_label
     return (
-        f"Means over the test genes, seeds averaged per gene, with {CONFIDENCE_PERCENT} intervals over genes; bold "
-        f"where a method is best, in grey the floors and the ceiling. Differences in PCC are paired by seed, "
-        f"fold and gene, bold where they differ from 0 after Holm's correction: {reference} − method over all methods "
-        "and floors, method − best floor over all methods, of all data sets. Rank: among the methods, by mean PCC; "
-        "one with a trial that did not finish is last. Seconds are means of a trial, memory the largest peak of its "
-        "process."
+        f"Means over the test genes, the seeds of a gene averaged first, with {CONFIDENCE_PERCENT} intervals over "
+        "genes; bold where a method is best. The floors and the ceiling stand below the methods. Differences are "
+        "paired by seed, fold and gene, bold where they differ from 0. Adjusted p: of the difference before it, after "
+        f"Holm's correction over all data sets and all methods and, against {reference}, all floors. Rank: among the "
+        "methods, by mean PCC; one with a trial that did not finish is last. Seconds are means of a trial, memory the "
+        "largest peak of its process." + COPIED * (results.protocol == "published")
     )
 
 
@@ -70,8 +63,8 @@ def _make_cells(results: StudyResults, one: DatasetPlaces, place: Place, hidden:
         is_best = row.kind == "level" and metric in SCORED and row.name in one.best(metric)
         cells.append(_show_mean(place, metric, is_best))
     for metric in (PRIMARY, *hidden):
-        cells += _show_difference(place.leads.get(metric))
-    return [*cells, *_show_difference(place.over_floor), *_show_standing(results, place)]
+        cells += _compare(place.leads.get(metric))
+    return [*cells, *_compare(place.over_floor), *_show_standing(results, place)]
 
 
 def _is_above_methods(one: DatasetPlaces, place: Place) -> bool:
@@ -84,16 +77,11 @@ def _show_mean(place: Place, metric: str, is_best: bool) -> Cell:
     found = place.row.estimates[metric]
     if metric == PRIMARY and place.has_failed:
         return Cell("failed" if place.row.errors else "not run", is_bad=True)
-    bounds = format_interval(found)
-    return Cell(format_number(found.mean), (bounds,) if bounds else (), is_strong=is_best)
+    return Cell(format_number(found.mean), bounds=format_bounds(found), is_strong=is_best)
 
 
-def _show_difference(found: Estimate | None) -> list[Cell]:
-    if found is None:
-        return [Cell(), Cell()]
-    bounds = format_interval(found, sign=True)
-    difference = Cell(format_signed(found.mean), (bounds,) if bounds else (), is_strong=found.differs)
-    return [difference, Cell(format_p(found.p_holm))]
+def _compare(found: Estimate | None) -> list[Cell]:
+    return [show_difference(found), Cell(format_p(found.p_holm))] if found else [Cell(), Cell()]
 
 
 def _show_standing(results: StudyResults, place: Place) -> list[Cell]:
@@ -104,11 +92,8 @@ def _show_standing(results: StudyResults, place: Place) -> list[Cell]:
     costs: tuple[float, ...] = (row.train_seconds, row.wall_seconds, row.peak_memory_mb)
     if is_brought(results, row.name):
         costs = (math.nan,) * 3
-    notes = [f"{row.trials.failed} failed"] * bool(row.trials.failed)
-    notes += [f"{row.trials.missing} missing"] * bool(row.trials.missing)
-    cells = [Cell(f"{place.ranks[PRIMARY]:g}")]
-    cells += [Cell(format_number(value, digits)) for value, digits in zip(costs, (1, 1, 0), strict=True)]
-    return [*cells, Cell(f"{row.trials.ok} ok", tuple(notes), is_bad=bool(notes))]
+    numbers = [Cell(format_number(value, digits)) for value, digits in zip(costs, (1, 1, 0), strict=True)]
+    return [Cell(f"{place.ranks[PRIMARY]:g}"), *numbers, show_trials(row)]
 
 
 def is_brought(results: StudyResults, label: str) -> bool:
@@ -123,23 +108,23 @@ def is_brought(results: StudyResults, label: str) -> bool:
 def make_overall(results: StudyResults, found: TableOne) -> Sheet:
     """Ranks, the accuracy score, and on how many data sets the reference is ahead."""
     reference, n = results.study.default_label, len(found.data_sets)
-    outcomes = ("above 0", "below 0", "holds 0")
-    columns = ("Method", "mean PCC", "mean rank ↓", "AS ↑", "higher mean", *outcomes, *outcomes)
-    groups = (("", 4), (f"{reference} − method: data sets whose interval", 4), ("method − best floor: interval", 3))
+    columns = ["Method", "mean PCC ↑", "mean rank ↓", "accuracy score ↑", f"{reference} has the higher mean"]
+    columns += [f"{reference} is ahead", f"{reference} is behind", "undecided"]
+    columns += ["ahead of the best floor", "behind the best floor", "undecided against it"]
     best = max((row.accuracy_score for row in found.overall if row.kind == "level"), default=math.nan)
     lines = [
         Line(tuple(_make_overall_cells(row, best)), row.kind, has_rule=i > 0 and row.kind != found.overall[i - 1].kind)
         for i, row in enumerate(found.overall)
     ]
+    scored = ", ".join(METRIC_NAMES[metric].split()[0] for metric in SCORED)
     note = (
-        f"Over {n} data set{'s' * (n != 1)}, each of which counts once. Mean rank: among the methods, by mean PCC. AS: "
-        "the accuracy score of SpatialBenchmarking; on each data set and in each of PCC, SSIM, RMSE and JS the worst "
-        "of N methods gets 1 point and the best N, and AS is the mean of the points over N. A method without a result "
-        "on a data set, or with a trial that did not finish, is last there. "
-        f"On how many data sets {reference} has "
-        "the higher mean, and the paired interval of a difference in PCC is above 0, below 0, or holds 0."
+        f"Over {n} data set{'s' * (n != 1)}, each of which counts once. Mean rank: among the methods, by mean PCC. "
+        f"Accuracy score, that of SpatialBenchmarking: on each data set and in each of {scored} the worst of N methods "
+        "gets 1 point and the best N; the score is the mean of the points over N. A method without a result on a data "
+        "set, or with a trial that did not finish, is last there. The columns after it count data sets: ahead, behind "
+        "and undecided are those on which the paired interval of the difference in PCC is above 0, below 0, or holds 0."
     )
-    return Sheet("overall", "All data sets", columns, tuple(lines), groups, note=note)
+    return Sheet("overall", "All data sets", tuple(columns), tuple(lines), note=note)
 
 
 def _make_overall_cells(row: Overall, best: float) -> list[Cell]:
@@ -159,3 +144,25 @@ def _show_counts(counts: Counts | None) -> list[Cell]:
     if counts is None:
         return [Cell()] * 3
     return [Cell(str(value)) for value in (counts.above, counts.below, counts.undecided)]
+
+
+def make_means(found: TableOne) -> Sheet:
+    """The mean PCC of every method on every data set, with the best floor and the ceiling."""
+    lines = []
+    for overall in found.overall:
+        cells = [_show_best_mean(one, overall) for one in found.data_sets]
+        name = Cell(overall.title, is_strong=overall.is_reference)
+        lines.append(Line((name, *cells, Cell(format_number(overall.mean_pcc))), overall.kind))
+    tops = [one.table.ceiling.primary.mean if one.table.ceiling else math.nan for one in found.data_sets]
+    ceiling = (Cell(format_number(value)) for value in (*tops, sum(tops) / len(tops)))
+    lines.append(Line((Cell(CEILING), *ceiling), "ceiling"))
+    columns = ("Method", *(one.table.name for one in found.data_sets), "mean")
+    return Sheet("means", "Mean PCC", columns, tuple(lines), note="Mean PCC over the test genes; bold: best method.")
+
+
+def _show_best_mean(one: DatasetPlaces, overall: Overall) -> Cell:
+    if overall.kind == "floor":
+        floor = one.best_floor
+        return Cell(format_number(floor.row.primary.mean), (shorten_name(floor.row),)) if floor else Cell()
+    place = one.find(overall.name)
+    return replace(_show_mean(place, PRIMARY, overall.name in one.best(PRIMARY)), bounds=()) if place else Cell()

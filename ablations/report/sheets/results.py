@@ -9,7 +9,7 @@ from ablations.findings.results import HIDDEN_METRICS, METRICS, StudyResults
 from ablations.findings.tables import PRIMARY, DatasetTable, Row
 from ablations.findings.wording import (
     CONFIDENCE_PERCENT,
-    format_interval,
+    format_bounds,
     format_number,
     format_p,
     format_percent,
@@ -19,16 +19,28 @@ from ablations.report.sheets.sheet import Cell, Line, Sheet
 from ablations.statistics.paired import Estimate
 
 METRIC_NAMES = {"pcc": "PCC ↑", "ssim": "SSIM ↑", "rmse": "RMSE ↓", "js": "JS ↓", "spearman": "Spearman ↑"}
-METRIC_NAMES |= {f"hidden_{metric}": name for metric, name in METRIC_NAMES.items()}
+METRIC_NAMES |= {f"hidden_{metric}": f"{name}, hidden entries" for metric, name in METRIC_NAMES.items()}
 _HIDDEN = f"hidden_{PRIMARY}"
+COPIED = " Where a column does not say hidden entries it is over all entries, copied ones included."
 _WIDTH = "model.latent_dim"  # of the ceiling, which is computed once per data set
 
 
 def make_effects(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:
     """Every level minus the default."""
     has_hidden = results.protocol == "published"
-    columns = ["data set", results.study.title, "PCC − default", "p", "Holm p", "effect size", "smallest detectable"]
-    columns += ["seeds agreeing", "genes"] + ["hidden entries: PCC − default", "Holm p, hidden"] * has_hidden
+    columns = [
+        "data set",
+        results.study.title,
+        "PCC − default",
+        "p",
+        "adjusted p",
+        "effect size",
+        "smallest detectable",
+    ]
+    columns += ["seeds agreeing", "genes"] + [
+        "PCC − default, hidden entries",
+        "adjusted p, hidden entries",
+    ] * has_hidden
     lines = [
         Line(tuple(_show_effect(table, row, has_hidden)), has_rule=row is levels[0])
         for table in tables
@@ -37,9 +49,9 @@ def make_effects(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet
     ]
     note = (
         f"A difference is level minus default ({results.study.default_label}), paired by seed, fold and gene, with its "
-        f"{CONFIDENCE_PERCENT} interval; bold where it differs from 0 after Holm's correction over all levels and "
-        "data sets. Effect size: mean over standard deviation of the per-gene differences. Smallest detectable: the "
-        "true difference this design would find 8 times in 10 (at p < 0.05, before Holm's correction)."
+        f"{CONFIDENCE_PERCENT} interval; bold where it differs from 0. Adjusted p: after Holm's correction over all "
+        "levels and data sets. Effect size: mean over standard deviation of the per-gene differences. Smallest "
+        "detectable: the true difference this design would find 8 times in 10 (at p < 0.05, before the correction)."
     )
     return Sheet("effects", "Effects", tuple(columns), tuple(lines), n_names=2, note=note)
 
@@ -49,12 +61,8 @@ def _show_effect(table: DatasetTable, row: Row, has_hidden: bool) -> list[Cell]:
     seeds = f"{row.n_agreeing} of {len(row.by_seed)}" if row.by_seed else "–"
     cells = [Cell(table.name), show_level(table, row), show_difference(found)]
     cells += [Cell(format_p(found.p)), Cell(format_p(found.p_holm), is_strong=found.differs)]
-    cells += [
-        Cell(format_signed(found.effect_size, 2)),
-        Cell(format_number(found.mde)),
-        Cell(seeds),
-        Cell(str(found.n_genes)),
-    ]
+    cells += [Cell(format_signed(found.effect_size, 2)), Cell(format_number(found.mde))]
+    cells += [Cell(seeds), Cell(str(found.n_genes))]
     if has_hidden:
         hidden = row.differences[_HIDDEN]
         cells += [show_difference(hidden), Cell(format_p(hidden.p_holm), is_strong=hidden.differs)]
@@ -62,7 +70,7 @@ def _show_effect(table: DatasetTable, row: Row, has_hidden: bool) -> list[Cell]:
 
 
 def show_difference(found: Estimate) -> Cell:
-    return Cell(format_signed(found.mean), _some(format_interval(found, sign=True)), is_strong=found.differs)
+    return Cell(format_signed(found.mean), bounds=format_bounds(found, sign=True), is_strong=found.differs)
 
 
 def show_level(table: DatasetTable, row: Row, *more: str) -> Cell:
@@ -72,30 +80,20 @@ def show_level(table: DatasetTable, row: Row, *more: str) -> Cell:
     return Cell(row.title, tags=(*tags, *more), is_strong=is_best or row.is_default)
 
 
-def _some(*notes: str) -> tuple[str, ...]:
-    return tuple(note for note in notes if note)
-
-
 def make_data_set(results: StudyResults, table: DatasetTable) -> Sheet:
     """Floors, ceiling and levels of one data set in every metric."""
-    hidden = HIDDEN_METRICS if results.protocol == "published" else ()
+    metrics = (*METRICS, *(HIDDEN_METRICS if results.protocol == "published" else ()))
     has_paper = any(row.paper is not None for row in table.levels)
-    columns = [results.study.title, *(METRIC_NAMES[metric] for metric in (*METRICS, *hidden))]
+    columns = [results.study.title, *(METRIC_NAMES[metric] for metric in metrics)]
     columns += [_head_paper(results)] * has_paper + ["genes scored", "replicates", "trials"]
-    groups = [("", 1), ("all entries, copied ones included", len(METRICS)), ("hidden entries only", len(hidden))]
     lines = [
-        Line(tuple(_make_cells(table, row, (*METRICS, *hidden), has_paper)), row.kind, row is table.levels[0])
-        for row in table.rows
+        Line(tuple(_make_cells(table, row, metrics, has_paper)), row.kind, row is table.levels[0]) for row in table.rows
     ]
-    return Sheet(
-        key=f"data:{table.name}",
-        title=f"{table.name} ({table.paper_name} in the paper)" if table.paper_name else table.name,
-        columns=tuple(columns),
-        lines=tuple(lines),
-        groups=(*groups, ("", len(columns) - 1 - len(METRICS) - len(hidden))) if hidden else (),
-        note="Beneath each mean: its interval, and how far it stands from the best floor in that metric (0 %) to the "
-        "ceiling (100 %).",
+    note = (
+        "Beneath each mean: its interval, and how far it stands from the best floor in that metric (0 %) to the "
+        "ceiling (100 %)." + COPIED * (results.protocol == "published")
     )
+    return Sheet(f"data:{table.name}", table.title, tuple(columns), tuple(lines), note=note)
 
 
 def _head_paper(results: StudyResults) -> str:
@@ -108,12 +106,12 @@ def _make_cells(table: DatasetTable, row: Row, metrics: Sequence[str], has_paper
     for metric in metrics:
         found = row.estimates[metric]
         share = row.fractions.get(metric, math.nan)
-        notes = _some(format_interval(found), format_percent(share) if math.isfinite(share) else "")
+        notes = (format_percent(share),) if math.isfinite(share) else ()
         is_best = metric == PRIMARY and "best" in cells[0].tags
-        cells.append(Cell(format_number(found.mean), notes, is_strong=is_best))
+        cells.append(Cell(format_number(found.mean), notes, bounds=format_bounds(found), is_strong=is_best))
     cells += [Cell(format_number(row.paper) if row.paper is not None else "")] * has_paper
     n_genes, n_unscored = row.primary.n_genes, row.primary.n_unscored
-    cells.append(Cell(str(n_genes), _some(f"of {n_genes + n_unscored}" if n_unscored else "")))
+    cells.append(Cell(str(n_genes), (f"of {n_genes + n_unscored}",) * bool(n_unscored)))
     return cells + ([Cell(str(row.n_replicates)), show_trials(row)] if row.trials else [Cell(), Cell()])
 
 
@@ -131,9 +129,9 @@ def make_levels(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:
     def cell(table: DatasetTable, row: Row | None) -> Cell:
         if row is None:
             return Cell("")
-        paper = f"paper {format_number(row.paper)}" if row.paper is not None else ""
+        paper = (f"paper {format_number(row.paper)}",) if row.paper is not None else ()
         is_best = table.best is not None and row.name == table.best.name
-        return Cell(format_number(row.primary.mean), _some(format_interval(row.primary), paper), is_strong=is_best)
+        return Cell(format_number(row.primary.mean), paper, bounds=format_bounds(row.primary), is_strong=is_best)
 
     lines = [
         Line((show_label(results, label), *(cell(table, _find_level(table, label)) for table in tables)))
@@ -142,13 +140,13 @@ def make_levels(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:
     floors = [(table.strongest_floor, table) for table in tables]
     named = (Cell(format_number(row.primary.mean), (row.title,)) if row else Cell("–") for row, _ in floors)
     lines.append(Line((Cell("strongest floor"), *named), "floor", has_rule=True))
-    ceilings = [next((row for row in table.references if row.kind == "ceiling"), None) for table in tables]
+    ceilings = [table.ceiling for table in tables]
     lines.append(
         Line(
             (Cell("ceiling"), *(Cell(format_number(row.primary.mean if row else None)) for row in ceilings)), "ceiling"
         )
     )
-    heads = (results.study.title, *(_heading(table) for table in tables))
+    heads = (results.study.title, *(table.heading for table in tables))
     note = "Mean PCC with its interval; bold where best." + (
         f" The paper's numbers are of the {results.study.paper.protocol.replace('_', ' ')} protocol."
         if results.study.paper and any(row.paper is not None for table in tables for row in table.levels)
@@ -161,7 +159,7 @@ def make_fractions(results: StudyResults, tables: Sequence[DatasetTable]) -> She
     """How far each level stands from the strongest floor to the ceiling, so that data sets compare."""
     metrics = [PRIMARY] + [_HIDDEN] * (results.protocol == "published")
     heads = [(table, metric) for table in tables for metric in metrics]
-    names = [f"{_heading(table)}{', hidden entries' if metric == _HIDDEN else ''}" for table, metric in heads]
+    names = [f"{table.heading}{', hidden entries' if metric == _HIDDEN else ''}" for table, metric in heads]
     lines = []
     for label in results.study.labels:
         rows = [(_find_level(table, label), metric) for table, metric in heads]
@@ -177,10 +175,6 @@ def make_fractions(results: StudyResults, tables: Sequence[DatasetTable]) -> She
         note += f" The ceiling is that of a latent of {results.config[_WIDTH]} dimensions, whatever the level."
     columns = (results.study.title, *names, *(["mean over data sets"] * (len(tables) > 1)))
     return Sheet("fractions", "Data sets compared", columns, tuple(lines), note=note)
-
-
-def _heading(table: DatasetTable) -> str:
-    return f"{table.name} ({table.paper_name})" if table.paper_name else table.name
 
 
 def show_label(results: StudyResults, label: str) -> Cell:

@@ -7,22 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in one field: `text`, smaller `notes` beneath it, `tags` after it.
+    """What stands in one field: `text`, smaller its `bounds` and `notes` beneath it, `tags` after it.
 
     `is_strong` marks what a reader looks for, `is_bad` what went wrong.
     """
 
     text: str = ""
     notes: tuple[str, ...] = ()
+    bounds: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     is_strong: bool = False
     is_bad: bool = False
 
     @property
-    def in_line(self) -> str:
-        """Everything in one line."""
-        tags = f" ({', '.join(self.tags)})" if self.tags else ""
-        return " ".join([self.text + tags, *self.notes]).strip()
+    def beneath(self) -> tuple[str, ...]:
+        """The interval, then the notes."""
+        return (f"[{', '.join(self.bounds)}]", *self.notes) if self.bounds else self.notes
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,6 @@ class Sheet:
         Its name in file formats that need one (a LaTeX label).
     columns, lines
         Every line has a cell for every column.
-    groups
-        (heading, number of columns) over the columns; empty without.
     n_names
         The first so many columns are names, not numbers.
     note
@@ -56,10 +54,8 @@ class Sheet:
     title: str
     columns: tuple[str, ...]
     lines: tuple[Line, ...]
-    groups: tuple[tuple[str, int], ...] = ()
     n_names: int = 1
     note: str = ""
 
     def __post_init__(self) -> None:
         assert all(len(line.cells) == len(self.columns) for line in self.lines)
-        assert not self.groups or sum(n for _, n in self.groups) == len(self.columns)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_up_study import FLOORS, made_up
+from made_up_study import DATASETS, FLOORS, METHODS, places, results_of, without
 
 from ablations.findings.comparison_verdict import judge_comparison, open_comparison
 from ablations.findings.table_one import SCORED, build_table_one
@@ -14,24 +14,6 @@ from ablations.statistics.paired import compare_paired, correct_holm
 from ablations.study.comparison import Compared, make_comparison
 from ablations.study.study import Study
 from cgd.errors import StudyError
-
-METHODS = (Compared("a", "Alpha"), Compared("b", "Beta", "Reduced to half its epochs."), Compared("c", "Gamma"))
-DATASETS = {"tissue": None, "other": "MVC"}
-
-
-def results_of(protocol="heldout_genes", methods=METHODS, datasets=DATASETS):
-    """Each method lies 0.012 above the one before; CausalGeD, the first, is the last."""
-    return made_up(make_comparison(methods, protocol), datasets, published=protocol == "published")
-
-
-def without(results, dataset, label):
-    """The results as if every trial of a method on a data set had failed."""
-    genes, trials = results.per_gene, results.trials.copy()
-    here = (trials["dataset"] == dataset) & (trials["level"] == label)
-    trials.loc[here, ["status", "error"]] = ["FAILED", "DataError: nonsense"]
-    trials.loc[here, ["train_seconds", "wall_seconds", "peak_memory_mb"]] = math.nan
-    kept = genes[~((genes["dataset"] == dataset) & (genes["level"] == label))]
-    return replace(results, per_gene=kept, trials=trials)
 
 
 def half_failed(results, dataset, label, seed=0):
@@ -46,10 +28,6 @@ def half_failed(results, dataset, label, seed=0):
 
 def found_in(results):
     return build_table_one(results, build_tables(results, n_resamples=50), n_resamples=50)
-
-
-def places(found, dataset):
-    return {place.row.name: place for one in found.data_sets if one.table.name == dataset for place in one.places}
 
 
 def test_a_lead_is_the_reference_minus_the_method_paired_by_gene_and_seed():

@@ -11,10 +11,10 @@ from markdown_it import MarkdownIt
 from report_reader import Page
 
 from ablations.findings import wording
-from ablations.findings.tables import build_tables
 from ablations.report.content import gather
 from ablations.report.formats import latex, markdown
-from ablations.report.pages.write import summarise, write_report
+from ablations.report.formats.terminal import summarise_report
+from ablations.report.pages.write import write_report
 from ablations.study.study import Study, load_study
 
 BAD = r"a|b <script>x</script> & $\frac_{1}$ *[l](http://x) `c` #1 ~^ %"
@@ -41,12 +41,12 @@ def results():
 
 @pytest.fixture(scope="module")
 def files(results, tmp_path_factory):
-    return write_report(results, tmp_path_factory.mktemp("formats"))
+    return write_report(gather(results), tmp_path_factory.mktemp("formats"))
 
 
 @pytest.fixture(scope="module")
 def content(results):
-    return gather(results, build_tables(results))
+    return gather(results)
 
 
 def squeezed(text):
@@ -55,7 +55,7 @@ def squeezed(text):
 
 def lines_of(sheet):
     """Every line of a sheet as texts without blanks, each field's notes after its number."""
-    return [[squeezed("".join([cell.text, *cell.tags, *cell.notes])) for cell in line.cells] for line in sheet.lines]
+    return [[squeezed("".join([cell.text, *cell.tags, *cell.beneath])) for cell in line.cells] for line in sheet.lines]
 
 
 def markdown_rows(text):
@@ -176,7 +176,7 @@ def test_the_stamp_stands_in_every_format(files, results, content):
     card = json.loads(files.card.read_text("utf-8"))
     assert (card["protocol"], card["opening"]) == ("published", content.headline)
     assert card["opening"] == f"{STAMP} {content.opening}"
-    assert STAMP in re.sub(r"\s+", " ", summarise(results))
+    assert STAMP in re.sub(r"\s+", " ", summarise_report(gather(results)))
 
 
 def test_per_gene_table_holds_every_trial_gene_and_metric(files, results):
@@ -221,7 +221,7 @@ def test_results_of_older_code_are_in_no_other_table(files, content):
 
 def test_the_ceiling_of_a_study_of_the_latent_is_explained(content):
     found = made_up(load_study("latent_width"), {"tissue_a": None})
-    note = gather(found, build_tables(found)).fractions.note
+    note = gather(found).fractions.note
     assert note.endswith("The ceiling is that of a latent of 48 dimensions, whatever the level.")
     assert "dimensions" not in content.fractions.note
 
@@ -231,7 +231,7 @@ def test_forecast_stands_beside_the_outcome(results):
     planned = [{"fingerprint": f, "seconds": 20.0, "memory_mb": 1000.0} for f in trials["fingerprint"]]
     forecast = {"wall_seconds": 50.0, "n_concurrent": 2, "disk_mb": 1.0, "trials": planned, "made": "1970-01-02"}
     timed = dataclasses.replace(results, trials=trials, forecast=forecast)
-    sheet = gather(timed, build_tables(timed)).forecast
+    sheet = gather(timed).forecast
     n = int((trials["status"] == "FINISHED").sum())
     wall, seconds, memory = ([cell.text for cell in line.cells[1:]] for line in sheet.lines)
     assert wall == [
@@ -249,7 +249,7 @@ def test_forecast_stands_beside_the_outcome(results):
 
 
 def test_the_terminal_gets_the_opening_first_and_no_long_line(results, content):
-    lines = summarise(results).splitlines()
+    lines = summarise_report(gather(results)).splitlines()
     assert re.sub(r"\s+", " ", " ".join(lines)).startswith(re.sub(r"\s+", " ", content.opening))
     assert max(map(len, lines)) <= 100
     assert "\x1b" not in "".join(lines)

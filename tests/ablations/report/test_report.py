@@ -9,20 +9,22 @@ from report_reader import Page
 from ablations.findings.results import METRICS
 from ablations.findings.tables import build_tables
 from ablations.findings.verdict import judge, list_troubles
+from ablations.report.content import gather
+from ablations.report.formats.terminal import summarise_report
 from ablations.report.formats.tidy import tabulate_numbers
-from ablations.report.pages.write import summarise, write_report
+from ablations.report.pages.write import write_report
 from ablations.study.study import load_study
 from cgd.errors import CGDError
 
 
 @pytest.fixture(scope="module")
 def files(heldout, tmp_path_factory):
-    return write_report(heldout, tmp_path_factory.mktemp("report"))
+    return write_report(gather(heldout), tmp_path_factory.mktemp("report"))
 
 
 @pytest.fixture(scope="module")
 def published_files(published, tmp_path_factory):
-    return write_report(published, tmp_path_factory.mktemp("report"))
+    return write_report(gather(published), tmp_path_factory.mktemp("report"))
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +104,7 @@ def test_page_names_what_was_fixed_and_where_it_came_from(page, heldout):
 
 def test_heldout_page_has_no_stamp(page, heldout):
     assert "copied from the truth" not in page.text
-    assert "copied from the truth" not in summarise(heldout)
+    assert "copied from the truth" not in summarise_report(gather(heldout))
 
 
 def test_published_page_is_stamped_and_shows_the_hidden_entries(published_page, published):
@@ -115,7 +117,7 @@ def test_published_page_is_stamped_and_shows_the_hidden_entries(published_page, 
     assert float(row[6][:5]) == pytest.approx(float(row[1][:5]) / 10, abs=0.001)
     effect = next(row for row in published_page.rows if row[:2] == ["tissue_a", "joint"])
     assert effect[9].startswith("−0.005")
-    assert "copied from the truth" in summarise(published)
+    assert "copied from the truth" in summarise_report(gather(published))
 
 
 def test_the_two_protocols_never_share_a_file(files, published_files):
@@ -146,18 +148,18 @@ def test_a_failed_write_leaves_the_old_report_and_no_litter(heldout, files, monk
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(CGDError, match=r"cannot write the report .*disk full"):
-        write_report(lift(heldout, "joint", None, 0.1), folder)
+        write_report(gather(lift(heldout, "joint", None, 0.1)), folder)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_report_is_reproducible(heldout, files, tmp_path):
-    again = write_report(heldout, tmp_path / "new folder")
+    again = write_report(gather(heldout), tmp_path / "new folder")
     for one, other in zip(files, again, strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name
 
 
 def test_summary_lists_the_same_rows_in_plain_text(heldout):
-    lines = summarise(heldout).splitlines()
+    lines = summarise_report(gather(heldout)).splitlines()
     assert any(line.startswith("Of 8 trials 1 failed") for line in lines)
     ridge = next(line for line in lines if line.strip().startswith("kernel ridge"))
     assert ridge.split()[2] == "0.205"
@@ -227,7 +229,7 @@ def test_a_study_without_a_finished_trial_still_reports(heldout, tmp_path):
     tables = build_tables(results)
     assert "no answer" in judge(results, tables[0])
     assert list_troubles(tables)[0].startswith("Of 8 trials 8 did not finish")
-    assert "kernel ridge" in Page(write_report(results, tmp_path).html.read_text(encoding="utf-8")).text
+    assert "kernel ridge" in Page(write_report(gather(results), tmp_path).html.read_text(encoding="utf-8")).text
 
 
 def test_trials_that_were_never_listed_are_missing(heldout):

@@ -154,6 +154,7 @@ def test_a_changed_file_of_ones_own_is_another_method(own):
             ["--write-results", "results.md", "--export-splits", "x"],
             "--export-splits cannot stand beside --write-results",
         ),
+        (["--write-results", "results"], "expected a Markdown file such as docs/results.md"),
         (["--comparison", "abc"], "--comparison needs --write-results"),
         (["--methods", ","], "--methods names nothing"),
         (["--methods", "floors", "--set", "method=spage"], "name methods with --methods"),
@@ -281,7 +282,8 @@ def test_what_is_written_is_named(tmp_path, monkeypatch):
     found = SimpleNamespace(protocol="published", run_id="r1", study=study, datasets={"mouse": {}, "human": {}})
     monkeypatch.setattr("tune.comparison.results_file.find_comparisons", lambda uri: ["r1"])
     monkeypatch.setattr("tune.comparison.results_file.load_results", lambda uri, run_id: found)
-    monkeypatch.setattr("tune.comparison.results_file.table_text", lambda results: "text")
+    monkeypatch.setattr("tune.comparison.results_file.gather", lambda results: results)
+    monkeypatch.setattr("tune.comparison.results_file.make_files", lambda contents, path: {})
     lines = list(write_results("sqlite:///x.db", tmp_path / "results.md"))
     assert lines[1:] == ["  data sets: mouse, human", "  methods: CausalGeD, SpaGE"]
 
