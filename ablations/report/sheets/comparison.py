@@ -148,10 +148,12 @@ def _show_counts(counts: Counts | None) -> list[Cell]:
 
 def make_means(found: TableOne) -> Sheet:
     """The mean PCC of every method on every data set, with the best floor and the ceiling."""
+    floors = {shorten_name(one.best_floor.row) for one in found.data_sets if one.best_floor}
     lines = []
     for overall in found.overall:
-        cells = [_show_best_mean(one, overall) for one in found.data_sets]
-        name = Cell(overall.title, is_strong=overall.is_reference)
+        cells = [_show_best_mean(one, overall, len(floors) > 1) for one in found.data_sets]
+        tags = tuple(floors) if overall.kind == "floor" and len(floors) == 1 else ()
+        name = Cell(overall.title, tags=tags, is_strong=overall.is_reference)
         lines.append(Line((name, *cells, Cell(format_number(overall.mean_pcc))), overall.kind))
     tops = [one.table.ceiling.primary.mean if one.table.ceiling else math.nan for one in found.data_sets]
     ceiling = (Cell(format_number(value)) for value in (*tops, sum(tops) / len(tops)))
@@ -160,9 +162,10 @@ def make_means(found: TableOne) -> Sheet:
     return Sheet("means", "Mean PCC", columns, tuple(lines), note="Mean PCC over the test genes; bold: best method.")
 
 
-def _show_best_mean(one: DatasetPlaces, overall: Overall) -> Cell:
+def _show_best_mean(one: DatasetPlaces, overall: Overall, names_floor: bool) -> Cell:
     if overall.kind == "floor":
         floor = one.best_floor
-        return Cell(format_number(floor.row.primary.mean), (shorten_name(floor.row),)) if floor else Cell()
+        notes = (shorten_name(floor.row),) if floor and names_floor else ()
+        return Cell(format_number(floor.row.primary.mean), notes) if floor else Cell()
     place = one.find(overall.name)
     return replace(_show_mean(place, PRIMARY, overall.name in one.best(PRIMARY)), bounds=()) if place else Cell()

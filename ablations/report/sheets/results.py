@@ -19,7 +19,7 @@ from ablations.report.sheets.sheet import Cell, Line, Sheet
 from ablations.statistics.paired import Estimate
 
 METRIC_NAMES = {"pcc": "PCC ↑", "ssim": "SSIM ↑", "rmse": "RMSE ↓", "js": "JS ↓", "spearman": "Spearman ↑"}
-METRIC_NAMES |= {f"hidden_{metric}": f"{name}, hidden entries" for metric, name in METRIC_NAMES.items()}
+METRIC_NAMES |= {f"hidden_{metric}": f"{name[:-2]}, hidden entries{name[-2:]}" for metric, name in METRIC_NAMES.items()}
 _HIDDEN = f"hidden_{PRIMARY}"
 COPIED = " Where a column does not say hidden entries it is over all entries, copied ones included."
 _WIDTH = "model.latent_dim"  # of the ceiling, which is computed once per data set
