@@ -28,10 +28,10 @@ from cgd.model.generation import generate
 from cgd.model.network import Network
 from cgd.model.reference import Reference, refines
 from cgd.model.refinement import RefinedCentre
-from cgd.model.ridge import ridge_predict
 from cgd.model.tokens import GeneTable
 from cgd.parallel import ALONE, Parallel
 from cgd.random import derive_seed
+from cgd.regression.conditional import predict_from_context
 from cgd.training.checkpoint import read_folder, write_folder
 from cgd.training.trainer import Checkpoints, EpochReport, Progress, Trainer
 from cgd.version import environment
@@ -392,7 +392,7 @@ class CausalGeD:
             refined = RefinedCentre(tensors["refined.pattern"], tensors["refined.level"])
         cell_features = None
         if refined is not None and values["cell_share"]:
-            refined = refined.blended(tensors["refined.cell_patterns"], values["cell_share"])
+            refined = refined.blend(tensors["refined.cell_patterns"], values["cell_share"])
             cell_features = tensors["cell_features"]
         context = {key: tensors[f"context.{key}"] for key in ("z", "code", "features", "center")}
         model._fitted = _Fitted(
@@ -451,5 +451,5 @@ def _estimate(
 
 def _center(network: Network, context: GeneTable, targets: GeneTable, ridge_lambda: float) -> Tensor:
     """(n_genes, n_spots) expression at the ridge prediction in the latent."""
-    z, _ = ridge_predict(context.features, context.z[None], targets.features, ridge_lambda)
+    z, _ = predict_from_context(context.features, context.z[None], targets.features, ridge_lambda)
     return network.decode(z[0])

@@ -2,7 +2,6 @@
 
 from cgd.metrics.floors import FLOORS, ceiling, predict_floors, visible_mean_fill, zero_fill
 from cgd.metrics.gene import METRICS, PUBLISHED_METRICS, Metric, coverage, gene_metrics
-from cgd.metrics.ridge import fit_ridge_lambda, ridge_leave_one_out, ridge_predict
 from cgd.metrics.summary import bootstrap_interval, summarise
 
 __all__ = [
@@ -13,11 +12,8 @@ __all__ = [
     "bootstrap_interval",
     "ceiling",
     "coverage",
-    "fit_ridge_lambda",
     "gene_metrics",
     "predict_floors",
-    "ridge_leave_one_out",
-    "ridge_predict",
     "summarise",
     "visible_mean_fill",
     "zero_fill",

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from cgd.errors import DataError
-from cgd.metrics.ridge import fit_ridge_lambda, ridge_predict
+from cgd.regression.ridge import fit_ridge_lambda, predict_with_intercept
+from cgd.regression.svd import thin_svd
 
 if TYPE_CHECKING:  # cgd.data.protocol scores with cgd.metrics, so at run time the import goes that way only
     from cgd.data.protocol import VisiblePair
@@ -60,10 +62,10 @@ def knn(visible: VisiblePair, genes: Sequence[str], seed: int = 0) -> FloatArray
 
 def kernel_ridge(visible: VisiblePair, genes: Sequence[str], seed: int = 0) -> FloatArray:
     """Ridge regression over genes, from the scRNA-seq row of a gene to its ST row: the floor to beat."""
-    queries = _sc_rows(visible, genes)
-    features = visible.sc_rows(visible.train_genes)
-    ridge_lambda = fit_ridge_lambda(features, visible.x_st)
-    return ridge_predict(features, visible.x_st, queries, ridge_lambda).astype(np.float32)
+    rows = (_sc_rows(visible, genes), visible.sc_rows(visible.train_genes), visible.x_st)
+    queries, features, targets = (torch.from_numpy(x) for x in rows)
+    ridge_lambda = fit_ridge_lambda(features, targets)
+    return predict_with_intercept(features, targets, queries, ridge_lambda).float().numpy()
 
 
 FLOORS: dict[str, Floor] = {
@@ -126,10 +128,9 @@ def ceiling(visible: VisiblePair, truth: npt.ArrayLike, latent_dim: int) -> Floa
         raise ValueError(f"latent_dim must be at least 1, found {latent_dim}")
     train = visible.x_st.astype(np.float64)
     mean = train.mean(axis=0)
-    _, singular, directions = np.linalg.svd(train - mean, full_matrices=False)
-    varies = singular > max(train.shape) * np.finfo(np.float32).eps * singular[0]
-    kept = directions[varies][:latent_dim]
-    return (mean + ((np.asarray(truth, dtype=np.float64) - mean) @ kept.T) @ kept).astype(np.float32)
+    least = (max(train.shape) * np.finfo(np.float32).eps) ** 2  # the expression is float32: less is its rounding
+    axes = thin_svd(torch.from_numpy(train - mean), float(least), latent_dim)[2].numpy()
+    return (mean + ((np.asarray(truth, dtype=np.float64) - mean) @ axes) @ axes.T).astype(np.float32)
 
 
 def zero_fill(truth: npt.ArrayLike, hidden: npt.ArrayLike) -> FloatArray:

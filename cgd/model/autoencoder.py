@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cgd.config import ModelConfig
+from cgd.regression.svd import thin_svd
 
 
 class TwoHeadedAutoencoder(nn.Module):
@@ -132,12 +133,7 @@ def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 def principal_components(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """Leading right-singular vectors (r, dim) of x (G, dim), r <= min(n, rank), and the scale that makes the
-    mean squared projection on the first one 1. Through the smaller of the two Gram matrices."""
-    x64 = x.double()
-    by_genes = x.shape[0] <= x.shape[1]
-    values, vectors = torch.linalg.eigh(x64 @ x64.T if by_genes else x64.T @ x64)
-    keep = (values > 1e-6 * values.max().clamp_min(1e-30)).nonzero().flatten().flip(0)[:n]  # below it is rounding
-    singular, vectors = values[keep].sqrt(), vectors[:, keep]
-    components = (vectors.T @ x64) / singular[:, None] if by_genes else vectors.T
-    scale = singular[0] / len(x) ** 0.5 if len(keep) else torch.ones((), dtype=torch.float64)
-    return components.to(x.dtype).contiguous(), scale.to(x.dtype)
+    mean squared projection on the first one 1."""
+    _, singular, right = thin_svd(x, 1e-6, n)
+    scale = singular[0] / len(x) ** 0.5 if len(singular) else torch.ones((), dtype=torch.float64)
+    return right.T.to(x.dtype).contiguous(), scale.to(x.dtype)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from cgd.model.refinement import standardise
+from cgd.regression.svd import thin_svd
 
 SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)  # of the map, beside 1 of the regression
 _DOUBLINGS = 3  # attention of sharpness 5, 10 and 20 is averaged
@@ -83,13 +84,8 @@ def _some_spots(n_spots: int, device: torch.device) -> Tensor:
 
 
 def _leading(x: Tensor, n: int) -> Tensor:
-    """(rows, up to n) leading left-singular vectors of x, through the Gram matrix of its shorter side."""
-    x = x.double()
-    by_rows = x.shape[0] <= x.shape[1]
-    values, vectors = torch.linalg.eigh(x @ x.T if by_rows else x.T @ x)
-    keep = (values > 1e-10 * values.max().clamp_min(1e-30)).nonzero().flatten().flip(0)[:n]
-    found = vectors[:, keep] if by_rows else x @ (vectors[:, keep] / values[keep].sqrt())
-    return found.float().contiguous()
+    """(rows, up to n) leading left-singular vectors of x."""
+    return thin_svd(x, 1e-10, n)[0].float().contiguous()
 
 
 def _attention(cells: Tensor, spots: Tensor, basis: Tensor) -> Iterator[Tensor]:

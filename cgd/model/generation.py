@@ -14,10 +14,10 @@ from torch import Tensor
 from cgd.diffusion.sampler import sample
 from cgd.model.cat import Prefix
 from cgd.model.network import Network
-from cgd.model.ridge import ridge_predict
 from cgd.model.tokens import GeneTable, GeneTokens, LatentTokens, random_rotations
 from cgd.parallel import ALONE, Parallel
 from cgd.random import make_generator
+from cgd.regression.conditional import predict_from_context
 
 
 @torch.no_grad()
@@ -72,7 +72,7 @@ class _Generation:
         """Centre (1, M, K) of the targets and the spread (1, M, 1) of the latents about it."""
         if self.network.config.model.center == "none":
             return z.new_zeros(1, len(targets), z.shape[-1]), z.new_ones(1, len(targets), 1)
-        center, variance = ridge_predict(features, z, targets, self.ridge_lambda)
+        center, variance = predict_from_context(features, z, targets, self.ridge_lambda)
         return center, variance.sqrt()[None]
 
     def _reverse(

@@ -19,13 +19,13 @@ from cgd.config import Config
 from cgd.data.graph import Edges, causal_depth
 from cgd.data.protocol import VisiblePair
 from cgd.errors import DataError
-from cgd.metrics.ridge import fit_ridge_lambda
 from cgd.model.cell_map import CellMap
 from cgd.model.kernel import GeneKernel
 from cgd.model.network import Network
 from cgd.model.refinement import RefinedCentre
-from cgd.model.ridge import leave_one_out_operator, ridge_predict, standardised_residual
 from cgd.model.tokens import GeneTable
+from cgd.regression.conditional import predict_from_context
+from cgd.regression.ridge import fit_ridge_lambda, leave_one_out_operator, standardise_residuals
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _fit_centre(
         return None, None
     refined, left_out = RefinedCentre.fit(features, x_st)
     cell_map = CellMap.fit(x_sc, x_st, left_out) if config.sampling.center == "blended" else None
-    return refined if cell_map is None else refined.blended(cell_map.patterns, cell_map.share), cell_map
+    return refined if cell_map is None else refined.blend(cell_map.patterns, cell_map.share), cell_map
 
 
 @dataclass
@@ -120,7 +120,7 @@ class Reference:
         components = torch.from_numpy(visible.cell_components[:, : config.model.kernel_components]).to(device)
         kernel = GeneKernel.fit(x_sc, config.model.kernel_sharpness, components)
         features = kernel.features(x_sc)
-        ridge_lambda = fit_ridge_lambda(features.cpu().numpy(), visible.x_st)
+        ridge_lambda = fit_ridge_lambda(features.cpu(), x_st.cpu())
         refined, cell_map = _fit_centre(features, x_sc, x_st, config)
         centred_latents = config.model.tokens == "latent" and config.model.center == "ridge"
         return cls(
@@ -153,7 +153,7 @@ class Reference:
             return self.graph_order.of(genes).to(self.order.device)
         shift = self.order.mean()
         centred = (self.order - shift)[None, :, None]
-        return ridge_predict(self.features, centred, features, self.ridge_lambda)[0][0, :, 0] + shift
+        return predict_from_context(self.features, centred, features, self.ridge_lambda)[0][0, :, 0] + shift
 
     def training_table(self, network: Network, generator: torch.Generator, with_gradient: bool) -> GeneTable:
         """Standardised latents of the training genes, sampled when the encoder is variational."""
@@ -180,7 +180,7 @@ class Reference:
         if self.leave_one_out is not None:
             centred = z - z.mean(0)
             return centred - self.leave_one_out @ centred
-        return standardised_residual(self.features, z, self.ridge_lambda)
+        return standardise_residuals(self.features, z, self.ridge_lambda)
 
     def _encode(self, network: Network) -> tuple[Tensor, Tensor, Tensor]:
         return *network.encode_st(self.x_st), network.encode_code(self.x_sc_train)

@@ -18,6 +18,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from cgd.regression.ridge import Ridge
+from cgd.regression.svd import thin_svd
+
 _PENALTIES = torch.logspace(-4, 3, 29, dtype=torch.float64)  # times the largest eigenvalue of the kernel
 _SMOOTHING = 2.0  # neighbouring components over which relative errors are averaged before a penalty is chosen
 
@@ -58,7 +61,7 @@ class RefinedCentre:
         assert level is not None
         return cls(pattern.to(x_st.dtype), level.to(x_st.dtype)), left_out.to(x_st.dtype)
 
-    def blended(self, cell_patterns: Tensor, share: float) -> RefinedCentre:
+    def blend(self, cell_patterns: Tensor, share: float) -> RefinedCentre:
         """With a share of a cell map's patterns (k, S)."""
         return replace(self, cell_patterns=cell_patterns, cell_share=share)
 
@@ -96,21 +99,20 @@ class _Fit:
     spread: Tensor
 
 
-class _Regression:
-    """Ridge regressions on one set of features: their columns are the eigenvectors of the kernel."""
+class _Regression(Ridge):
+    """Ridge regressions on the features of a kernel, each with the penalties that suit its targets."""
 
     def __init__(self, features: Tensor) -> None:
-        self.features = features.double()
-        self.values = self.features.square().sum(0)  # (r,)
-        self.basis = self.features / self.values.sqrt().clamp_min(1e-12)
+        super().__init__(features)
         largest = self.values.max() if len(self.values) else self.values.new_zeros(())
         self.penalties = _PENALTIES.to(features.device) * largest.clamp_min(1e-12)
 
     def fit(self, targets: Tensor) -> Iterator[_Fit]:
         """With one penalty, and with one for each component of the targets (n, S)."""
         mean = targets.mean(0)
-        components, patterns = _components(targets - mean)
-        errors = torch.stack([self._leave_one_out(components, penalty)[1] for penalty in self.penalties])  # (p, q)
+        left, singular, axes = thin_svd(targets - mean, 1e-10)
+        components, patterns = left * singular, axes.T  # (n, q), (q, S)
+        errors = torch.stack([self.leave_one_out(components, p).square().sum(0) for p in self.penalties])  # (p, q)
         common = errors.sum(1).argmin().expand(errors.shape[1])
         own = _smooth(errors / components.square().sum(0).clamp_min(1e-12)).argmin(0)
         for chosen in (common, own):
@@ -120,32 +122,12 @@ class _Regression:
         weights = self.features.new_zeros(self.features.shape[1], components.shape[1])
         predicted = torch.zeros_like(components)
         for index in chosen.unique():
-            of, penalty = chosen == index, self.penalties[index]
-            projected = self.features.T @ components[:, of]
-            weights[:, of] = projected / (self.values + penalty)[:, None]
-            predicted[:, of] = self._leave_one_out(components[:, of], penalty)[0]
+            alike, penalty = chosen == index, self.penalties[index]  # components that share a penalty
+            weights[:, alike] = self.solve(components[:, alike], penalty)
+            predicted[:, alike] = components[:, alike] - self.leave_one_out(components[:, alike], penalty)
         left_out = predicted @ patterns + mean
         spread = (left_out - left_out.mean(1, keepdim=True)).square().mean().sqrt().clamp_min(1e-9)
         return _Fit(torch.cat([weights @ patterns, mean[None]]), left_out, spread)
-
-    def _leave_one_out(self, components: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, q) prediction of each gene from the others, and the (q,) squared error."""
-        shrink = self.values / (self.values + penalty)
-        fitted = self.basis @ (shrink[:, None] * (self.basis.T @ components))
-        leverage = self.basis.square() @ shrink + 1 / len(components)  # the intercept is fitted too
-        error = (components - fitted) / (1 - leverage).clamp_min(1e-9)[:, None]
-        return components - error, error.square().sum(0)
-
-
-def _components(centred: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, q) scores and (q, S) orthonormal patterns, largest first, through the smaller Gram matrix."""
-    by_genes = centred.shape[0] <= centred.shape[1]
-    values, vectors = torch.linalg.eigh(centred @ centred.T if by_genes else centred.T @ centred)
-    keep = (values > 1e-10 * values.max().clamp_min(1e-30)).nonzero().flatten().flip(0)
-    values, vectors = values[keep], vectors[:, keep]
-    if not by_genes:
-        return centred @ vectors, vectors.T
-    return vectors * values.sqrt(), (vectors / values.sqrt()).T @ centred
 
 
 def _smooth(errors: Tensor) -> Tensor:

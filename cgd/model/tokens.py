@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cgd.config import Config
 from cgd.model.ar_steps import sample_ar_steps, step_of_token
-from cgd.model.ridge import causal_ridge, other_steps_ridge
+from cgd.regression.conditional import causal_ridge, other_steps_ridge
 
 
 @dataclass(frozen=True)

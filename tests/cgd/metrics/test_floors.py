@@ -4,22 +4,17 @@ import inspect
 
 import numpy as np
 import pytest
-from sklearn.linear_model import Ridge
 
 from cgd.data.protocol import VisiblePair
 from cgd.errors import DataError
 from cgd.metrics import (
     FLOORS,
     ceiling,
-    fit_ridge_lambda,
     gene_metrics,
     predict_floors,
-    ridge_leave_one_out,
-    ridge_predict,
     visible_mean_fill,
     zero_fill,
 )
-from cgd.metrics.ridge import LAMBDA_GRID
 
 
 def visible_pair(n_train=20, n_query=6, n_spots=40, n_cells=30, seed=0):
@@ -122,45 +117,6 @@ def test_knn_of_a_gene_without_neighbours_is_the_mean_pattern():
     np.testing.assert_allclose(
         FLOORS["knn"](visible, genes, 0)[-1], FLOORS["mean_pattern"](visible, genes, 0)[-1], rtol=1e-5
     )
-
-
-@pytest.mark.parametrize("n_targets", [7, 60])
-def test_leave_one_out_equals_refitting_without_each_gene(n_targets):
-    rng = np.random.default_rng(5)
-    features = rng.normal(1, 2, (15, 9))
-    targets = features @ rng.normal(size=(9, n_targets)) + rng.normal(0, 3, (15, n_targets)) + 4
-
-    def refit(penalty):
-        held_out = []
-        for i in range(15):
-            rest = np.arange(15) != i
-            held_out.append(Ridge(alpha=penalty).fit(features[rest], targets[rest]).predict(features[i : i + 1])[0])
-        return np.array(held_out)
-
-    centred = features - features.mean(axis=0)
-    grid = LAMBDA_GRID * np.linalg.eigvalsh(centred @ centred.T)[-1]
-    brute = [np.square(targets - refit(penalty)).mean() for penalty in grid]
-    best = fit_ridge_lambda(features, targets)
-    assert best == pytest.approx(grid[np.argmin(brute)])
-    assert grid[0] < best < grid[-1]
-    np.testing.assert_allclose(ridge_leave_one_out(features, targets, best), refit(best), atol=1e-8)
-
-
-@pytest.mark.parametrize("n_features", [5, 12, 30])
-def test_ridge_prediction_equals_scikit_learn(n_features):
-    rng = np.random.default_rng(6)
-    features, queries = rng.normal(2, 1, (12, n_features)), rng.normal(size=(4, n_features))
-    targets = rng.normal(size=(12, 5))
-    expected = Ridge(alpha=3.0).fit(features, targets).predict(queries)
-    np.testing.assert_allclose(ridge_predict(features, targets, queries, 3.0), expected, atol=1e-9)
-    rest = np.arange(12) != 7
-    alone = Ridge(alpha=3.0).fit(features[rest], targets[rest]).predict(features[[7]])
-    np.testing.assert_allclose(ridge_leave_one_out(features, targets, 3.0)[[7]], alone, atol=1e-9)
-
-
-def test_ridge_refuses_rows_that_do_not_match():
-    with pytest.raises(ValueError, match=r"\(3, 2\) and \(4, 2\)"):
-        fit_ridge_lambda(np.ones((3, 2)), np.ones((4, 2)))
 
 
 def degenerate_pairs():

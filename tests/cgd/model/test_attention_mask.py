@@ -8,9 +8,9 @@ from cgd.model.ar_steps import CLEAN, CONDITION, NOISY, sequence_layout, step_of
 from cgd.model.attention import Layout, attend, boolean_mask, make_mask
 from cgd.model.cat import CAT
 from cgd.model.network import Network
-from cgd.model.ridge import causal_ridge, other_steps_ridge, ridge_predict
 from cgd.model.tokens import GeneTable
 from cgd.random import make_generator
+from cgd.regression.conditional import causal_ridge, other_steps_ridge, predict_from_context
 
 K, C, LAMBDA = 6, 2, 0.5
 SIZES = [[2, 2, 3], [7], [1, 1, 1, 1], [3, 1], [1, 5]]
@@ -162,7 +162,7 @@ def test_the_centre_of_the_full_mask_is_a_ridge_on_all_other_steps():
     for b in range(2):
         for i in range(7):
             others = step[b] != step[b, i]
-            mean, spread = ridge_predict(
+            mean, spread = predict_from_context(
                 features[b][others], latents[b : b + 1, others], features[b, i : i + 1], LAMBDA
             )
             torch.testing.assert_close(center[b, i], mean[0, 0], rtol=1e-4, atol=1e-5)

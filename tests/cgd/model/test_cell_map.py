@@ -114,7 +114,7 @@ def test_where_the_cells_are_those_of_the_tissue_the_blend_beats_the_regression(
         x_sc, x_st, queries, truth = tissue(n=40, seed=seed)
         centre, left_out, features = regression(x_sc, x_st, queries)
         found = CellMap.fit(x_sc, x_st, left_out)
-        blended = centre.blended(found.patterns, found.share).predict(features, found.features(queries))
+        blended = centre.blend(found.patterns, found.share).predict(features, found.features(queries))
         gains.append(pcc(blended, truth) - pcc(centre.predict(features), truth))
     assert min(gains) > 0.02
 
@@ -135,7 +135,7 @@ def test_a_blend_keeps_level_and_spread():
     centre, left_out, features = regression(x_sc, x_st, queries)
     found = CellMap.fit(x_sc, x_st, left_out)
     plain = centre.predict(features)
-    blended = centre.blended(found.patterns, 0.5).predict(features, found.features(queries))
+    blended = centre.blend(found.patterns, 0.5).predict(features, found.features(queries))
     assert not torch.allclose(plain, blended, atol=1e-2)
     torch.testing.assert_close(blended.mean(1), plain.mean(1), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(blended.std(1), plain.std(1), atol=1e-4, rtol=1e-3)
@@ -161,7 +161,7 @@ def test_degenerate_data_give_finite_predictions(case):
     if case in ("all constant", "two genes", "one cell"):
         assert found is None
     else:
-        predicted = centre.blended(found.patterns, found.share).predict(features, found.features(queries))
+        predicted = centre.blend(found.patterns, found.share).predict(features, found.features(queries))
         assert torch.isfinite(predicted).all()
 
 

@@ -6,8 +6,8 @@ import torch
 from cgd.estimator import CausalGeD
 from cgd.model.ar_steps import CLEAN, CONDITION
 from cgd.model.generation import generate
-from cgd.model.ridge import ridge_predict
 from cgd.random import make_generator
+from cgd.regression.conditional import predict_from_context
 
 KINDS = {"gene": {"model.tokens": "gene"}, "latent": {"model.tokens": "latent", "model.token_dim": 2}}
 
@@ -36,7 +36,7 @@ def test_a_gene_is_its_centre_plus_what_the_network_says_in_units_of_the_spread(
     network, reference, context, targets = fitted(tiny, {})
     answer(monkeypatch, network, 1.0)
     (z,) = generate(network, context, targets, reference.ridge_lambda, 0, 1, draw)
-    center, variance = ridge_predict(context.features, context.z[None], targets.features, reference.ridge_lambda)
+    center, variance = predict_from_context(context.features, context.z[None], targets.features, reference.ridge_lambda)
     assert variance.sqrt().std() > 0.005
     torch.testing.assert_close(z, center[0] + variance.sqrt().expand_as(z), rtol=1e-4, atol=1e-4)
 
@@ -79,9 +79,9 @@ def test_the_centre_of_a_later_step_knows_the_genes_generated_before_it(tiny, mo
     (z,) = generate(network, context, targets, reference.ridge_lambda, 0, 1, False)
     known = torch.cat([context.z, z[:2]])[None]
     features = torch.cat([context.features, targets.features[:2]])
-    expected, _ = ridge_predict(features, known, targets.features[2:], reference.ridge_lambda)
+    expected, _ = predict_from_context(features, known, targets.features[2:], reference.ridge_lambda)
     torch.testing.assert_close(asked[1][1], expected, rtol=1e-4, atol=1e-4)
-    alone, _ = ridge_predict(context.features, context.z[None], targets.features[2:], reference.ridge_lambda)
+    alone, _ = predict_from_context(context.features, context.z[None], targets.features[2:], reference.ridge_lambda)
     assert not torch.allclose(expected, alone, atol=1e-2)
 
 

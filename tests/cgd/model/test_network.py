@@ -7,9 +7,9 @@ from cgd.model import generation
 from cgd.model.ar_steps import step_of_token
 from cgd.model.network import Network
 from cgd.model.reference import Reference
-from cgd.model.ridge import causal_ridge, ridge_predict
 from cgd.model.tokens import GeneTable
 from cgd.random import make_generator
+from cgd.regression.conditional import causal_ridge, predict_from_context
 
 GENE, LATENT = {"model.tokens": "gene"}, {"model.tokens": "latent"}
 CLOSE = {"rtol": 1e-4, "atol": 5e-3}  # a little of the noise is left at t = T, where the signal is not quite zero
@@ -46,7 +46,7 @@ def generate(network, reference, targets, n=2, draw=False, seed=0):
 def test_untrained_the_posterior_mean_is_the_ridge_centre(tiny, values, n_steps):
     network, reference, targets = build(tiny, {**values, "sampling.n_ar_steps": n_steps})
     context = reference.context_table(network)
-    centre = ridge_predict(context.features, context.z[None], targets.features, reference.ridge_lambda)[0][0]
+    centre = predict_from_context(context.features, context.z[None], targets.features, reference.ridge_lambda)[0][0]
     assert centre.std() > 0.05
     for member in generate(network, reference, targets):
         # genes predicted in the first step are context of the second, which a ridge on them leaves as it was only
@@ -106,7 +106,7 @@ def test_ordered_genes_are_returned_in_the_order_asked_for(tiny):
     assert targets.order.argsort(descending=True).tolist() != [3, 2, 1, 0]  # in the order asked for they come otherwise
     targets = GeneTable(**{name: rows.flip(0) for name, rows in vars(targets).items()})
     context = reference.context_table(network)
-    centre = ridge_predict(context.features, context.z[None], targets.features, reference.ridge_lambda)[0][0]
+    centre = predict_from_context(context.features, context.z[None], targets.features, reference.ridge_lambda)[0][0]
     torch.testing.assert_close(generate(network, reference, targets)[0], centre, **CLOSE)
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from cgd.config import Config
-from cgd.model.ridge import causal_ridge
 from cgd.model.tokens import GeneTable, GeneTokens, LatentTokens, draw_mixtures, draw_steps, random_rotations
+from cgd.regression.conditional import causal_ridge
 
 N, K, R = 40, 8, 5  # training genes, latent width, kernel features
 VALUES = {

@@ -1,4 +1,4 @@
-"""Kernel ridge regression over genes, as the centre of the diffusion.
+"""Kernel ridge of some genes given others, with the variance of its error: the centre of the diffusion.
 
 Linear kernel of scRNA-seq features, no intercept: features and latents are centred on the training genes. Seen as a
 Gaussian process, the noise variance does not depend on how many genes are observed, so one lambda serves every context.
@@ -27,7 +27,7 @@ def causal_ridge(features: Tensor, latents: Tensor, step: Tensor, ridge_lambda: 
         (B, L) AR step, non-decreasing along the sequence.
     """
     kernel = (features @ features.transpose(1, 2)).double()
-    factor = torch.linalg.cholesky(_penalised(kernel, ridge_lambda))
+    factor = torch.linalg.cholesky(_penalise(kernel, ridge_lambda))
     whitened = torch.linalg.solve_triangular(factor, latents.double(), upper=False)
     earlier = step[:, None, :] < step[:, :, None]
     variance = (factor * ~earlier).square().sum(-1, keepdim=True) / (1 + ridge_lambda)
@@ -41,23 +41,25 @@ def other_steps_ridge(features: Tensor, latents: Tensor, step: Tensor, ridge_lam
     B^-1 P Z and the covariance of that error B^-1.
     """
     kernel = (features @ features.transpose(1, 2)).double()
-    precision = torch.linalg.inv(_penalised(kernel, ridge_lambda))
+    precision = torch.linalg.inv(_penalise(kernel, ridge_lambda))
     covariance = torch.linalg.inv(precision * (step[:, None, :] == step[:, :, None]))
     error = covariance @ (precision @ latents.double())
     variance = covariance.diagonal(dim1=1, dim2=2)[..., None] / (1 + ridge_lambda)
     return (latents.double() - error).to(latents.dtype), variance.to(latents.dtype)
 
 
-def ridge_predict(context: Tensor, latents: Tensor, targets: Tensor, ridge_lambda: float) -> tuple[Tensor, Tensor]:
+def predict_from_context(
+    context: Tensor, latents: Tensor, targets: Tensor, ridge_lambda: float
+) -> tuple[Tensor, Tensor]:
     """(B, M, K) prediction of `targets` (M, r) from `context` (N, r) with latents (B, N, K), and the (M, 1) variance
     of its error, in units of the prior's."""
     known, asked = context.double(), targets.double()
     if len(known) <= known.shape[1]:
         cross = known @ asked.T
-        weights = torch.linalg.solve(_penalised(known @ known.T, ridge_lambda), cross)  # (N, M)
+        weights = torch.linalg.solve(_penalise(known @ known.T, ridge_lambda), cross)  # (N, M)
         variance = asked.square().sum(1) + ridge_lambda - (cross * weights).sum(0)
     else:  # the same through the features, of which there are fewer
-        solved = torch.linalg.solve(_penalised(known.T @ known, ridge_lambda), asked.T)
+        solved = torch.linalg.solve(_penalise(known.T @ known, ridge_lambda), asked.T)
         weights = known @ solved
         variance = ridge_lambda * (1 + (asked.T * solved).sum(0))
     variance = variance / (1 + ridge_lambda)
@@ -65,26 +67,5 @@ def ridge_predict(context: Tensor, latents: Tensor, targets: Tensor, ridge_lambd
     return prediction, variance[:, None].to(latents.dtype)
 
 
-def standardised_residual(features: Tensor, latents: Tensor, ridge_lambda: float) -> Tensor:
-    """(N, K) errors of predicting each gene from all the others, over the square root of `ridge_predict`'s variance."""
-    known, centred = features.double(), (latents - latents.mean(0)).double()
-    if len(known) <= known.shape[1]:
-        inverse = torch.linalg.inv(_penalised(known @ known.T, ridge_lambda))
-        diagonal, solved = inverse.diagonal(), inverse @ centred
-    else:  # the same through the features, of which there are fewer
-        weights = known @ torch.linalg.inv(_penalised(known.T @ known, ridge_lambda))
-        diagonal = (1 - (weights * known).sum(1)) / ridge_lambda
-        solved = (centred - weights @ (known.T @ centred)) / ridge_lambda
-    return (((1 + ridge_lambda) / diagonal).sqrt()[:, None] * solved).to(latents.dtype)
-
-
-def leave_one_out_operator(features: Tensor, ridge_lambda: float) -> Tensor:
-    """(N, N) matrix whose product with the latents (N, K) predicts each gene from all the others."""
-    inverse = torch.linalg.inv(_penalised((features @ features.T).double(), ridge_lambda))
-    operator = torch.eye(len(inverse), dtype=inverse.dtype, device=inverse.device)
-    operator = operator - inverse / inverse.diagonal()[:, None]
-    return operator.fill_diagonal_(0.0).to(features.dtype)
-
-
-def _penalised(gram: Tensor, ridge_lambda: float) -> Tensor:
+def _penalise(gram: Tensor, ridge_lambda: float) -> Tensor:
     return gram + ridge_lambda * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)

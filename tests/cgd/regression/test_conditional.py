@@ -5,9 +5,9 @@ import pytest
 import torch
 from sklearn.kernel_ridge import KernelRidge
 
-from cgd.model import ridge
 from cgd.model.ar_steps import step_of_token
-from cgd.model.ridge import leave_one_out_operator, standardised_residual
+from cgd.regression import conditional
+from cgd.regression.ridge import leave_one_out_operator, standardise_residuals
 
 LAMBDA = 0.7
 
@@ -17,11 +17,11 @@ def normal(*shape, seed=0):
 
 
 def causal_ridge(*arguments):
-    return ridge.causal_ridge(*arguments)[0]
+    return conditional.causal_ridge(*arguments)[0]
 
 
-def ridge_predict(*arguments):
-    return ridge.ridge_predict(*arguments)[0]
+def predict_from_context(*arguments):
+    return conditional.predict_from_context(*arguments)[0]
 
 
 def refit(features, latents, queries, ridge_lambda=LAMBDA):
@@ -33,7 +33,7 @@ def refit(features, latents, queries, ridge_lambda=LAMBDA):
 @pytest.mark.parametrize("n_features", [3, 30])
 def test_prediction_equals_scikit_learn(n_features, ridge_lambda):
     context, targets, latents = normal(12, n_features), normal(5, n_features, seed=1), normal(2, 12, 4, seed=2)
-    predicted = ridge_predict(context, latents, targets, ridge_lambda)
+    predicted = predict_from_context(context, latents, targets, ridge_lambda)
     assert predicted.shape == (2, 5, 4)
     for one, z in zip(predicted, latents, strict=True):
         np.testing.assert_allclose(one, refit(context, z, targets, ridge_lambda), atol=1e-9)
@@ -78,8 +78,8 @@ def test_a_rotation_of_the_latents_rotates_the_prediction():
     context, targets, latents = normal(12, 5), normal(3, 5, seed=1), normal(1, 12, 4, seed=2)
     rotation = torch.linalg.qr(normal(4, 4, seed=3))[0]
     torch.testing.assert_close(
-        ridge_predict(context, latents @ rotation, targets, LAMBDA),
-        ridge_predict(context, latents, targets, LAMBDA) @ rotation,
+        predict_from_context(context, latents @ rotation, targets, LAMBDA),
+        predict_from_context(context, latents, targets, LAMBDA) @ rotation,
     )
 
 
@@ -97,7 +97,7 @@ def test_leave_one_out_equals_refitting_without_each_gene(n_features):
 def test_precision_of_the_input_is_kept():
     features, latents = normal(1, 7, 3).float(), normal(1, 7, 4).float()
     assert causal_ridge(features, latents, step_of_token([3, 4])[None], LAMBDA).dtype == torch.float32
-    assert ridge_predict(features[0], latents, features[0], LAMBDA).dtype == torch.float32
+    assert predict_from_context(features[0], latents, features[0], LAMBDA).dtype == torch.float32
     assert leave_one_out_operator(features[0], LAMBDA).dtype == torch.float32
 
 
@@ -111,7 +111,7 @@ def predictive_variance(features, query, ridge_lambda=LAMBDA):
 @pytest.mark.parametrize("n_features", [5, 30])
 def test_variance_of_a_prediction_is_that_of_the_gaussian_process(n_features):
     context, targets = normal(12, n_features), normal(3, n_features, seed=1)
-    _, variance = ridge.ridge_predict(context, normal(1, 12, 4), targets, LAMBDA)
+    _, variance = conditional.predict_from_context(context, normal(1, 12, 4), targets, LAMBDA)
     assert variance.shape == (3, 1)
     for found, target in zip(variance, targets, strict=True):
         assert found.item() == pytest.approx(predictive_variance(context, target).item())
@@ -119,17 +119,17 @@ def test_variance_of_a_prediction_is_that_of_the_gaussian_process(n_features):
 
 def test_causal_variance_is_that_of_the_gaussian_process_given_earlier_steps():
     features, step = normal(1, 7, 5), step_of_token([2, 2, 3])
-    _, variance = ridge.causal_ridge(features, normal(1, 7, 4), step[None], LAMBDA)
+    _, variance = conditional.causal_ridge(features, normal(1, 7, 4), step[None], LAMBDA)
     for gene in range(7):
         expected = predictive_variance(features[0, step < step[gene]], features[0, gene])
         assert variance[0, gene].item() == pytest.approx(expected.item())
 
 
 @pytest.mark.parametrize("n_features", [5, 30])
-def test_standardised_residual_is_the_leave_one_out_error_over_its_spread(n_features):
+def test_standardised_residuals_are_leave_one_out_errors(n_features):
     features, latents = normal(12, n_features), normal(12, 4, seed=1)
     centred = latents - latents.mean(0)
-    found = standardised_residual(features, latents, LAMBDA)
+    found = standardise_residuals(features, latents, LAMBDA)
     for i in range(12):
         rest = torch.arange(12) != i
         error = centred[i] - torch.as_tensor(refit(features[rest], centred[rest], features[i : i + 1])[0])
