@@ -7,12 +7,9 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import anndata as ad
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -23,40 +20,19 @@ from cgd.data.pair import make_pair
 from cgd.data.preprocess import PreparedPair, prepare
 from cgd.data.protocol import FloatArray, HiddenGenes, VisiblePair, hide
 from cgd.data.split import split_train_val
-from cgd.errors import CheckpointError, ConfigError, DataError, NotFittedError, closest
+from cgd.errors import ConfigError, DataError, NotFittedError, closest
 from cgd.model.generation import generate
 from cgd.model.network import Network
-from cgd.model.reference import Reference, refines
-from cgd.model.refinement import RefinedCentre
-from cgd.model.tokens import GeneTable
+from cgd.model.reference import Reference
+from cgd.model.tokens import GeneTable, TrainingTable
 from cgd.parallel import ALONE, Parallel
 from cgd.random import derive_seed
 from cgd.regression.conditional import predict_from_context
-from cgd.training.checkpoint import read_folder, write_folder
+from cgd.saved_model import Fitted, load_fitted, save_fitted
 from cgd.training.trainer import Checkpoints, EpochReport, Progress, Trainer
 from cgd.version import environment
 
-_FORMAT = 4  # of a saved model
 _CHUNK = 2048  # scRNA-seq genes encoded at once, so that they are never all dense
-
-
-@dataclass
-class _Fitted:
-    network: Network
-    context: GeneTable
-    train_genes: tuple[str, ...]
-    measured_genes: tuple[str, ...]
-    genes: tuple[str, ...]
-    code: Tensor
-    features: Tensor
-    cell_features: Tensor | None
-    order: Tensor | None
-    ridge_lambda: float
-    calibration: Calibration
-    refined: RefinedCentre | None
-    coordinates: np.ndarray
-    spot_names: list[str]
-    provenance: dict[str, Any]
 
 
 class CausalGeD:
@@ -82,7 +58,7 @@ class CausalGeD:
             raise ConfigError(f"method = {self.config.method} is another method; `cgd.evaluate` runs it")
         self.progress: Progress | None = None
         self.parallel = ALONE  # the processes it was fitted by, which also share out its draws
-        self._fitted: _Fitted | None = None
+        self._fitted: Fitted | None = None
 
     # ---- fitting ----------------------------------------------------------------------------------------------------
 
@@ -138,15 +114,14 @@ class CausalGeD:
         if config.runtime.compile:
             network.cat.compile_blocks()
         targets = torch.from_numpy(visible.sc_rows(val.genes)).to(config.runtime.device)
-        target_features = reference.features_of(targets)
-        target_order = reference.order_of(val.genes, target_features)
+        target_features = reference.kernel.embed(targets)
+        target_order = reference.score_order(val.genes, target_features)
         about = None
         if reference.refined is not None:
-            about = reference.refined.predict(target_features, reference.cell_features_of(targets))
+            about = reference.refined.predict(target_features, reference.compute_cell_features(targets))
 
         def estimate() -> FloatArray:
-            code = network.encode_code(targets)
-            table = GeneTable(code, code, target_features, code, target_order)
+            table = GeneTable(network.encode_code(targets), target_features, target_order)
             context = reference.context_table(network)
             return _estimate(network, context, table, reference.ridge_lambda, about, parallel)
 
@@ -169,19 +144,17 @@ class CausalGeD:
     @torch.no_grad()
     def _collect(
         self, network: Network, reference: Reference, visible: VisiblePair, calibration: Calibration
-    ) -> _Fitted:
+    ) -> Fitted:
         x_sc = torch.from_numpy(visible.x_sc).to(self.config.runtime.device)
-        features = reference.features_of(x_sc)
-        return _Fitted(
+        features = reference.kernel.embed(x_sc)
+        return Fitted(
             network=network,
             context=reference.context_table(network),
             train_genes=visible.train_genes,
             measured_genes=visible.train_genes,
             genes=visible.genes,
-            code=network.encode_code(x_sc),
-            features=features,
-            cell_features=reference.cell_features_of(x_sc),
-            order=reference.order_of(visible.genes, features),
+            table=GeneTable(network.encode_code(x_sc), features, reference.score_order(visible.genes, features)),
+            cell_features=reference.compute_cell_features(x_sc),
             ridge_lambda=reference.ridge_lambda,
             refined=reference.refined,
             calibration=calibration,
@@ -191,19 +164,19 @@ class CausalGeD:
         )
 
     @torch.no_grad()
-    def _encode_all(self, state: _Fitted, reference: Reference, prepared: PreparedPair) -> None:
+    def _encode_all(self, state: Fitted, reference: Reference, prepared: PreparedPair) -> None:
         """Let every gene of the scRNA-seq be asked for, not the panel's alone."""
         codes, features, cell_features = [], [], []
         for start in range(0, len(prepared.sc_genes), _CHUNK):
             rows = torch.from_numpy(prepared.sc_dense(prepared.sc_genes[start : start + _CHUNK]))
             rows = rows.to(self.config.runtime.device)
             codes.append(state.network.encode_code(rows))
-            features.append(reference.features_of(rows))
-            if (mapped := reference.cell_features_of(rows)) is not None:
+            features.append(reference.kernel.embed(rows))
+            if (mapped := reference.compute_cell_features(rows)) is not None:
                 cell_features.append(mapped)
-        state.genes, state.code, state.features = prepared.sc_genes, torch.cat(codes), torch.cat(features)
+        state.genes, every = prepared.sc_genes, torch.cat(features)
+        state.table = GeneTable(torch.cat(codes), every, reference.score_order(state.genes, every))
         state.cell_features = torch.cat(cell_features) if cell_features else None
-        state.order = reference.order_of(prepared.sc_genes, state.features)
 
     # ---- predicting -------------------------------------------------------------------------------------------------
 
@@ -311,9 +284,7 @@ class CausalGeD:
         return values.cpu().numpy()
 
     def _targets(self, genes: Sequence[str]) -> GeneTable:
-        state, index = self._state(), self._index(genes)
-        code = state.code[index]
-        return GeneTable(code, code, state.features[index], code, None if state.order is None else state.order[index])
+        return self._state().table.select(self._index(genes))
 
     def _about(self, genes: Sequence[str]) -> Tensor | None:
         """(n_genes, n_spots) what a prediction is about; None for the ridge in the latent."""
@@ -321,7 +292,7 @@ class CausalGeD:
         if state.refined is None:
             return None
         cell_features = None if state.cell_features is None else state.cell_features[index]
-        return state.refined.predict(state.features[index], cell_features)
+        return state.refined.predict(state.table.features[index], cell_features)
 
     def _index(self, genes: Sequence[str]) -> Tensor:
         state = self._state()
@@ -331,87 +302,23 @@ class CausalGeD:
                 raise DataError(f"gene '{gene}' is not in the scRNA-seq; {closest(gene, state.genes)}")
         if len(set(genes)) < len(genes) or not genes:
             raise DataError("expected a list of distinct genes, found " + ("a repeated name" if genes else "none"))
-        return torch.tensor([position[gene] for gene in genes], device=state.code.device)
+        return torch.tensor([position[gene] for gene in genes], device=state.table.code.device)
 
-    def _state(self) -> _Fitted:
+    def _state(self) -> Fitted:
         if self._fitted is None:
             raise NotFittedError("this CausalGeD is not fitted; call fit(adata_st, adata_sc) or load(folder) first")
         return self._fitted
 
-    # ---- saving -----------------------------------------------------------------------------------------------------
-
     def save(self, folder: str | Path) -> None:
         """Write the model as safetensors and JSON; a folder of that name is replaced when the new one is whole."""
-        state = self._state()
-        tensors = {f"network.{name}": tensor for name, tensor in state.network.state_dict().items()}
-        tensors |= {f"context.{key}": getattr(state.context, key) for key in ("z", "code", "features", "center")}
-        tensors |= {"code": state.code, "features": state.features, "coordinates": torch.from_numpy(state.coordinates)}
-        if state.order is not None and state.context.order is not None:
-            tensors |= {"order": state.order, "context.order": state.context.order}
-        if state.refined is not None:
-            tensors |= {"refined.pattern": state.refined.pattern, "refined.level": state.refined.level}
-            if state.refined.cell_patterns is not None and state.cell_features is not None:
-                tensors |= {"refined.cell_patterns": state.refined.cell_patterns, "cell_features": state.cell_features}
-        tensors["calibration.scores"] = torch.from_numpy(state.calibration.scores)
-        values = {
-            "format": _FORMAT,
-            "config": self.config.model_dump(mode="json"),
-            "genes": state.genes,
-            "train_genes": state.train_genes,
-            "measured_genes": state.measured_genes,
-            "ridge_lambda": state.ridge_lambda,
-            "cell_share": state.refined.cell_share if state.refined else 0.0,
-            "spread_trend": asdict(state.calibration.trend),
-            "spot_names": state.spot_names,
-            "provenance": state.provenance,
-        }
-        write_folder(Path(folder), tensors, values)
+        save_fitted(Path(folder), self.config, self._state())
 
     @classmethod
     def load(cls, folder: str | Path) -> CausalGeD:
         """Read a saved model. Raises CheckpointError if it is missing, damaged or of another format."""
-        tensors, values = read_folder(Path(folder))
-        if values.get("format") != _FORMAT or "genes" not in values:
-            raise CheckpointError(
-                f"{folder} is not a saved CausalGeD model of format {_FORMAT}; save it again with `save`"
-            )
-        try:
-            return cls._restore(tensors, values, source=f"{folder}/state.json")
-        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-            raise CheckpointError(f"{folder} is not a whole CausalGeD model: {error!r}") from None
-
-    @classmethod
-    def _restore(cls, tensors: dict[str, Tensor], values: dict[str, Any], source: str) -> CausalGeD:
-        model = cls(Config.from_dict(values["config"], source=source))
-        n_spots, n_cells = (len(tensors[f"network.autoencoder.{key}_mean"]) for key in ("st", "sc"))
-        network = Network(model.config, n_spots, n_cells)
-        network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
-        network.eval()
-        refined = None
-        if refines(model.config):
-            refined = RefinedCentre(tensors["refined.pattern"], tensors["refined.level"])
-        cell_features = None
-        if refined is not None and values["cell_share"]:
-            refined = refined.blend(tensors["refined.cell_patterns"], values["cell_share"])
-            cell_features = tensors["cell_features"]
-        context = {key: tensors[f"context.{key}"] for key in ("z", "code", "features", "center")}
-        model._fitted = _Fitted(
-            network=network,
-            context=GeneTable(**context, order=tensors.get("context.order")),
-            train_genes=tuple(values["train_genes"]),
-            measured_genes=tuple(values["measured_genes"]),
-            genes=tuple(values["genes"]),
-            code=tensors["code"],
-            features=tensors["features"],
-            cell_features=cell_features,
-            order=tensors.get("order"),
-            ridge_lambda=values["ridge_lambda"],
-            refined=refined,
-            calibration=Calibration(tensors["calibration.scores"].numpy(), SpreadTrend(**values["spread_trend"])),
-            coordinates=tensors["coordinates"].numpy(),
-            spot_names=values["spot_names"],
-            provenance=values["provenance"],
-        )
+        config, fitted = load_fitted(Path(folder))
+        model = cls(config)
+        model._fitted = fitted
         return model
 
 
@@ -427,7 +334,7 @@ def _check_machine(runtime: RuntimeConfig) -> None:
 @torch.no_grad()
 def _estimate(
     network: Network,
-    context: GeneTable,
+    context: TrainingTable,
     targets: GeneTable,
     ridge_lambda: float,
     about: Tensor | None,
@@ -449,7 +356,7 @@ def _estimate(
     return (network.decode(z.mean(0)) - center + about).cpu().numpy()
 
 
-def _center(network: Network, context: GeneTable, targets: GeneTable, ridge_lambda: float) -> Tensor:
+def _center(network: Network, context: TrainingTable, targets: GeneTable, ridge_lambda: float) -> Tensor:
     """(n_genes, n_spots) expression at the ridge prediction in the latent."""
     z, _ = predict_from_context(context.features, context.z[None], targets.features, ridge_lambda)
     return network.decode(z[0])

@@ -30,6 +30,31 @@ class Prefix:
     layout: Layout
 
 
+@dataclass(frozen=True)
+class NoisyTokens:
+    """What the diffusion target is predicted of.
+
+    Attributes
+    ----------
+    x_t
+        (B, L, K) noisy content.
+    t
+        (B, L) timestep: in 1..T for `Network.predict`, as a share of T for the CAT.
+    center
+        (B, L, K) centre that the content is noise around.
+    position
+        (B, L, D) position code.
+    step
+        (B, L) AR step.
+    """
+
+    x_t: Tensor
+    t: Tensor
+    center: Tensor
+    position: Tensor
+    step: Tensor
+
+
 class Block(nn.Module):
     """Pre-norm transformer block."""
 
@@ -104,24 +129,13 @@ class CAT(nn.Module):
         _, past, joined = self._run(x, layout, prefix)
         return Prefix(past, joined)
 
-    def denoise(self, prefix: Prefix, x_t: Tensor, center: Tensor, position: Tensor, step: Tensor, t: Tensor) -> Tensor:
-        """Predicted diffusion target (B, L, K) of noisy tokens.
-
-        Parameters
-        ----------
-        prefix
-            Condition and clean tokens.
-        x_t, center
-            (B, L, K) noisy content, and the centre it is noise around.
-        position
-            (B, L, D) position code.
-        step, t
-            (B, L) AR step, and timestep scaled to (0, 1].
-        """
-        x = self.embed_noisy(torch.cat([x_t, center], -1)) + position + self.kind.weight[NOISY]
-        x = x + self.embed_time(sinusoid(t, x.shape[-1]))
-        x, _, _ = self._run(x, Layout(torch.full_like(step, NOISY), step), prefix)
-        return self.head(self.norm(x))
+    def denoise(self, prefix: Prefix, tokens: NoisyTokens) -> Tensor:
+        """Predicted diffusion target (B, L, K) of noisy tokens that follow a prefix."""
+        x = self.embed_noisy(torch.cat([tokens.x_t, tokens.center], -1))  # (B, L, D)
+        x = x + tokens.position + self.kind.weight[NOISY]  # (B, L, D)
+        x = x + self.embed_time(sinusoid(tokens.t, x.shape[-1]))  # (B, L, D)
+        x, _, _ = self._run(x, Layout(torch.full_like(tokens.step, NOISY), tokens.step), prefix)  # (B, L, D)
+        return self.head(self.norm(x))  # (B, L, K)
 
     def _run(
         self, x: Tensor, layout: Layout, prefix: Prefix | None

@@ -62,38 +62,41 @@ class CellMap:
             (n, S) the regression's prediction of each training gene from the others.
         """
         cells, spots = standardise(x_sc), standardise(x_st)
-        some = _some_spots(spots.shape[1], spots.device)
-        basis = _leading(cells, _DEPTH)
+        some = _draw_spots(spots.shape[1], spots.device)
+        basis = _find_leading(cells, _DEPTH)
         share = _choose_share(x_sc, cells, spots[:, some], left_out[:, some], basis)
         if not share:
             return None
-        attention = torch.cat(list(_attention(cells, spots[:, some], basis)))
-        components = _leading((attention - attention.mean(0)).T, _RANK)
-        patterns = torch.cat([rows @ components for rows in _attention(cells, spots, basis)]).T
+        attention = torch.cat(list(_attend(cells, spots[:, some], basis)))
+        components = _find_leading((attention - attention.mean(0)).T, _RANK)
+        patterns = torch.cat([rows @ components for rows in _attend(cells, spots, basis)]).T
         return cls(components, (patterns - patterns.mean(1, keepdim=True)).contiguous(), share)
 
-    def features(self, x_sc: Tensor) -> Tensor:
+    def embed(self, x_sc: Tensor) -> Tensor:
         """(G, k) what the map carries over of any genes' expression (G, C): with `patterns` their pattern."""
         return x_sc @ self.components
 
 
-def _some_spots(n_spots: int, device: torch.device) -> Tensor:
+def _draw_spots(n_spots: int, device: torch.device) -> Tensor:
     """The same for every seed: what is found on them is no part of the noise between seeds."""
     drawn = np.random.default_rng(0).permutation(n_spots)[:_MAX_SPOTS]
     return torch.from_numpy(np.sort(drawn)).to(device)
 
 
-def _leading(x: Tensor, n: int) -> Tensor:
+def _find_leading(x: Tensor, n: int) -> Tensor:
     """(rows, up to n) leading left-singular vectors of x."""
     return thin_svd(x, 1e-10, n)[0].float().contiguous()
 
 
-def _attention(cells: Tensor, spots: Tensor, basis: Tensor) -> Iterator[Tensor]:
+def _attend(cells: Tensor, spots: Tensor, basis: Tensor) -> Iterator[Tensor]:
     """Rows of the (S, C) attention, chunk after chunk; each sums to 1.
 
     The mean over profiles as they are and along the components, and over sharpness.
     """
-    views = [(_unit(cells), _unit(spots)), (_unit(basis.T @ cells), _unit(basis.T @ spots))]
+    views = [
+        (_scale_columns(cells), _scale_columns(spots)),
+        (_scale_columns(basis.T @ cells), _scale_columns(basis.T @ spots)),
+    ]
     size = max(_LEAST_ROWS, _CHUNK // cells.shape[1])
     for start in range(0, spots.shape[1], size):
         total = cells.new_zeros(())
@@ -105,7 +108,7 @@ def _attention(cells: Tensor, spots: Tensor, basis: Tensor) -> Iterator[Tensor]:
         yield total / (len(views) * _DOUBLINGS)
 
 
-def _unit(x: Tensor) -> Tensor:
+def _scale_columns(x: Tensor) -> Tensor:
     """Columns of unit length, so that inner products are cosines; 0 stays 0."""
     return x / x.norm(dim=0, keepdim=True).clamp_min(1e-9)
 
@@ -124,7 +127,7 @@ def _choose_share(x_sc: Tensor, cells: Tensor, spots: Tensor, left_out: Tensor, 
         out = order[fold::_FOLDS]
         keep = torch.ones(n_genes, dtype=torch.bool, device=spots.device)
         keep[out] = False
-        rows, attention = x_sc[out], _attention(cells[keep], spots[keep], basis[keep])
+        rows, attention = x_sc[out], _attend(cells[keep], spots[keep], basis[keep])
         mapped[out] = torch.cat([rows @ chunk.T for chunk in attention], 1)
     truth, mapped, regressed = (standardise(x) for x in (spots, mapped, left_out))
     scores = [float((standardise(regressed + share * mapped) * truth).mean()) for share in SHARES]

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from cgd.diffusion.sampler import sample
-from cgd.model.cat import Prefix
+from cgd.model.cat import NoisyTokens, Prefix
 from cgd.model.network import Network
-from cgd.model.tokens import GeneTable, GeneTokens, LatentTokens, random_rotations
+from cgd.model.tokens import GeneTable, GeneTokens, LatentTokens, TrainingTable, random_rotations
 from cgd.parallel import ALONE, Parallel
 from cgd.random import make_generator
 from cgd.regression.conditional import predict_from_context
@@ -23,7 +23,7 @@ from cgd.regression.conditional import predict_from_context
 @torch.no_grad()
 def generate(
     network: Network,
-    context: GeneTable,
+    context: TrainingTable,
     targets: GeneTable,
     ridge_lambda: float,
     seed: int,
@@ -38,7 +38,7 @@ def generate(
     context
         The training genes: with gene tokens they are the clean tokens; with latent tokens they serve the centre.
     targets
-        The genes to predict; their `z` and `center` are not read.
+        The genes to predict.
     seed
         Root seed. Each member has its own stream: the first members are the same however many are asked for.
     n
@@ -62,7 +62,7 @@ class _Generation:
     """What the members of an ensemble share."""
 
     def __init__(
-        self, network: Network, context: GeneTable, targets: GeneTable, ridge_lambda: float, draw: bool
+        self, network: Network, context: TrainingTable, targets: GeneTable, ridge_lambda: float, draw: bool
     ) -> None:
         self.network, self.context, self.targets = network, context, targets
         self.ridge_lambda, self.draw = ridge_lambda, draw
@@ -83,7 +83,8 @@ class _Generation:
 
         def denoise(x: Tensor, t: int) -> Tensor:
             timestep = torch.full(step.shape, t, device=step.device)
-            return network.predict_guided(prefix, x.to(center.device), timestep, center, position, step).to(x.device)
+            tokens = NoisyTokens(x.to(center.device), timestep, center, position, step)
+            return network.predict_guided(prefix, tokens).to(x.device)
 
         if self.draw:
             shape = tuple(center.shape)

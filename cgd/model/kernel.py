@@ -53,16 +53,16 @@ class GeneKernel:
             diagonal = part.diagonal() - 2 * part.mean(1) + part.mean()
             moments.append((part.mean(1), diagonal.mean().clamp_min(1e-12)))
         kernel = cls(x_sc, sharpness, components, tuple(moments), x_sc[:, :0])
-        values, vectors = torch.linalg.eigh(kernel._centred(x_sc))
+        values, vectors = torch.linalg.eigh(kernel._centre(x_sc))
         keep = values.argsort(descending=True)[:_MAX_FEATURES]
         keep = keep[values[keep] > 1e-7 * values.max().clamp_min(1e-30)]
         return cls(x_sc, sharpness, components, tuple(moments), vectors[:, keep] / values[keep].sqrt())
 
-    def features(self, x_sc: Tensor) -> Tensor:
+    def embed(self, x_sc: Tensor) -> Tensor:
         """(G, r) features of scRNA profiles (G, C)."""
-        return (self._centred(x_sc) @ self.projection).to(x_sc.dtype)
+        return (self._centre(x_sc) @ self.projection).to(x_sc.dtype)
 
-    def _centred(self, x_sc: Tensor) -> Tensor:
+    def _centre(self, x_sc: Tensor) -> Tensor:
         """(G, n) float64 kernel values between any genes and the training genes."""
         parts = _parts(x_sc, self.profiles, self.sharpness, self.components)
         total = torch.zeros_like(parts[0])
@@ -75,27 +75,27 @@ def _parts(x: Tensor, y: Tensor, sharpness: float, components: Tensor) -> list[T
     """(G, n) float64 kernel values of the rows of x (G, C) and y (n, C), for each part of the kernel."""
     mean = y.mean(0)  # drops out of the centred kernel; taken off for the sake of precision
     parts = [((x - mean) @ (y - mean).T).double()]
-    unit_x, unit_y = _unit(x), _unit(y)
+    unit_x, unit_y = _centre_rows(x), _centre_rows(y)
     if sharpness > 0:
-        parts.append(_sharpened(unit_x @ unit_y.T, sharpness))
+        parts.append(_sharpen(unit_x @ unit_y.T, sharpness))
     if components.shape[1]:
         unit_x, unit_y = unit_x @ components, unit_y @ components
         parts.append((unit_x @ unit_y.T).double())
         if sharpness > 0:
-            parts.append(_sharpened(_scaled(unit_x) @ _scaled(unit_y).T, sharpness))
+            parts.append(_sharpen(_scale_rows(unit_x) @ _scale_rows(unit_y).T, sharpness))
     return parts
 
 
-def _sharpened(correlation: Tensor, sharpness: float) -> Tensor:
+def _sharpen(correlation: Tensor, sharpness: float) -> Tensor:
     return torch.exp(sharpness * (correlation.double() - 1))
 
 
-def _unit(x: Tensor) -> Tensor:
+def _centre_rows(x: Tensor) -> Tensor:
     """Rows centred and of unit length: their inner products are correlations. A constant row becomes 0."""
     centred = x - x.mean(1, keepdim=True)
     varies = centred.norm(dim=1, keepdim=True) > 1e-6 * x.norm(dim=1, keepdim=True)  # below it is rounding
-    return _scaled(torch.where(varies, centred, 0.0))
+    return _scale_rows(torch.where(varies, centred, 0.0))
 
 
-def _scaled(x: Tensor) -> Tensor:
+def _scale_rows(x: Tensor) -> Tensor:
     return x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)

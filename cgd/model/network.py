@@ -5,7 +5,7 @@ Shapes: B sequences, L tokens, K latent, k content per token, n training genes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,8 @@ from cgd.diffusion.schedule import ForwardProcess
 from cgd.diffusion.timesteps import TimestepSampler
 from cgd.model.ar_steps import step_weights
 from cgd.model.autoencoder import TwoHeadedAutoencoder
-from cgd.model.cat import CAT, Prefix
-from cgd.model.tokens import BatchDraw, GeneTable, GeneTokens, LatentTokens
+from cgd.model.cat import CAT, NoisyTokens, Prefix
+from cgd.model.tokens import BatchDraw, GeneTokens, LatentTokens, TrainingTable
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Network(nn.Module):
             self.register_buffer(f"{name}_scale", torch.ones(model.latent_dim))
 
     @torch.no_grad()
-    def standardise(self, z: Tensor, code: Tensor, residual: Tensor | None = None) -> None:
+    def fit_scales(self, z: Tensor, code: Tensor, residual: Tensor | None = None) -> None:
         """Store shift and scale of raw latents of the training genes, so that their variance is that of the noise.
 
         Parameters
@@ -97,9 +97,9 @@ class Network(nn.Module):
         if scaling == "residual" and residual is not None:
             self.z_scale.copy_(residual.square().mean(0).sqrt().clamp_min(1e-5))
         else:
-            self.z_scale.copy_(_scale(z, per_dim=scaling != "global"))
+            self.z_scale.copy_(_measure_spread(z, per_dim=scaling != "global"))
         self.code_shift.copy_(code.mean(0))
-        self.code_scale.copy_(_scale(code, per_dim=True))
+        self.code_scale.copy_(_measure_spread(code, per_dim=True))
 
     def encode_st(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Raw mean and log-variance (n, K) of ST expression (n, S)."""
@@ -109,14 +109,15 @@ class Network(nn.Module):
         """Standardised C-latents (n, K) of scRNA-seq expression (n, C)."""
         return (self.autoencoder.encode_sc(x)[0] - self.code_shift) / self.code_scale
 
-    def to_standard(self, z: Tensor) -> Tensor:
+    def standardise(self, z: Tensor) -> Tensor:
+        """Standardised latents of raw ones, (n, K) each."""
         return (z - self.z_shift) / self.z_scale
 
     def decode(self, z: Tensor) -> Tensor:
         """(..., S) expression of standardised latents (..., K)."""
         return self.autoencoder.decode(z * self.z_scale + self.z_shift)
 
-    def draw(self, table: GeneTable, generators: dict[str, torch.Generator]) -> LossDraw:
+    def draw(self, table: TrainingTable, generators: dict[str, torch.Generator]) -> LossDraw:
         """Draw a batch, its timesteps and its noise."""
         train, diffusion = self.config.train, self.config.diffusion
         batch = self.tokens.draw(table, generators["batch"])
@@ -134,26 +135,26 @@ class Network(nn.Module):
         )
         return LossDraw(batch, weight, weight.sum(), dropped, noise)
 
-    def diffusion_loss(self, table: GeneTable, ridge_lambda: float, draw: LossDraw) -> Tensor:
+    def diffusion_loss(self, table: TrainingTable, ridge_lambda: float, draw: LossDraw) -> Tensor:
         """Weighted mean squared error of the predicted diffusion target; of a part of a batch, its part of that."""
         sequence = self.tokens.training_sequence(table, ridge_lambda, draw.batch)
         device = sequence.content.device
         condition = sequence.condition
         if draw.dropped is not None and self.blank is not None:
             condition = torch.where(draw.dropped.to(device)[:, None, None], self.blank, condition)
-        prefix = self._clean_prefix(sequence.content, sequence.position, condition, sequence.step)
+        prefix = self._make_prefix(sequence.content, sequence.position, condition, sequence.step)
         # without detaching, a jointly trained encoder could shrink its own target
         x_start = ((sequence.content - sequence.center) / sequence.scale).detach()
         center = sequence.center.detach()
         weight, total = (draw.weight / draw.total_weight).to(device), x_start.new_zeros(())
         for t, noise in ((t.to(device), noise.to(device)) for t, noise in draw.noise):
             x_t = self.process.add_noise(x_start, noise, t)
-            predicted = self.predict(prefix, x_t, t, center, sequence.position, sequence.step)
+            predicted = self.predict(prefix, NoisyTokens(x_t, t, center, sequence.position, sequence.step))
             error = (predicted - self.process.target(x_start, noise, t)).square().mean(-1)
             total = total + (weight * error).sum()
         return total / len(draw.noise)
 
-    def _clean_prefix(self, content: Tensor, position: Tensor, condition: Tensor, step: Tensor) -> Prefix:
+    def _make_prefix(self, content: Tensor, position: Tensor, condition: Tensor, step: Tensor) -> Prefix:
         """Condition and clean tokens: those of every step that a later one may look at, under the full mask of all."""
         n_clean = step.shape[1]
         if self.config.model.attention_mask == "causal":
@@ -181,35 +182,32 @@ class Network(nn.Module):
 
     def extend(self, prefix: Prefix, content: Tensor, position: Tensor, step: Tensor) -> Prefix:
         """A prefix of `start`, followed by clean tokens."""
-        return self.cat.extend(prefix, self._doubled(content), self._doubled(position), self._doubled(step))
+        return self.cat.extend(prefix, self._double(content), self._double(position), self._double(step))
 
-    def predict_guided(
-        self, prefix: Prefix, x_t: Tensor, t: Tensor, center: Tensor, position: Tensor, step: Tensor
-    ) -> Tensor:
+    def predict_guided(self, prefix: Prefix, tokens: NoisyTokens) -> Tensor:
         """`predict` with classifier-free guidance: from the prediction without the condition through that with it."""
-        tokens = (self._doubled(tensor) for tensor in (x_t, t, center, position, step))
-        predicted = self.predict(prefix, *tokens)
         if not self._is_guided:
-            return predicted
-        with_condition, without = predicted.chunk(2)
+            return self.predict(prefix, tokens)
+        doubled = NoisyTokens(*(self._double(getattr(tokens, field.name)) for field in fields(tokens)))
+        with_condition, without = self.predict(prefix, doubled).chunk(2)  # (B, L, k) each, in the order of `start`
         return without + self.config.sampling.guidance * (with_condition - without)
 
-    def _doubled(self, tokens: Tensor) -> Tensor:
+    def _double(self, tokens: Tensor) -> Tensor:
         return torch.cat([tokens, tokens]) if self._is_guided else tokens
 
-    def predict(self, prefix: Prefix, x_t: Tensor, t: Tensor, center: Tensor, position: Tensor, step: Tensor) -> Tensor:
-        """Predicted diffusion target: the best linear one for a unit normal x_start, corrected by the CAT.
+    def predict(self, prefix: Prefix, tokens: NoisyTokens) -> Tensor:
+        """Predicted diffusion target (B, L, k): the best linear one for a unit normal x_start, corrected by the CAT.
 
         The CAT sees x_t through the linear estimate of x_start, which fades as t nears T: what it says there depends on
         the context alone and not on the noise that was drawn.
         """
-        signal, _ = self.process.coefficients(t, x_t)
-        unit = t.float() / self.config.diffusion.n_timesteps
-        output = self.cat.denoise(prefix, signal * x_t, center, position, step, unit)
-        return self.process.precondition(output, x_t, t)
+        signal, _ = self.process.coefficients(tokens.t, tokens.x_t)  # (B, L, 1)
+        share = tokens.t.float() / self.config.diffusion.n_timesteps  # (B, L)
+        output = self.cat.denoise(prefix, replace(tokens, x_t=signal * tokens.x_t, t=share))  # (B, L, k)
+        return self.process.precondition(output, tokens.x_t, tokens.t)  # (B, L, k)
 
 
-def _scale(x: Tensor, per_dim: bool) -> Tensor:
+def _measure_spread(x: Tensor, per_dim: bool) -> Tensor:
     """Standard deviation of each column, or one for all; columns that do not vary are left as they are."""
     variance = x.var(0, correction=0)
     if not per_dim:

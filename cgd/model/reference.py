@@ -23,7 +23,7 @@ from cgd.model.cell_map import CellMap
 from cgd.model.kernel import GeneKernel
 from cgd.model.network import Network
 from cgd.model.refinement import RefinedCentre
-from cgd.model.tokens import GeneTable
+from cgd.model.tokens import TrainingTable
 from cgd.regression.conditional import predict_from_context
 from cgd.regression.ridge import fit_ridge_lambda, leave_one_out_operator, standardise_residuals
 
@@ -48,7 +48,7 @@ class GraphOrder:
             )
         return cls(visible.graph, 1 if order == "graph" else -1)
 
-    def of(self, genes: Sequence[str]) -> Tensor:
+    def score(self, genes: Sequence[str]) -> Tensor:
         """(len(genes),) scores, highest first in the sequence."""
         depth = causal_depth(self.edges, genes)
         return torch.tensor([-self.sign * depth[gene] for gene in genes], dtype=torch.float32)
@@ -119,7 +119,7 @@ class Reference:
         x_sc = torch.from_numpy(visible.sc_rows(visible.train_genes)).to(device)
         components = torch.from_numpy(visible.cell_components[:, : config.model.kernel_components]).to(device)
         kernel = GeneKernel.fit(x_sc, config.model.kernel_sharpness, components)
-        features = kernel.features(x_sc)
+        features = kernel.embed(x_sc)
         ridge_lambda = fit_ridge_lambda(features.cpu(), x_st.cpu())
         refined, cell_map = _fit_centre(features, x_sc, x_st, config)
         centred_latents = config.model.tokens == "latent" and config.model.center == "ridge"
@@ -132,30 +132,26 @@ class Reference:
             leave_one_out=leave_one_out_operator(features, ridge_lambda) if centred_latents else None,
             refined=refined,
             cell_map=cell_map,
-            order=_order(visible, config) if graph_order is None else graph_order.of(visible.train_genes).to(device),
+            order=_order(visible, config) if graph_order is None else graph_order.score(visible.train_genes).to(device),
             centred=config.model.center == "ridge",
             graph_order=graph_order,
         )
 
-    def features_of(self, x_sc: Tensor) -> Tensor:
-        """(G, r) kernel features of scRNA profiles (G, C)."""
-        return self.kernel.features(x_sc)
-
-    def cell_features_of(self, x_sc: Tensor) -> Tensor | None:
+    def compute_cell_features(self, x_sc: Tensor) -> Tensor | None:
         """(G, k) features of scRNA profiles (G, C) in the cell map; None without one."""
-        return self.cell_map.features(x_sc) if self.cell_map else None
+        return self.cell_map.embed(x_sc) if self.cell_map else None
 
-    def order_of(self, genes: Sequence[str], features: Tensor) -> Tensor | None:
+    def score_order(self, genes: Sequence[str], features: Tensor) -> Tensor | None:
         """(G,) scores of any genes: those of the graph, else predicted from the training genes' by the same ridge."""
         if self.order is None:
             return None
         if self.graph_order is not None:
-            return self.graph_order.of(genes).to(self.order.device)
+            return self.graph_order.score(genes).to(self.order.device)
         shift = self.order.mean()
         centred = (self.order - shift)[None, :, None]
         return predict_from_context(self.features, centred, features, self.ridge_lambda)[0][0, :, 0] + shift
 
-    def training_table(self, network: Network, generator: torch.Generator, with_gradient: bool) -> GeneTable:
+    def training_table(self, network: Network, generator: torch.Generator, with_gradient: bool) -> TrainingTable:
         """Standardised latents of the training genes, sampled when the encoder is variational."""
         with torch.set_grad_enabled(with_gradient):
             if with_gradient:
@@ -164,13 +160,13 @@ class Reference:
                 self._frozen = self._frozen or self._encode(network)
                 mean, log_variance, code = self._frozen
             noise = network.autoencoder.draw(len(mean), generator)
-            return self._table(network.to_standard(network.autoencoder.sample(mean, log_variance, noise)), code)
+            return self._table(network.standardise(network.autoencoder.sample(mean, log_variance, noise)), code)
 
     @torch.no_grad()
-    def context_table(self, network: Network) -> GeneTable:
+    def context_table(self, network: Network) -> TrainingTable:
         """Standardised mean latents of the training genes: the clean context of a prediction."""
         mean, _, code = self._encode(network)
-        return self._table(network.to_standard(mean), code)
+        return self._table(network.standardise(mean), code)
 
     def residual(self, z: Tensor) -> Tensor | None:
         """(n, K) leave-one-out errors of the centre; None without one. Gene tokens are trained on errors over their
@@ -185,9 +181,9 @@ class Reference:
     def _encode(self, network: Network) -> tuple[Tensor, Tensor, Tensor]:
         return *network.encode_st(self.x_st), network.encode_code(self.x_sc_train)
 
-    def _table(self, z: Tensor, code: Tensor) -> GeneTable:
-        center = torch.zeros_like(z) if self.leave_one_out is None else self.leave_one_out @ z
-        return GeneTable(z=z, code=code, features=self.features, center=center, order=self.order)
+    def _table(self, z: Tensor, code: Tensor) -> TrainingTable:
+        center = None if self.leave_one_out is None else self.leave_one_out @ z
+        return TrainingTable(code, self.features, self.order, z, center)
 
 
 def _order(visible: VisiblePair, config: Config) -> Tensor | None:

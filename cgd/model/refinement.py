@@ -54,7 +54,7 @@ class RefinedCentre:
         nothing.
         """
         level, pattern, left_out = None, features.new_zeros(()).double(), features.new_zeros(()).double()
-        for fit in _four_fits(features, x_st):
+        for fit in _fit_four(features, x_st):
             level = fit.weights if level is None else level
             pattern = pattern + fit.weights / fit.spread
             left_out = left_out + fit.left_out / fit.spread
@@ -82,7 +82,7 @@ def standardise(x: Tensor, least: float = 1e-6) -> Tensor:
     return torch.where(spread > least, (x - x.mean(1, keepdim=True)) / spread.clamp_min(least), 0.0)
 
 
-def _four_fits(features: Tensor, x_st: Tensor) -> Iterator[_Fit]:
+def _fit_four(features: Tensor, x_st: Tensor) -> Iterator[_Fit]:
     """One after the other, as each holds leave-one-out predictions; the first is that in expression units."""
     regression = _Regression(features)
     yield from regression.fit(x_st.double())

@@ -22,27 +22,41 @@ from cgd.regression.conditional import causal_ridge, other_steps_ridge
 
 @dataclass(frozen=True)
 class GeneTable:
-    """What is known of a list of genes.
+    """What the scRNA-seq says of a list of genes.
+
+    Attributes
+    ----------
+    code
+        (n, K) standardised C-latents.
+    features
+        (n, r) scRNA-seq features of the kernel.
+    order
+        (n,) score that orders gene tokens, highest first; None for a random order.
+    """
+
+    code: Tensor
+    features: Tensor
+    order: Tensor | None
+
+    def select(self, index: Tensor) -> GeneTable:
+        """The genes at some places (m,)."""
+        return GeneTable(self.code[index], self.features[index], None if self.order is None else self.order[index])
+
+
+@dataclass(frozen=True)
+class TrainingTable(GeneTable):
+    """Genes measured in the ST too.
 
     Attributes
     ----------
     z
         (n, K) standardised S-latents.
-    code
-        (n, K) standardised C-latents.
-    features
-        (n, r) scRNA-seq features of the kernel.
     center
-        (n, K) leave-one-out ridge prediction of `z`, zeros without one.
-    order
-        (n,) score that orders gene tokens, highest first; None for a random order.
+        (n, K) leave-one-out ridge prediction of `z`, where sequences are centred on it.
     """
 
     z: Tensor
-    code: Tensor
-    features: Tensor
-    center: Tensor
-    order: Tensor | None
+    center: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +167,7 @@ class GeneTokens(nn.Module):
         attention = (self.summary_query @ code.T / code.shape[1] ** 0.5).softmax(-1)
         return self.embed_summary(attention @ code + self.summary_query)
 
-    def draw(self, table: GeneTable, generator: torch.Generator) -> BatchDraw:
+    def draw(self, table: TrainingTable, generator: torch.Generator) -> BatchDraw:
         """A batch of random panels of (mixtures of) training genes."""
         train, n_genes = self.config.train, len(table.z)
         largest = max(1, min(train.mixture_size, n_genes // 4))
@@ -165,7 +179,7 @@ class GeneTokens(nn.Module):
         step = draw_steps(train.batch_size, n_tokens, self.config.ar.decay, generator)
         return BatchDraw(index, weight, step, rotation)
 
-    def training_sequence(self, table: GeneTable, ridge_lambda: float, draw: BatchDraw) -> Sequence:
+    def training_sequence(self, table: TrainingTable, ridge_lambda: float, draw: BatchDraw) -> Sequence:
         """The panels that were drawn."""
         device = table.z.device
         index, weight, step = draw.index.to(device), draw.weight.to(device), draw.step.to(device)
@@ -234,7 +248,7 @@ class LatentTokens(nn.Module):
         natural = torch.empty_like(tokens).scatter(1, order[..., None].expand_as(tokens), tokens)
         return natural.flatten(1)
 
-    def draw(self, table: GeneTable, generator: torch.Generator) -> BatchDraw:
+    def draw(self, table: TrainingTable, generator: torch.Generator) -> BatchDraw:
         """A batch of random (mixtures of) training genes."""
         train, n_genes = self.config.train, len(table.z)
         size = int(torch.randint(1, min(train.mixture_size, n_genes) + 1, (1,), generator=generator))
@@ -243,7 +257,7 @@ class LatentTokens(nn.Module):
         step = draw_steps(train.batch_size, self.n_tokens, self.config.ar.decay, generator)
         return BatchDraw(index, weight, step, token_order=order)
 
-    def training_sequence(self, table: GeneTable, ridge_lambda: float, draw: BatchDraw) -> Sequence:
+    def training_sequence(self, table: TrainingTable, ridge_lambda: float, draw: BatchDraw) -> Sequence:
         """The genes that were drawn.
 
         The permutation of the tokens needs no undoing before the loss: content, centre and position codes are permuted
@@ -252,9 +266,8 @@ class LatentTokens(nn.Module):
         assert draw.token_order is not None
         device = table.z.device
         index, weight = draw.index.squeeze(1).to(device), draw.weight.squeeze(1).to(device)
-        z, code, center = (
-            torch.einsum("bm,bmd->bd", weight, rows[index]) for rows in (table.z, table.code, table.center)
-        )
+        rows = (table.z, table.code, torch.zeros_like(table.z) if table.center is None else table.center)
+        z, code, center = (torch.einsum("bm,bmd->bd", weight, row[index]) for row in rows)  # (B, K) each
         order = draw.token_order.to(device)
         return Sequence(
             self.split(z, order),

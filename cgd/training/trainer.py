@@ -141,15 +141,15 @@ class Trainer:
                 part.backward()
                 loss += part.detach()
             self._apply(optimizer, list(network.autoencoder.parameters()), [loss])
-        self._standardise()
+        self._fit_scales()
         if not self.joint:
             network.autoencoder.requires_grad_(False)
 
-    def _standardise(self) -> None:
+    def _fit_scales(self) -> None:
         with torch.no_grad():
             z = self.network.encode_st(self.reference.x_st)[0]
             code = self.network.autoencoder.encode_sc(self.reference.x_sc_train)[0]
-            self.network.standardise(z, code, self.reference.residual(z))
+            self.network.fit_scales(z, code, self.reference.residual(z))
 
     def _trained(self) -> dict[str, torch.nn.Parameter]:
         """The parameters the loop trains: all of them, or all but the frozen autoencoder's."""
@@ -185,7 +185,7 @@ class Trainer:
         self.network.train()
         torch.manual_seed(derive_seed(self.network.config.seed, "dropout", self.parallel.rank, self.progress.epoch))
         if self.joint:
-            self._standardise()
+            self._fit_scales()
         losses = [self._run_step(i) for i in range(self.config.steps_per_epoch)]
         self.progress.epoch += 1
         score = self.parallel.from_main(self._score())

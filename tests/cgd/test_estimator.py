@@ -313,8 +313,16 @@ def test_a_model_of_another_format_is_refused(model, tmp_path, change):
     model.save(tmp_path / "model")
     tensors, state = read_folder(tmp_path / "model")
     write_folder(tmp_path / "model", tensors, {**state, **change})
-    with pytest.raises(CheckpointError, match="is not a saved CausalGeD model of format 4"):
+    with pytest.raises(CheckpointError, match="is not a saved CausalGeD model of format 5"):
         CausalGeD.load(tmp_path / "model")
+
+
+def test_a_model_of_format_4_predicts_the_same(model, tmp_path):
+    model.save(tmp_path / "model")
+    tensors, state = read_folder(tmp_path / "model")
+    tensors["context.center"] = tensors["context.z"] * 0
+    write_folder(tmp_path / "model", tensors, {**state, "format": 4})
+    np.testing.assert_array_equal(CausalGeD.load(tmp_path / "model").predict("Reg000").X, model.predict("Reg000").X)
 
 
 def test_a_checkpoint_is_no_model(tiny, tmp_path):

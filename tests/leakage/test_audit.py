@@ -187,12 +187,12 @@ def test_the_fitted_state_holds_nothing_of_the_size_of_the_hidden_truth(tiny):
     model = estimator.CausalGeD(tiny.config())
     model.fit_visible(hidden.visible, hidden.val)
     state = model._fitted
-    arrays = [getattr(state.context, name) for name in ("z", "code", "features", "center")]
-    arrays += [state.code, state.features, *state.network.state_dict().values()]
+    arrays = [getattr(state.context, name) for name in ("z", "code", "features")]
+    arrays += [state.table.code, state.table.features, *state.network.state_dict().values()]
     centre = state.refined
     arrays += [centre.pattern, centre.level, centre.cell_patterns]
     over_spots = sorted(tuple(array.shape) for array in arrays if 60 in array.shape)
-    n_features, n_components = state.features.shape[1], state.cell_features.shape[1]
+    n_features, n_components = state.table.features.shape[1], state.cell_features.shape[1]
     of_centre = [(n_components, 60), (n_features + 1, 60), (n_features + 1, 60)]
     assert over_spots == sorted([(8, 60), (60,), (60,), (60, 8), *of_centre])  # 8: width of the latent and of the head
     assert n_features < len(hidden.visible.train_genes)  # centred on the training genes: no room for another

@@ -34,7 +34,7 @@ def test_the_order_of_the_tokens_is_a_topological_order_of_the_simulated_graph(t
     features = torch.zeros(len(visible.genes), 3)
     for order, sign in (("graph", 1), ("graph_reversed", -1)):
         made = Reference.build(visible, tiny.config({"ar.token_order": order}))
-        score = dict(zip(visible.genes, (sign * made.order_of(visible.genes, features)).tolist(), strict=True))
+        score = dict(zip(visible.genes, (sign * made.score_order(visible.genes, features)).tolist(), strict=True))
         edges = list(zip(tiny.simulation.graph["regulator"], tiny.simulation.graph["target"], strict=True))
         assert len(edges) > 30
         assert all(score[regulator] > score[target] for regulator, target in edges)

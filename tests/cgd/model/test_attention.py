@@ -6,7 +6,7 @@ import torch
 from cgd.config import ModelConfig
 from cgd.model.ar_steps import NOISY, attention_mask, sequence_layout, step_of_token
 from cgd.model.attention import Layout, attend, boolean_mask, make_mask
-from cgd.model.cat import CAT
+from cgd.model.cat import CAT, NoisyTokens
 
 K, C = 6, 2  # content per token, condition tokens
 CONFIG = ModelConfig(width=32, n_heads=2, depth=2)
@@ -40,7 +40,7 @@ def cached(cat, sizes, condition, content, center, position, step, t, x_t=None):
     prefix = cat.start(condition)
     if v:
         prefix = cat.extend(prefix, content[:, :v], position[:, :v], step[:, :v])
-    return cat.denoise(prefix, content if x_t is None else x_t, center, position, step, t)
+    return cat.denoise(prefix, NoisyTokens(content if x_t is None else x_t, t, center, position, step))
 
 
 def uncached(cat, sizes, condition, content, center, position, step, t):
@@ -88,19 +88,19 @@ def test_a_prefix_built_in_pieces_equals_one_built_at_once(cat):
     assert torch.equal(at_once.layout.step, pieces.layout.step)
     last = slice(4, 7)
     predicted = [
-        cat.denoise(p, content[:, last], center[:, last], position[:, last], step[:, last], t[:, last])
+        cat.denoise(p, NoisyTokens(content[:, last], t[:, last], center[:, last], position[:, last], step[:, last]))
         for p in (at_once, pieces)
     ]
     torch.testing.assert_close(*predicted, **TOLERANCE)
-    whole = cat.denoise(at_once, content, center, position, step, t)[:, last]
+    whole = cat.denoise(at_once, NoisyTokens(content, t, center, position, step))[:, last]
     torch.testing.assert_close(predicted[1], whole, **TOLERANCE)
 
 
 def test_one_prefix_serves_a_larger_batch(cat):
     condition, content, center, position, step, t = sequence([2, 2, 3])
     prefix = cat.extend(cat.start(condition[:1]), content[:1, :4], position[:1, :4], step[:1, :4])
-    both = cat.denoise(prefix, content, center, position, step, t)
-    alone = cat.denoise(prefix, content[1:], center[1:], position[1:], step[1:], t[1:])
+    both = cat.denoise(prefix, NoisyTokens(content, t, center, position, step))
+    alone = cat.denoise(prefix, NoisyTokens(content[1:], t[1:], center[1:], position[1:], step[1:]))
     torch.testing.assert_close(both[1:], alone, **TOLERANCE)
 
 
@@ -113,8 +113,8 @@ def test_nothing_in_front_of_the_noisy_tokens_depends_on_them(cat, sizes):
     condition, content, center, position, step, t = sequence(sizes)
     prefix = cat.extend(cat.start(condition), content, position, step)
     before = [tensor.clone() for pair in prefix.past for tensor in pair]
-    first = cat.denoise(prefix, content, center, position, step, t)
-    other = cat.denoise(prefix, content + 9, center - 9, position, step, t / 2)
+    first = cat.denoise(prefix, NoisyTokens(content, t, center, position, step))
+    other = cat.denoise(prefix, NoisyTokens(content + 9, t / 2, center - 9, position, step))
     assert not torch.equal(first, other)
     assert all(torch.equal(one, two) for one, two in zip(before, (x for p in prefix.past for x in p), strict=True))
     arguments = [sequence(sizes, seed=seed) for seed in (0, 1)]
@@ -154,7 +154,7 @@ def test_the_position_code_of_a_clean_token_reaches_later_steps_alone(cat):
 
     def predict(clean_position):
         prefix = cat.extend(cat.start(condition), content[:, :4], clean_position, step[:, :4])
-        return cat.denoise(prefix, content, center, position, step, t)
+        return cat.denoise(prefix, NoisyTokens(content, t, center, position, step))
 
     before, altered = predict(position[:, :4]), position[:, :4].clone()
     altered[:, 2] += 1.0  # of the second step
@@ -193,7 +193,7 @@ def test_samples_of_a_batch_may_have_different_steps(cat):
     both = [sequence(sizes, batch=1, seed=i) for i, sizes in enumerate([[1, 3, 3], [3, 1, 1, 2]])]
     condition, content, center, position, step, t = (torch.cat(parts) for parts in zip(*both, strict=True))
     prefix = cat.extend(cat.start(condition), content[:, :5], position[:, :5], step[:, :5])
-    batch = cat.denoise(prefix, content, center, position, step, t)
+    batch = cat.denoise(prefix, NoisyTokens(content, t, center, position, step))
     for i, sizes in enumerate([[1, 3, 3], [3, 1, 1, 2]]):
         torch.testing.assert_close(batch[i : i + 1], cached(cat, sizes, *both[i]), **TOLERANCE)
 

@@ -6,9 +6,9 @@ import torch
 from cgd.config import Config, ModelConfig
 from cgd.model.ar_steps import CLEAN, CONDITION, NOISY, sequence_layout, step_of_token
 from cgd.model.attention import Layout, attend, boolean_mask, make_mask
-from cgd.model.cat import CAT
+from cgd.model.cat import CAT, NoisyTokens
 from cgd.model.network import Network
-from cgd.model.tokens import GeneTable
+from cgd.model.tokens import TrainingTable
 from cgd.random import make_generator
 from cgd.regression.conditional import causal_ridge, other_steps_ridge, predict_from_context
 
@@ -103,7 +103,9 @@ def test_a_target_depends_on_the_clean_value_of_every_other_step_and_not_on_its_
     t = torch.rand(1, 7, generator=generator)
 
     def predict(clean):
-        return cat.denoise(cat.extend(cat.start(condition), clean, position, step), x_t, center, position, step, t)
+        return cat.denoise(
+            cat.extend(cat.start(condition), clean, position, step), NoisyTokens(x_t, t, center, position, step)
+        )
 
     before = predict(content)
     for token in range(7):
@@ -129,7 +131,7 @@ def test_a_gene_of_a_training_panel_is_predicted_without_its_own_value(tiny, mon
     torch.nn.init.normal_(network.cat.head.weight)
     generator = torch.Generator().manual_seed(3)
     z, code, features = (torch.randn(28, width, generator=generator) for width in (8, 8, 5))
-    table = GeneTable(z, code, features, torch.zeros(28, 8), None)
+    table = TrainingTable(code, features, None, z)
     sequence = network.tokens.training_sequence(table, LAMBDA, network.tokens.draw(table, make_generator(0, "batch")))
     step, x_t = sequence.step, torch.randn(sequence.content.shape, generator=generator)
 
@@ -138,8 +140,8 @@ def test_a_gene_of_a_training_panel_is_predicted_without_its_own_value(tiny, mon
         known = torch.ones_like(features[: step.shape[1]]).expand(len(step), -1, -1) * features[: step.shape[1]]
         centers = causal_ridge if mask == "causal" else other_steps_ridge
         middle = centers(known, content, step, LAMBDA)[0] if center == "ridge" else torch.zeros_like(content)
-        prefix = network._clean_prefix(content, sequence.position, sequence.condition, step)
-        return network.predict(prefix, x_t, torch.full_like(step, 40), middle, sequence.position, step)
+        prefix = network._make_prefix(content, sequence.position, sequence.condition, step)
+        return network.predict(prefix, NoisyTokens(x_t, torch.full_like(step, 40), middle, sequence.position, step))
 
     before, reached = predict(sequence.content), 0
     for token in range(step.shape[1]):

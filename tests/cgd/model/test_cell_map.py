@@ -6,7 +6,7 @@ import torch
 
 from cgd.estimator import CausalGeD
 from cgd.model import cell_map
-from cgd.model.cell_map import SHARES, CellMap, _attention, _choose_share, _leading
+from cgd.model.cell_map import SHARES, CellMap, _attend, _choose_share, _find_leading
 from cgd.model.kernel import GeneKernel
 from cgd.model.refinement import RefinedCentre, standardise
 
@@ -31,7 +31,7 @@ def pcc(prediction, truth):
 def regression(x_sc, x_st, queries):
     """The refined centre, what it says of each training gene left out, and the kernel features of the queries."""
     kernel = GeneKernel.fit(x_sc, 2.0)
-    return *RefinedCentre.fit(kernel.features(x_sc), x_st), kernel.features(queries)
+    return *RefinedCentre.fit(kernel.embed(x_sc), x_st), kernel.embed(queries)
 
 
 def attention_by_hand(x_sc, x_st, basis=None):
@@ -51,12 +51,12 @@ def attention_by_hand(x_sc, x_st, basis=None):
 def test_attention_is_a_softmax_over_cosines(sizes, monkeypatch):
     x_sc, x_st, *_ = tissue(**sizes)
     cells, spots = standardise(x_sc), standardise(x_st)
-    found = torch.cat(list(_attention(cells, spots, _leading(cells, 10))))
+    found = torch.cat(list(_attend(cells, spots, _find_leading(cells, 10))))
     np.testing.assert_allclose(found, attention_by_hand(x_sc, x_st), atol=1e-5)
     np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
     monkeypatch.setattr(cell_map, "_CHUNK", 7 * x_sc.shape[1])
     monkeypatch.setattr(cell_map, "_LEAST_ROWS", 1)
-    pieces = list(_attention(cells, spots, _leading(cells, 10)))
+    pieces = list(_attend(cells, spots, _find_leading(cells, 10)))
     assert [len(piece) for piece in pieces] == [7] * 7 + [1]
     np.testing.assert_allclose(torch.cat(pieces), found, atol=1e-6)
 
@@ -66,7 +66,7 @@ def test_with_enough_components_the_factors_are_the_whole_map():
     found = CellMap.fit(x_sc, x_st, regression(x_sc, x_st, queries)[1])
     attention = attention_by_hand(x_sc, x_st)
     expected = queries.numpy() @ (attention - attention.mean(0)).T
-    np.testing.assert_allclose(found.features(queries) @ found.patterns, expected, atol=2e-3)
+    np.testing.assert_allclose(found.embed(queries) @ found.patterns, expected, atol=2e-3)
 
 
 def test_components_of_some_spots_serve_all(monkeypatch):
@@ -77,7 +77,7 @@ def test_components_of_some_spots_serve_all(monkeypatch):
     partial = CellMap.fit(x_sc, x_st, left_out)
     assert partial.components.shape == (60, 49)  # attention of 50 spots, centred
     assert partial.patterns.shape == (49, 120)
-    scores = [pcc(found.features(queries) @ found.patterns, truth) for found in (whole, partial)]
+    scores = [pcc(found.embed(queries) @ found.patterns, truth) for found in (whole, partial)]
     assert scores[0] > 0.6
     assert scores[1] > scores[0] - 0.03
 
@@ -90,7 +90,7 @@ def test_the_share_is_that_of_the_best_correlation_of_genes_left_out(seed):
     noise = torch.tensor(np.random.default_rng(seed).normal(0, 0.3, x_st.shape), dtype=torch.float32)
     left_out = standardise(x_st) + noise
     cells, spots = standardise(x_sc), standardise(x_st)
-    basis = _leading(cells, 10)
+    basis = _find_leading(cells, 10)
     mapped, told = torch.empty_like(x_st), torch.tensor(x_sc.numpy() @ attention_by_hand(x_sc, x_st).T).float()
     order = np.random.default_rng(0).permutation(30)
     for fold in range(10):
@@ -114,7 +114,7 @@ def test_where_the_cells_are_those_of_the_tissue_the_blend_beats_the_regression(
         x_sc, x_st, queries, truth = tissue(n=40, seed=seed)
         centre, left_out, features = regression(x_sc, x_st, queries)
         found = CellMap.fit(x_sc, x_st, left_out)
-        blended = centre.blend(found.patterns, found.share).predict(features, found.features(queries))
+        blended = centre.blend(found.patterns, found.share).predict(features, found.embed(queries))
         gains.append(pcc(blended, truth) - pcc(centre.predict(features), truth))
     assert min(gains) > 0.02
 
@@ -135,7 +135,7 @@ def test_a_blend_keeps_level_and_spread():
     centre, left_out, features = regression(x_sc, x_st, queries)
     found = CellMap.fit(x_sc, x_st, left_out)
     plain = centre.predict(features)
-    blended = centre.blend(found.patterns, 0.5).predict(features, found.features(queries))
+    blended = centre.blend(found.patterns, 0.5).predict(features, found.embed(queries))
     assert not torch.allclose(plain, blended, atol=1e-2)
     torch.testing.assert_close(blended.mean(1), plain.mean(1), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(blended.std(1), plain.std(1), atol=1e-4, rtol=1e-3)
@@ -161,7 +161,7 @@ def test_degenerate_data_give_finite_predictions(case):
     if case in ("all constant", "two genes", "one cell"):
         assert found is None
     else:
-        predicted = centre.blend(found.patterns, found.share).predict(features, found.features(queries))
+        predicted = centre.blend(found.patterns, found.share).predict(features, found.embed(queries))
         assert torch.isfinite(predicted).all()
 
 

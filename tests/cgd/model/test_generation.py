@@ -23,9 +23,9 @@ def answer(monkeypatch, network, value):
     """Let the network say that every x_start is `value`, and record what it was asked."""
     asked = []
 
-    def predict(prefix, x_t, t, center, position, step):
-        asked.append((prefix.layout, center, step))
-        return torch.full_like(x_t, value)
+    def predict(prefix, tokens):
+        asked.append((prefix.layout, tokens.center, tokens.step))
+        return torch.full_like(tokens.x_t, value)
 
     monkeypatch.setattr(network, "predict", predict)
     return asked

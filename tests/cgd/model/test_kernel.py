@@ -55,21 +55,21 @@ def by_hand(x, train, sharpness, among=None):
 def test_inner_products_of_the_features_are_the_kernel_written_out(sharpness, among):
     train, other = profiles(), profiles(6, seed=1)
     kernel = GeneKernel.fit(train, sharpness, among)
-    features = kernel.features(train)
+    features = kernel.embed(train)
     np.testing.assert_allclose(features @ features.T, by_hand(train, train, sharpness, among), atol=1e-4)
-    np.testing.assert_allclose(kernel.features(other) @ features.T, by_hand(other, train, sharpness, among), atol=1e-4)
+    np.testing.assert_allclose(kernel.embed(other) @ features.T, by_hand(other, train, sharpness, among), atol=1e-4)
 
 
 @pytest.mark.parametrize("sharpness", [0.0, 2.0])
 def test_training_genes_are_centred_and_of_unit_size_on_average(sharpness):
-    features = GeneKernel.fit(profiles(), sharpness).features(profiles())
+    features = GeneKernel.fit(profiles(), sharpness).embed(profiles())
     torch.testing.assert_close(features.mean(0), torch.zeros(features.shape[1]), rtol=0, atol=1e-4)
     assert features.square().sum(1).mean().item() == pytest.approx(1, abs=1e-3)
 
 
 def test_a_gene_does_not_depend_on_those_asked_for_beside_it():
     kernel, other = GeneKernel.fit(profiles(), 2.0), profiles(6, seed=1)
-    torch.testing.assert_close(kernel.features(other[2:3]), kernel.features(other)[2:3], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(kernel.embed(other[2:3]), kernel.embed(other)[2:3], rtol=1e-4, atol=1e-5)
 
 
 def test_genes_that_are_constant_or_all_alike_give_finite_features():
@@ -77,7 +77,7 @@ def test_genes_that_are_constant_or_all_alike_give_finite_features():
     x[3], x[5] = 0.0, 2.0
     alike = x[:1].expand(N, -1).clone()
     for train in (x, alike, torch.zeros(N, C)):
-        features = GeneKernel.fit(train, 2.0).features(torch.cat([train, profiles(3, seed=2)]))
+        features = GeneKernel.fit(train, 2.0).embed(torch.cat([train, profiles(3, seed=2)]))
         assert torch.isfinite(features).all()
 
 
@@ -91,7 +91,7 @@ def reference(tiny, **values):
 def test_the_order_of_training_genes_is_their_score(tiny):
     visible = tiny.hidden().visible
     assert reference(tiny).order is None
-    assert reference(tiny).order_of(tiny.split.train, reference(tiny).features) is None
+    assert reference(tiny).score_order(tiny.split.train, reference(tiny).features) is None
     np.testing.assert_allclose(
         reference(tiny, ar__token_order="variance").order, visible.sc_rows(visible.train_genes).var(axis=1), rtol=1e-5
     )
@@ -105,13 +105,13 @@ def test_the_order_of_other_genes_is_predicted_about_the_mean_score(tiny, token_
     """By a ridge on the scores less their mean: a gene unlike any other has the mean score."""
     made = reference(tiny, ar__token_order=token_order)
     targets = torch.from_numpy(tiny.hidden().visible.sc_rows(tiny.split.test))
-    features = made.features_of(targets)
+    features = made.kernel.embed(targets)
     scores, train = (made.order - made.order.mean()).double(), made.features.double()
     weights = torch.linalg.solve(train @ train.T + made.ridge_lambda * torch.eye(28, dtype=torch.float64), scores)
     expected = features.double() @ train.T @ weights + made.order.mean()
-    np.testing.assert_allclose(made.order_of(tiny.split.test, features), expected, rtol=1e-4)
+    np.testing.assert_allclose(made.score_order(tiny.split.test, features), expected, rtol=1e-4)
     unlike = torch.zeros(1, features.shape[1])
-    assert made.order_of(["other"], unlike).item() == pytest.approx(made.order.mean().item(), rel=1e-6)
+    assert made.score_order(["other"], unlike).item() == pytest.approx(made.order.mean().item(), rel=1e-6)
 
 
 def test_a_reference_is_made_of_the_training_genes(tiny):

@@ -5,6 +5,7 @@ import torch
 
 from cgd.model import generation
 from cgd.model.ar_steps import step_of_token
+from cgd.model.cat import NoisyTokens
 from cgd.model.network import Network
 from cgd.model.reference import Reference
 from cgd.model.tokens import GeneTable
@@ -25,12 +26,12 @@ def build(tiny, values, trained_head=False):
     with torch.no_grad():
         z = network.encode_st(reference.x_st)[0]
         code = network.autoencoder.encode_sc(reference.x_sc_train)[0]
-        network.standardise(z, code, reference.residual(z))
+        network.fit_scales(z, code, reference.residual(z))
         if trained_head:
             torch.nn.init.normal_(network.cat.head.weight)
         x_sc = torch.from_numpy(visible.sc_rows(tiny.split.test))
-        code, features = network.encode_code(x_sc), reference.features_of(x_sc)
-    return network, reference, GeneTable(code, code, features, code, reference.order_of(tiny.split.test, features))
+        code, features = network.encode_code(x_sc), reference.kernel.embed(x_sc)
+    return network, reference, GeneTable(code, features, reference.score_order(tiny.split.test, features))
 
 
 def generate(network, reference, targets, n=2, draw=False, seed=0):
@@ -60,16 +61,6 @@ def test_without_a_centre_it_is_the_mean_pattern(tiny):
     assert z.abs().max() < 0.05  # what is left of the noise at t = T: its signal is not quite zero
 
 
-def test_what_the_targets_table_holds_of_the_st_is_never_read(tiny):
-    """`z` and `center` of the targets are placeholders: NaN in them reaches nothing."""
-    for values in (GENE, LATENT):
-        network, reference, targets = build(tiny, values, trained_head=True)
-        nan = torch.full_like(targets.z, torch.nan)
-        blank = GeneTable(nan, targets.code, targets.features, nan, targets.order)
-        for draw in (True, False):
-            assert torch.equal(*(generate(network, reference, t, draw=draw) for t in (targets, blank)))
-
-
 def test_members_do_not_depend_on_how_many_are_asked_for(tiny):
     network, reference, targets = build(tiny, GENE, trained_head=True)
     for draw in (True, False):
@@ -93,7 +84,7 @@ def test_groups_of_a_large_request_do_not_see_each_other(tiny):
     """Groups of `panel_size`: each is predicted from the measured genes alone."""
     network, reference, targets = build(tiny, {"train.panel_size": 2}, trained_head=True)
     both = generate(network, reference, targets, n=1)[0]
-    altered = GeneTable(targets.z, targets.code.clone(), targets.features, targets.center, None)
+    altered = GeneTable(targets.code.clone(), targets.features, None)
     altered.code[2:] += 5
     changed = generate(network, reference, altered, n=1)[0]
     assert torch.equal(both[:2], changed[:2])
@@ -135,11 +126,11 @@ def test_no_token_of_a_later_step_reaches_a_prediction_in_training(tiny):
 
     def predict(content):
         position = network.tokens.embed_position(table.code[:7])[None]
-        prefix = network._clean_prefix(content, position, network.tokens.condition(table.code)[None], step)
+        prefix = network._make_prefix(content, position, network.tokens.condition(table.code)[None], step)
         center = causal_ridge(table.features[None, :7], content, step, 0.5)[0]
         x_t = torch.randn(1, 7, 8, generator=make_generator(0))
         with torch.no_grad():
-            return network.cat.denoise(prefix, x_t, center, position, step, torch.full((1, 7), 0.5))
+            return network.cat.denoise(prefix, NoisyTokens(x_t, torch.full((1, 7), 0.5), center, position, step))
 
     before = predict(table.z[None, :7])
     for token in range(7):

@@ -19,7 +19,7 @@ def genes(n=24, n_spots=40, n_cells=15, seed=0):
     x_st = loadings @ rng.gamma(1.0, 1.0, (3, n_spots)) + rng.normal(0, 0.2, (n + 8, n_spots))
     x_sc, x_st = (torch.tensor(x, dtype=torch.float32) for x in (x_sc, x_st))
     kernel = GeneKernel.fit(x_sc[:n], 2.0)
-    return kernel.features(x_sc[:n]), x_st[:n], kernel.features(x_sc[n:]), x_st[n:]
+    return kernel.embed(x_sc[:n]), x_st[:n], kernel.embed(x_sc[n:]), x_st[n:]
 
 
 def test_features_of_the_kernel_are_its_eigenvectors():
@@ -122,8 +122,8 @@ def test_degenerate_genes_give_finite_predictions(case):
         x_st[:] = 1.0
     elif case == "two genes":
         kernel = GeneKernel.fit(torch.rand(2, 15, generator=torch.Generator().manual_seed(0)), 2.0)
-        features, x_st = kernel.features(kernel.profiles), x_st[:2]
-        queries = kernel.features(torch.rand(8, 15, generator=torch.Generator().manual_seed(1)))
+        features, x_st = kernel.embed(kernel.profiles), x_st[:2]
+        queries = kernel.embed(torch.rand(8, 15, generator=torch.Generator().manual_seed(1)))
     else:
         features, queries = torch.zeros_like(features), torch.zeros_like(queries)
     predicted = RefinedCentre.fit(features, x_st)[0].predict(queries)
@@ -157,7 +157,7 @@ def test_an_estimate_is_what_the_diffusion_says_about_the_refined_centre(tiny, m
         model, hidden = CausalGeD(config), tiny.hidden()
         model.fit_visible(hidden.visible, hidden.val)
         if silent:
-            monkeypatch.setattr(model._fitted.network, "predict", lambda prefix, x_t, *rest: torch.zeros_like(x_t))
+            monkeypatch.setattr(model._fitted.network, "predict", lambda prefix, tokens: torch.zeros_like(tokens.x_t))
         return model.predict_mean(tiny.split.test)
 
     centre = predicted(False, sampling__estimate="center")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cgd.config import Config
-from cgd.model.tokens import GeneTable, GeneTokens, LatentTokens, draw_mixtures, draw_steps, random_rotations
+from cgd.model.tokens import GeneTokens, LatentTokens, TrainingTable, draw_mixtures, draw_steps, random_rotations
 from cgd.regression.conditional import causal_ridge
 
 N, K, R = 40, 8, 5  # training genes, latent width, kernel features
@@ -30,7 +30,7 @@ def config(**values):
 def table(order=None):
     g = generator(9)
     z, code, features, center = (torch.randn(N, dim, generator=g) for dim in (K, K, R, K))
-    return GeneTable(z, code, features, center, order)
+    return TrainingTable(code, features, order, z, center)
 
 
 def gene_sequence(order=None, seed=0, **values):
