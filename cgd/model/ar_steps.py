@@ -3,7 +3,7 @@ each step weighs in the loss.
 
 Source: Sadia, Ahamed, Cheng, CausalGeD, arXiv:2502.07751, Algorithms 1 and 2 and Fig. 10.
 
-Shapes: B batch, L generated tokens, c condition tokens, v clean tokens, Q queries, N keys.
+Shapes: B batch, L generated tokens.
 """
 
 from __future__ import annotations
@@ -86,33 +86,3 @@ def may_attend(
     noisy_to_clean = (query_kind == NOISY) & (key_kind == CLEAN) & (~same if mask == "full" else earlier)
     noisy_to_noisy = (query_kind == NOISY) & (key_kind == NOISY) & same
     return to_condition | clean_to_clean | noisy_to_clean | noisy_to_noisy
-
-
-def sequence_layout(step: Tensor, n_condition: int, n_clean: int) -> tuple[Tensor, Tensor]:
-    """Kind and step of every token of [condition | clean | noisy].
-
-    Parameters
-    ----------
-    step
-        (B, L) AR step of the generated tokens.
-    n_condition, n_clean
-        c, and v: how many of the leading tokens stand in the clean part.
-
-    Returns
-    -------
-    kind, steps
-        (B, c + v + L) each; condition tokens have step -1.
-    """
-    batch, n_tokens = step.shape
-    kinds = [(CONDITION, n_condition), (CLEAN, n_clean), (NOISY, n_tokens)]
-    kind = torch.cat([torch.full((batch, n), value, device=step.device) for value, n in kinds], dim=1)
-    before = torch.full((batch, n_condition), -1, device=step.device, dtype=step.dtype)
-    return kind, torch.cat([before, step[:, :n_clean], step], dim=1)
-
-
-def attention_mask(sizes: list[int], n_condition: int) -> Tensor:
-    """(c + v + L, c + v + L) mask of Algorithm 2 in the paper's convention: 0 may attend, 1 is masked."""
-    step = step_of_token(sizes)[None]
-    kind, steps = sequence_layout(step, n_condition, step.shape[1] - sizes[-1])
-    allowed = may_attend(kind[:, :, None], steps[:, :, None], kind[:, None, :], steps[:, None, :])
-    return (~allowed[0]).long()

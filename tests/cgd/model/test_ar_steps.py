@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
+from token_layouts import attention_mask, sequence_layout
 
 from cgd.model.ar_steps import (
-    attention_mask,
     sample_ar_steps,
-    sequence_layout,
     step_of_token,
     step_weights,
 )

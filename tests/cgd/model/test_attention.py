@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from token_layouts import attention_mask, sequence_layout
 
 from cgd.config import ModelConfig
-from cgd.model.ar_steps import NOISY, attention_mask, sequence_layout, step_of_token
+from cgd.model.ar_steps import NOISY, step_of_token
 from cgd.model.attention import Layout, attend, boolean_mask, make_mask
 from cgd.model.cat import CAT, NoisyTokens
 

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from token_layouts import sequence_layout
 
 from cgd.config import Config, ModelConfig
-from cgd.model.ar_steps import CLEAN, CONDITION, NOISY, sequence_layout, step_of_token
+from cgd.model.ar_steps import CLEAN, CONDITION, NOISY, step_of_token
 from cgd.model.attention import Layout, attend, boolean_mask, make_mask
 from cgd.model.cat import CAT, NoisyTokens
 from cgd.model.network import Network
