@@ -6,10 +6,11 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import anndata as ad
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch import Tensor
 from cgd.calibration import LEVEL, Calibration, SpreadTrend
 from cgd.config import CAUSALGED, Config, RuntimeConfig
 from cgd.data.pair import make_pair
-from cgd.data.preprocess import PreparedPair, prepare
+from cgd.data.preprocess import prepare
 from cgd.data.protocol import FloatArray, HiddenGenes, VisiblePair, hide
 from cgd.data.split import split_train_val
 from cgd.errors import ConfigError, DataError, NotFittedError, closest
@@ -29,9 +30,11 @@ from cgd.parallel import ALONE, Parallel
 from cgd.random import derive_seed
 from cgd.regression.conditional import predict_from_context
 from cgd.saved_model import Fitted, load_fitted, save_fitted
-from cgd.training.trainer import Checkpoints, EpochReport, Progress, Trainer
+from cgd.training.checkpoint import CheckpointFolder
+from cgd.training.trainer import EpochReport, Progress, Trainer
 from cgd.version import environment
 
+_ReadRows = Callable[[tuple[str, ...]], np.ndarray]  # names of genes -> their scRNA-seq, (n_genes, n_cells)
 _CHUNK = 2048  # scRNA-seq genes encoded at once, so that they are never all dense
 
 
@@ -87,9 +90,11 @@ class CausalGeD:
         hidden = hide(prepared, split, self.config)
         _, reference = self.fit_visible(hidden.visible, hidden.val, on_epoch)
         assert self._fitted is not None
-        self._encode_all(self._fitted, reference, prepared)
-        self._fitted.measured_genes = pair.genes
-        self._fitted.provenance |= {"data_sha256": pair.sha256, "notes": [*prepared.notes, *hidden.notes]}
+        fitted, genes = self._fitted, prepared.sc_genes
+        # every gene of the scRNA-seq may be asked for, not the panel's alone
+        fitted.table, fitted.cell_features = self._tabulate(fitted.network, reference, genes, prepared.sc_dense)
+        fitted.genes, fitted.measured_genes = genes, pair.genes
+        fitted.provenance |= {"data_sha256": pair.sha256, "notes": [*prepared.notes, *hidden.notes]}
         return self
 
     def fit_visible(
@@ -97,7 +102,7 @@ class CausalGeD:
         visible: VisiblePair,
         val: HiddenGenes,
         on_epoch: EpochReport | None = None,
-        checkpoints: Checkpoints | None = None,
+        checkpoints: CheckpointFolder | None = None,
         parallel: Parallel = ALONE,
     ) -> tuple[Network, Reference]:
         """Train on a visible pair; `val` scores validation genes after each epoch and calibrates the intervals, and is
@@ -145,16 +150,15 @@ class CausalGeD:
     def _collect(
         self, network: Network, reference: Reference, visible: VisiblePair, calibration: Calibration
     ) -> Fitted:
-        x_sc = torch.from_numpy(visible.x_sc).to(self.config.runtime.device)
-        features = reference.kernel.embed(x_sc)
+        table, cell_features = self._tabulate(network, reference, visible.genes, visible.sc_rows)
         return Fitted(
             network=network,
             context=reference.context_table(network),
             train_genes=visible.train_genes,
             measured_genes=visible.train_genes,
             genes=visible.genes,
-            table=GeneTable(network.encode_code(x_sc), features, reference.score_order(visible.genes, features)),
-            cell_features=reference.compute_cell_features(x_sc),
+            table=table,
+            cell_features=cell_features,
             ridge_lambda=reference.ridge_lambda,
             refined=reference.refined,
             calibration=calibration,
@@ -164,19 +168,20 @@ class CausalGeD:
         )
 
     @torch.no_grad()
-    def _encode_all(self, state: Fitted, reference: Reference, prepared: PreparedPair) -> None:
-        """Let every gene of the scRNA-seq be asked for, not the panel's alone."""
+    def _tabulate(
+        self, network: Network, reference: Reference, genes: tuple[str, ...], read: _ReadRows
+    ) -> tuple[GeneTable, Tensor | None]:
+        """What the scRNA-seq, as `read`, says of `genes`, and their features in the cell map, None without one."""
         codes, features, cell_features = [], [], []
-        for start in range(0, len(prepared.sc_genes), _CHUNK):
-            rows = torch.from_numpy(prepared.sc_dense(prepared.sc_genes[start : start + _CHUNK]))
-            rows = rows.to(self.config.runtime.device)
-            codes.append(state.network.encode_code(rows))
+        for start in range(0, len(genes), _CHUNK):
+            rows = torch.from_numpy(read(genes[start : start + _CHUNK])).to(self.config.runtime.device)
+            codes.append(network.encode_code(rows))
             features.append(reference.kernel.embed(rows))
             if (mapped := reference.compute_cell_features(rows)) is not None:
                 cell_features.append(mapped)
-        state.genes, every = prepared.sc_genes, torch.cat(features)
-        state.table = GeneTable(torch.cat(codes), every, reference.score_order(state.genes, every))
-        state.cell_features = torch.cat(cell_features) if cell_features else None
+        every = torch.cat(features)
+        table = GeneTable(torch.cat(codes), every, reference.score_order(genes, every))
+        return table, torch.cat(cell_features) if cell_features else None
 
     # ---- predicting -------------------------------------------------------------------------------------------------
 
@@ -235,7 +240,7 @@ class CausalGeD:
         state = self._state()
         if self.config.sampling.estimate == "draws" and draws is not None:
             return draws.mean(axis=0)
-        targets, about = self._targets(genes), self._about(genes)
+        targets, about = self._look_up(genes)
         return _estimate(state.network, state.context, targets, state.ridge_lambda, about, self.parallel)
 
     def predict_interval(self, genes: str | Iterable[str], level: float = LEVEL) -> tuple[FloatArray, FloatArray]:
@@ -276,25 +281,17 @@ class CausalGeD:
     def predict_draws(self, genes: Sequence[str]) -> FloatArray:
         """(n_samples, n_genes, n_spots) independent draws of the reverse process."""
         state, n = self._state(), self.config.sampling.n_samples
-        seed, targets, about = self.config.seed, self._targets(genes), self._about(genes)
+        targets, about = self._look_up(genes)
+        seed = self.config.seed
         z = generate(state.network, state.context, targets, state.ridge_lambda, seed, n, True, self.parallel)
         values = state.network.decode(z)
         if about is not None:
             values = values - _center(state.network, state.context, targets, state.ridge_lambda) + about
         return values.cpu().numpy()
 
-    def _targets(self, genes: Sequence[str]) -> GeneTable:
-        return self._state().table.select(self._index(genes))
-
-    def _about(self, genes: Sequence[str]) -> Tensor | None:
-        """(n_genes, n_spots) what a prediction is about; None for the ridge in the latent."""
-        state, index = self._state(), self._index(genes)
-        if state.refined is None:
-            return None
-        cell_features = None if state.cell_features is None else state.cell_features[index]
-        return state.refined.predict(state.table.features[index], cell_features)
-
-    def _index(self, genes: Sequence[str]) -> Tensor:
+    def _look_up(self, genes: Sequence[str]) -> tuple[GeneTable, Tensor | None]:
+        """The genes asked for, and what their predictions are about, (n_genes, n_spots): None for the ridge in the
+        latent."""
         state = self._state()
         position = {gene: i for i, gene in enumerate(state.genes)}
         for gene in genes:
@@ -302,7 +299,12 @@ class CausalGeD:
                 raise DataError(f"gene '{gene}' is not in the scRNA-seq; {closest(gene, state.genes)}")
         if len(set(genes)) < len(genes) or not genes:
             raise DataError("expected a list of distinct genes, found " + ("a repeated name" if genes else "none"))
-        return torch.tensor([position[gene] for gene in genes], device=state.table.code.device)
+        index = torch.tensor([position[gene] for gene in genes], device=state.table.code.device)
+        targets = state.table.select(index)
+        if state.refined is None:
+            return targets, None
+        cell_features = None if state.cell_features is None else state.cell_features[index]
+        return targets, state.refined.predict(targets.features, cell_features)
 
     def _state(self) -> Fitted:
         if self._fitted is None:

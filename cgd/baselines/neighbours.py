@@ -14,15 +14,6 @@ Matrix = npt.NDArray[np.float64]
 _BLOCK = 512  # spots whose distances to all cells are held at once
 
 
-def standardise_rows(x: npt.ArrayLike) -> Matrix:
-    """Rows (genes) to mean 0 and standard deviation 1; a constant row becomes 0."""
-    centred = np.asarray(x, dtype=np.float64)
-    centred = centred - centred.mean(axis=1, keepdims=True)
-    scale = centred.std(axis=1, keepdims=True)
-    varies = scale > 1e-6
-    return np.where(varies, centred / np.where(varies, scale, 1.0), 0.0)
-
-
 @dataclass(frozen=True)
 class Neighbours:
     """The k nearest cells of each spot.

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cgd.baselines.checks import asked_rows, check_enough_genes
-from cgd.baselines.neighbours import Matrix, Neighbours, nearest_cells, standardise_rows
+from cgd.baselines.neighbours import Matrix, Neighbours, nearest_cells
 from cgd.data.protocol import FloatArray, VisiblePair
+from cgd.metrics.floors import standardise_rows
 
 _TITLE = "SpaGE"
 

@@ -10,9 +10,10 @@ from ot.unbalanced import sinkhorn_unbalanced
 from scipy.stats import rankdata
 
 from cgd.baselines.checks import asked_rows, check_enough_genes
-from cgd.baselines.neighbours import Matrix, standardise_rows
+from cgd.baselines.neighbours import Matrix
 from cgd.baselines.transport import failing_loudly, to_columns
 from cgd.data.protocol import FloatArray, VisiblePair
+from cgd.metrics.floors import standardise_rows
 
 _TITLE = "SpaOTsc"
 

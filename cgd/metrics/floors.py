@@ -203,10 +203,10 @@ def _from_z_scores(visible: VisiblePair, genes: Sequence[str], weights: Matrix) 
     x_st = visible.x_st.astype(np.float64)
     level = _predict_from_sc_mean(visible, genes, x_st.mean(axis=1))
     spread = _predict_from_sc_mean(visible, genes, x_st.std(axis=1))
-    return (level[:, None] + spread[:, None] * (weights @ _standardise(x_st))).astype(np.float32)
+    return (level[:, None] + spread[:, None] * (weights @ standardise_rows(x_st))).astype(np.float32)
 
 
-def _standardise(x: npt.ArrayLike) -> Matrix:
+def standardise_rows(x: npt.ArrayLike) -> Matrix:
     """Rows to mean 0 and standard deviation 1; a constant row becomes 0."""
     centred = np.asarray(x, dtype=np.float64)
     centred = centred - centred.mean(axis=1, keepdims=True)
@@ -217,5 +217,5 @@ def _standardise(x: npt.ArrayLike) -> Matrix:
 
 def _sc_correlation(visible: VisiblePair, genes: Sequence[str]) -> Matrix:
     """(len(genes), n_train) Pearson correlation over cells; 0 for a constant gene."""
-    rows, train = _standardise(_sc_rows(visible, genes)), _standardise(visible.sc_rows(visible.train_genes))
+    rows, train = standardise_rows(_sc_rows(visible, genes)), standardise_rows(visible.sc_rows(visible.train_genes))
     return rows @ train.T / rows.shape[1]

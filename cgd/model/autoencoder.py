@@ -100,7 +100,7 @@ class TwoHeadedAutoencoder(nn.Module):
         """(..., K) -> (..., S) expression."""
         return self.decoder(z) + self.st_mean
 
-    def loss(self, x_st: Tensor, x_sc: Tensor, kl_weight: float, noise: tuple[Tensor, Tensor], rows: slice) -> Tensor:
+    def loss(self, x_st: Tensor, x_sc: Tensor, kl_weight: float, noise: tuple[Tensor, ...], rows: slice) -> Tensor:
         """Reconstruction of the ST from both heads, relative to the variance about the mean pattern, plus KL.
 
         The reconstruction from the scRNA-seq head is what ties the two heads to one latent space. The losses of

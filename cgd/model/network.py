@@ -101,10 +101,6 @@ class Network(nn.Module):
         self.code_shift.copy_(code.mean(0))
         self.code_scale.copy_(_measure_spread(code, per_dim=True))
 
-    def encode_st(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw mean and log-variance (n, K) of ST expression (n, S)."""
-        return self.autoencoder.encode_st(x)
-
     def encode_code(self, x: Tensor) -> Tensor:
         """Standardised C-latents (n, K) of scRNA-seq expression (n, C)."""
         return (self.autoencoder.encode_sc(x)[0] - self.code_shift) / self.code_scale
@@ -163,10 +159,6 @@ class Network(nn.Module):
         if n_clean == 0:
             return prefix
         return self.cat.extend(prefix, content[:, :n_clean], position[:, :n_clean], step[:, :n_clean])
-
-    def autoencoder_loss(self, x_st: Tensor, x_sc: Tensor, noise: tuple[Tensor, Tensor], rows: slice) -> Tensor:
-        """Loss of the autoencoder on all training genes; of some `rows`, their part of it."""
-        return self.autoencoder.loss(x_st, x_sc, self.config.train.kl_weight, noise, rows)
 
     # ---- generation -------------------------------------------------------------------------------------------------
 

@@ -179,7 +179,7 @@ class Reference:
         return standardise_residuals(self.features, z, self.ridge_lambda)
 
     def _encode(self, network: Network) -> tuple[Tensor, Tensor, Tensor]:
-        return *network.encode_st(self.x_st), network.encode_code(self.x_sc_train)
+        return *network.autoencoder.encode_st(self.x_st), network.encode_code(self.x_sc_train)
 
     def _table(self, z: Tensor, code: Tensor) -> TrainingTable:
         center = None if self.leave_one_out is None else self.leave_one_out @ z

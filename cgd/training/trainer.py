@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,14 +24,6 @@ from cgd.training.checkpoint import CheckpointFolder, optimizer_tensors, restore
 EpochReport = Callable[[dict[str, float]], None]
 Validate = Callable[[], float]
 _STREAMS = ("batch", "timestep", "noise", "latent", "condition")
-
-
-class Checkpoints(Protocol):
-    """Where the trainer keeps its state; `CheckpointFolder` is the one used."""
-
-    def save(self, epoch: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None: ...
-
-    def load_newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None: ...
 
 
 @dataclass
@@ -82,7 +74,7 @@ class Trainer:
         reference: Reference,
         validate: Validate,
         on_epoch: EpochReport | None = None,
-        checkpoints: Checkpoints | CheckpointFolder | None = None,
+        checkpoints: CheckpointFolder | None = None,
         parallel: Parallel = ALONE,
     ) -> None:
         self.network = network
@@ -133,21 +125,15 @@ class Trainer:
         self.parallel.copy_from_main([*network.autoencoder.parameters(), *network.autoencoder.buffers()])
         optimizer = torch.optim.AdamW(network.autoencoder.parameters(), lr=self.config.pretrain_learning_rate)
         for _ in range(self.config.pretrain_epochs):
-            noise = self._autoencoder_noise()
             optimizer.zero_grad()
-            loss = torch.zeros((), device=reference.x_st.device)
-            for rows in self._pieces(len(reference.x_st)):
-                part = network.autoencoder_loss(reference.x_st, reference.x_sc_train, noise, rows)
-                part.backward()
-                loss += part.detach()
-            self._apply(optimizer, list(network.autoencoder.parameters()), [loss])
+            self._apply(optimizer, list(network.autoencoder.parameters()), [self._reconstruct(weight=1.0)])
         self._fit_scales()
         if not self.joint:
             network.autoencoder.requires_grad_(False)
 
     def _fit_scales(self) -> None:
         with torch.no_grad():
-            z = self.network.encode_st(self.reference.x_st)[0]
+            z = self.network.autoencoder.encode_st(self.reference.x_st)[0]
             code = self.network.autoencoder.encode_sc(self.reference.x_sc_train)[0]
             self.network.fit_scales(z, code, self.reference.residual(z))
 
@@ -218,21 +204,29 @@ class Trainer:
 
     def _backward(self) -> tuple[Tensor, Tensor]:
         """Leave the gradient of this process's share of a batch; its diffusion and reconstruction loss."""
-        reference, weight = self.reference, self.config.reconstruction_weight
+        reference = self.reference
         table = reference.training_table(self.network, self.generators["latent"], with_gradient=self.joint)
         draw = self.network.draw(table, self.generators)
-        diffusion, reconstruction = (torch.zeros((), device=table.z.device) for _ in range(2))
+        diffusion = torch.zeros((), device=table.z.device)
         for rows in self._pieces(self.config.batch_size):
             part = self.network.diffusion_loss(table, reference.ridge_lambda, draw.part(rows))
             part.backward(retain_graph=self.joint)  # the table serves all pieces
             diffusion += part.detach()
-        if self.joint:
-            noise = self._autoencoder_noise()
-            for rows in self._pieces(len(reference.x_st)):
-                part = self.network.autoencoder_loss(reference.x_st, reference.x_sc_train, noise, rows)
-                (weight * part).backward()
-                reconstruction += part.detach()
+        reconstruction = (
+            self._reconstruct(self.config.reconstruction_weight) if self.joint else torch.zeros_like(diffusion)
+        )
         return diffusion, reconstruction
+
+    def _reconstruct(self, weight: float) -> Tensor:
+        """Leave the gradient of `weight` times this process's share of the autoencoder's loss; the share."""
+        x_st, x_sc = self.reference.x_st, self.reference.x_sc_train
+        autoencoder, total = self.network.autoencoder, x_st.new_zeros(())
+        noise = tuple(autoencoder.draw(len(x_st), self.generators["latent"]) for _ in range(2))  # one for each head
+        for rows in self._pieces(len(x_st)):
+            part = autoencoder.loss(x_st, x_sc, self.config.kl_weight, noise, rows)
+            (weight * part).backward()
+            total += part.detach()
+        return total
 
     def _pieces(self, n: int) -> list[slice]:
         """This process's share of `n` items, in as many pieces as are computed one after the other."""
@@ -249,11 +243,6 @@ class Trainer:
         self._check(torch.stack(losses).sum(), norm)
         optimizer.step()
         return norm
-
-    def _autoencoder_noise(self) -> tuple[Tensor, Tensor]:
-        """Noise of the two heads for all training genes."""
-        autoencoder, n = self.network.autoencoder, len(self.reference.x_st)
-        return autoencoder.draw(n, self.generators["latent"]), autoencoder.draw(n, self.generators["latent"])
 
     def _check(self, loss: Tensor, gradient_norm: Tensor) -> None:
         if not (torch.isfinite(loss) and torch.isfinite(gradient_norm)):

@@ -46,7 +46,7 @@ def test_targets_are_generated_causes_first(tiny):
     model = CausalGeD(tiny.config({"ar.token_order": "graph"}))
     model.fit_visible(hidden.visible, hidden.val)
     depth = causal_depth(tiny.pair.graph, tiny.split.test)
-    assert model._targets(tiny.split.test).order.tolist() == [-depth[gene] for gene in tiny.split.test]
+    assert model._look_up(tiny.split.test)[0].order.tolist() == [-depth[gene] for gene in tiny.split.test]
 
 
 def test_the_graph_travels_with_the_data_and_names_them(tiny):

@@ -16,7 +16,7 @@ def fitted(tiny, values):
     """Network and reference of a tiny trial, the context and the table of the four test genes."""
     model, hidden = CausalGeD(tiny.config({"train.rotate": False, **values})), tiny.hidden()
     network, reference = model.fit_visible(hidden.visible, hidden.val)
-    return network, reference, reference.context_table(network), model._targets(tiny.split.test)
+    return network, reference, reference.context_table(network), model._look_up(tiny.split.test)[0]
 
 
 def answer(monkeypatch, network, value):

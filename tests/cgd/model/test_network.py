@@ -24,7 +24,7 @@ def build(tiny, values, trained_head=False):
     network = Network(config, visible.x_st.shape[1], visible.x_sc.shape[1]).eval()
     network.autoencoder.initialise(reference.x_st, reference.x_sc_train, from_svd=True)
     with torch.no_grad():
-        z = network.encode_st(reference.x_st)[0]
+        z = network.autoencoder.encode_st(reference.x_st)[0]
         code = network.autoencoder.encode_sc(reference.x_sc_train)[0]
         network.fit_scales(z, code, reference.residual(z))
         if trained_head:
@@ -115,7 +115,7 @@ def test_latents_have_the_variance_of_the_noise(tiny):
             torch.testing.assert_close(variance, torch.ones(8), rtol=1e-3, atol=1e-3)
         else:
             assert variance[0] > 1.5 * variance[-1]
-        raw = network.autoencoder.decode(network.encode_st(reference.x_st)[0])
+        raw = network.autoencoder.decode(network.autoencoder.encode_st(reference.x_st)[0])
         torch.testing.assert_close(network.decode(z), raw, rtol=1e-4, atol=1e-4)
 
 
