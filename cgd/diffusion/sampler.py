@@ -1,4 +1,7 @@
-"""Reverse processes: ancestral DDPM over all T steps (the reference), DDIM, and DPM-Solver++ with few steps."""
+"""Reverse processes: ancestral DDPM over all T steps (the reference), DDIM, and DPM-Solver++ with few steps.
+
+Shapes: x and what is predicted of it are (B, L, K): B batch, L tokens, K content per token.
+"""
 
 from __future__ import annotations
 
@@ -50,13 +53,14 @@ def _predict_x_start(denoise: Denoiser, x: Tensor, t: int, process: ForwardProce
 
 def _ddpm(denoise: Denoiser, x: Tensor, process: ForwardProcess, generator: torch.Generator) -> Tensor:
     for t in range(process.n_timesteps, 0, -1):
-        x_start = _predict_x_start(denoise, x, t, process)
+        x_start = _predict_x_start(denoise, x, t, process)  # (B, L, K)
         beta, alpha_bar = process.betas[t - 1], process.alpha_bar[t - 1]
         previous = process.alpha_bar[t - 2] if t > 1 else torch.ones((), dtype=torch.float64)
+        # mean and spread of q(x_{t-1} | x_t, x_start)
         on_start = previous.sqrt() * beta / (1 - alpha_bar)
         on_noisy = (1 - beta).sqrt() * (1 - previous) / (1 - alpha_bar)
-        x = on_start.to(x.dtype) * x_start + on_noisy.to(x.dtype) * x
-        if t > 1:
+        x = on_start.to(x.dtype) * x_start + on_noisy.to(x.dtype) * x  # (B, L, K)
+        if t > 1:  # no noise is added to the result
             spread = (beta * (1 - previous) / (1 - alpha_bar)).sqrt().to(x.dtype)
             x = x + spread * torch.randn(x.shape, generator=generator)
     return x
@@ -69,9 +73,9 @@ def _ddim(denoise: Denoiser, x: Tensor, process: ForwardProcess, n_steps: int) -
         if following == 0:
             return x_start
         signal, spread = process.coefficients(torch.tensor(t), x)
-        noise = (x - signal * x_start) / spread
+        noise = (x - signal * x_start) / spread  # (B, L, K), kept on the way to the following timestep: deterministic
         signal, spread = process.coefficients(torch.tensor(following), x)
-        x = signal * x_start + spread * noise
+        x = signal * x_start + spread * noise  # (B, L, K)
     return x
 
 

@@ -1,6 +1,6 @@
 """Forward process (Eq. 1-3): noise schedules, the closed-form marginal and the three prediction types.
 
-Timesteps run from 1 to T. Shapes: arrays over timesteps are (T,), index t - 1.
+Timesteps run from 1 to T. Shapes: arrays over timesteps are (T,), index t - 1; (...) is batch and tokens, K content.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def make_betas(schedule: str, n_timesteps: int) -> Tensor:
     if schedule == "cosine":
         u = torch.arange(n_timesteps + 1, dtype=torch.float64) / n_timesteps
         alpha_bar = torch.cos((u + 0.008) / 1.008 * math.pi / 2).square()
-        return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
+        return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)  # unclamped, the last beta is 1
     scale = 1000 / n_timesteps
     low, high = min(1e-4 * scale, 0.5), min(0.02 * scale, 0.999)
     if schedule == "linear":
@@ -46,14 +46,14 @@ class ForwardProcess:
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(abar_t) and sqrt(1 - abar_t), shaped to broadcast over the last axis of `like`."""
-        alpha_bar = self.alpha_bar.to(t.device)[t - 1]
-        signal, noise = alpha_bar.sqrt()[..., None], (1 - alpha_bar).sqrt()[..., None]
+        alpha_bar = self.alpha_bar.to(t.device)[t - 1]  # (...)
+        signal, noise = alpha_bar.sqrt()[..., None], (1 - alpha_bar).sqrt()[..., None]  # (..., 1)
         return signal.to(like.dtype), noise.to(like.dtype)
 
     def add_noise(self, x_start: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t of x_start (..., K) at integer timesteps t (...)."""
         a, b = self.coefficients(t, x_start)
-        return a * x_start + b * noise
+        return a * x_start + b * noise  # (..., K)
 
     def target(self, x_start: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """What the network is asked to predict."""
@@ -62,7 +62,7 @@ class ForwardProcess:
         if self.prediction_type == "noise":
             return noise
         a, b = self.coefficients(t, x_start)
-        return a * noise - b * x_start
+        return a * noise - b * x_start  # (..., K), the velocity
 
     def precondition(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The prediction when `output`, in units of v, corrects the best linear one of a unit normal x_start."""

@@ -2,6 +2,8 @@
 
 `full` draws from all T. `1/n` draws from an evenly spaced 1/n of them. `adaptive` gives each AR step a grid whose size
 is proportional to the step's weight in the loss, so earlier (heavier) steps see more distinct noise levels.
+
+Shapes: B batch, L tokens.
 """
 
 from __future__ import annotations
@@ -42,12 +44,12 @@ class TimestepSampler:
         """
         batch, n_tokens = step.shape
         n_draws = 1 if self.per_step == "shared" else n_tokens
-        draws = torch.rand(batch, n_draws, generator=generator).to(step.device)
-        uniform = draws.expand(-1, n_tokens) if n_draws == 1 else draws.gather(1, step)
-        size = torch.full_like(weight, self.grid_size, dtype=torch.float64)
+        draws = torch.rand(batch, n_draws, generator=generator).to(step.device)  # (B, 1 or L)
+        uniform = draws.expand(-1, n_tokens) if n_draws == 1 else draws.gather(1, step)  # (B, L)
+        size = torch.full_like(weight, self.grid_size, dtype=torch.float64)  # (B, L) timesteps to choose among
         if self.adaptive:
             share = weight.double() / weight.double().amax(1, keepdim=True)
             size = (size * share).ceil()
         # the i-th of n evenly spaced timesteps is round(T * i / n), i = 1..n: the grid always holds T itself
-        index = torch.floor(uniform.double() * size) + 1
+        index = torch.floor(uniform.double() * size) + 1  # (B, L)
         return (self.n_timesteps * index / size).round().long().clamp(1, self.n_timesteps)

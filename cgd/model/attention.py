@@ -101,12 +101,10 @@ class CausalSelfAttention(nn.Module):
         (B, H, N, d) of all of them.
         """
         batch, n_queries, width = x.shape
-        qkv = self.to_qkv(x).view(batch, n_queries, 3, self.n_heads, width // self.n_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, Q, d)
+        qkv = self.to_qkv(x).view(batch, n_queries, 3, self.n_heads, width // self.n_heads)  # (B, Q, 3, H, d)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, Q, d) each
         if past is not None:
-            k, v = (
-                torch.cat([past[0].expand(batch, -1, -1, -1), k], 2),
-                torch.cat([past[1].expand(batch, -1, -1, -1), v], 2),
-            )
-        mixed = attend(q, k, v, mask)
-        return self.out(mixed.transpose(1, 2).reshape(batch, n_queries, width)), (k, v)
+            # a prefix of one sequence may serve a whole batch
+            k, v = (torch.cat([p.expand(batch, -1, -1, -1), new], 2) for p, new in zip(past, (k, v), strict=True))
+        mixed = attend(q, k, v, mask)  # (B, H, Q, d)
+        return self.out(mixed.transpose(1, 2).reshape(batch, n_queries, width)), (k, v)  # (B, Q, D)

@@ -1,6 +1,6 @@
 """Two-headed autoencoder (paper III-B a): one head per modality, a shared trunk, one decoder to the spots.
 
-Shapes: G genes, S spots, C cells, H hidden width, K latent width.
+Shapes: G genes, S spots, C cells, D hidden width, K latent width.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ class TwoHeadedAutoencoder(nn.Module):
             components, scale = principal_components(x, self.mean.in_features)
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
-            head.weight[: len(components)] = components / scale
+            head.weight[: len(components)] = components / scale  # scaled so that the first hidden value has size 1
             if head is self.head_st:
                 latent = self.decoder.in_features
                 nn.init.zeros_(self.decoder.weight)
                 nn.init.zeros_(self.decoder.bias)
                 n = min(latent, len(components))
-                self.decoder.weight[:, :n] = components[:n].T * scale
+                self.decoder.weight[:, :n] = components[:n].T * scale  # undoes the head: together a projection
         nn.init.zeros_(self.mean.bias)
         self.mean.weight.copy_(torch.eye(*self.mean.weight.shape))
 
@@ -81,8 +81,9 @@ class TwoHeadedAutoencoder(nn.Module):
         return self._trunk(self.head_sc(x - self.sc_mean))
 
     def _trunk(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        mean = self.mean(hidden) + self.mean_residual(nn.functional.gelu(hidden))
-        return mean, self.log_variance(hidden).clamp(-12.0, 4.0)
+        # linear as the SVD it may start from, plus a non-linear part that starts at zero
+        mean = self.mean(hidden) + self.mean_residual(nn.functional.gelu(hidden))  # (G, K)
+        return mean, self.log_variance(hidden).clamp(-12.0, 4.0)  # (G, K) each; clamped before it is exponentiated
 
     def sample(self, mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
         """z = mean + exp(log_variance / 2) * noise when variational, else the mean."""
@@ -98,7 +99,7 @@ class TwoHeadedAutoencoder(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """(..., K) -> (..., S) expression."""
-        return self.decoder(z) + self.st_mean
+        return self.decoder(z) + self.st_mean  # (..., S)
 
     def loss(self, x_st: Tensor, x_sc: Tensor, kl_weight: float, noise: tuple[Tensor, ...], rows: slice) -> Tensor:
         """Reconstruction of the ST from both heads, relative to the variance about the mean pattern, plus KL.
@@ -119,7 +120,7 @@ class TwoHeadedAutoencoder(nn.Module):
         truth, total = x_st[rows], x_st.new_zeros(())
         encoded = (self.encode_st(truth), self.encode_sc(x_sc[rows]))
         for (mean, log_variance), drawn in zip(encoded, noise, strict=True):
-            error = (self.decode(self.sample(mean, log_variance, drawn[rows])) - truth).square().mean(1)
+            error = (self.decode(self.sample(mean, log_variance, drawn[rows])) - truth).square().mean(1)  # (rows,)
             total = total + error.sum() / variance
             if self.variational:
                 total = total + kl_weight * gaussian_kl(mean, log_variance).sum()

@@ -2,7 +2,7 @@
 
 Source: Sadia, Ahamed, Cheng, CausalGeD, arXiv:2502.07751, III-B and Fig. 2.
 
-Shapes: B batch, L generated tokens, v clean tokens, c condition tokens, D width, K content per token.
+Shapes: B batch, L generated tokens, v clean tokens, c condition tokens, Q queries, D width, K content per token.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, past: tuple[Tensor, Tensor] | None, mask: Mask
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        mixed, kept = self.attention(self.norm_attention(x), past, mask)
-        x = x + self.dropout(mixed)
-        return x + self.dropout(self.mlp(self.norm_mlp(x))), kept
+        mixed, kept = self.attention(self.norm_attention(x), past, mask)  # (B, Q, D)
+        x = x + self.dropout(mixed)  # (B, Q, D)
+        return x + self.dropout(self.mlp(self.norm_mlp(x))), kept  # (B, Q, D)
 
 
 class CAT(nn.Module):
@@ -116,13 +116,13 @@ class CAT(nn.Module):
     def start(self, condition: Tensor) -> Prefix:
         """Prefix of the (B, c, D) condition tokens."""
         batch, n_condition, _ = condition.shape
-        step = torch.full((batch, n_condition), -1, device=condition.device)
+        step = torch.full((batch, n_condition), -1, device=condition.device)  # (B, c), before every AR step
         layout = Layout(torch.full_like(step, CONDITION), step)
         return self._extend(condition + self.kind.weight[CONDITION], layout, None)
 
     def extend(self, prefix: Prefix, content: Tensor, position: Tensor, step: Tensor) -> Prefix:
         """`prefix` followed by clean tokens: content (B, v, K), position code (B, v, D), AR step (B, v)."""
-        x = self.embed_clean(content) + position + self.kind.weight[CLEAN]
+        x = self.embed_clean(content) + position + self.kind.weight[CLEAN]  # (B, v, D)
         return self._extend(x, Layout(torch.full_like(step, CLEAN), step), prefix)
 
     def _extend(self, x: Tensor, layout: Layout, prefix: Prefix | None) -> Prefix:
@@ -143,6 +143,7 @@ class CAT(nn.Module):
         keys = layout if prefix is None else _expand(prefix.layout, x.shape[0]).join(layout)
         mask = make_mask(layout, keys, self.backend, self.rule)
         kept = []
+        # weights and norms stay float32: only what autocast covers is bfloat16
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             for i, block in enumerate(self.blocks):
                 x, key_value = block(x, None if prefix is None else prefix.past[i], mask)

@@ -101,10 +101,10 @@ def _attend(cells: Tensor, spots: Tensor, basis: Tensor) -> Iterator[Tensor]:
     for start in range(0, spots.shape[1], size):
         total = cells.new_zeros(())
         for of_cells, of_spots in views:
-            weight = torch.exp(_SHARPNESS * (of_spots[:, start : start + size].T @ of_cells - 1))
+            weight = torch.exp(_SHARPNESS * (of_spots[:, start : start + size].T @ of_cells - 1))  # (chunk, C)
             for _ in range(_DOUBLINGS):
                 total = total + weight / weight.sum(1, keepdim=True)
-                weight = weight.square()
+                weight = weight.square()  # of twice the sharpness, without another exponential
         yield total / (len(views) * _DOUBLINGS)
 
 

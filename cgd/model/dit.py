@@ -1,6 +1,6 @@
 """Diffusion transformer with adaLN-Zero (Peebles and Xie, arXiv:2212.09748): what stDiff and SpaDiT are built of.
 
-Shapes: B batch, L tokens, D width; a condition is (B, L, D), or (B, 1, D) where all tokens share it.
+Shapes: B batch, L tokens, D width, H heads; a condition is (B, L, D), or (B, 1, D) where all tokens share it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        return self.mlp(sinusoid(t / self.n_timesteps, self.width))
+        return self.mlp(sinusoid(t / self.n_timesteps, self.width))  # (..., D)
 
 
 class DiTBlock(nn.Module):
@@ -37,16 +37,16 @@ class DiTBlock(nn.Module):
         self.modulate = _zero_linear(width, 6 * width)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """(B, L, D) to (B, L, D)."""
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulate(condition).chunk(6, -1)
-        x = x + gate * self._mix(self.norm_attention(x) * (1 + scale) + shift)
-        return x + mlp_gate * self.mlp(self.norm_mlp(x) * (1 + mlp_scale) + mlp_shift)
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulate(condition).chunk(6, -1)  # (B, ., D) each
+        x = x + gate * self._mix(self.norm_attention(x) * (1 + scale) + shift)  # (B, L, D)
+        return x + mlp_gate * self.mlp(self.norm_mlp(x) * (1 + mlp_scale) + mlp_shift)  # (B, L, D)
 
     def _mix(self, x: Tensor) -> Tensor:
         batch, n_tokens, width = x.shape
-        qkv = self.to_qkv(x).view(batch, n_tokens, 3, self.n_heads, width // self.n_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, L, D / H)
-        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, n_tokens, width))
+        qkv = self.to_qkv(x).view(batch, n_tokens, 3, self.n_heads, width // self.n_heads)  # (B, L, 3, H, D / H)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, L, D / H) each
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)  # (B, L, H, D / H)
+        return self.out(mixed.reshape(batch, n_tokens, width))  # (B, L, D)
 
 
 class FinalLayer(nn.Module):
@@ -61,8 +61,8 @@ class FinalLayer(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        shift, scale = self.modulate(condition).chunk(2, -1)
-        return self.head(self.norm(x) * (1 + scale) + shift)
+        shift, scale = self.modulate(condition).chunk(2, -1)  # (B, ., D) each
+        return self.head(self.norm(x) * (1 + scale) + shift)  # (B, L, n_out)
 
 
 def _zero_linear(n_in: int, n_out: int) -> nn.Sequential:

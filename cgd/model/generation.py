@@ -73,7 +73,7 @@ class _Generation:
         if self.network.config.model.center == "none":
             return z.new_zeros(1, len(targets), z.shape[-1]), z.new_ones(1, len(targets), 1)
         center, variance = predict_from_context(features, z, targets, self.ridge_lambda)
-        return center, variance.sqrt()[None]
+        return center, variance.sqrt()[None]  # (1, M, K), (1, M, 1)
 
     def _reverse(
         self, prefix: Prefix, center: Tensor, position: Tensor, step: Tensor, generator: torch.Generator
@@ -84,13 +84,13 @@ class _Generation:
         def denoise(x: Tensor, t: int) -> Tensor:
             timestep = torch.full(step.shape, t, device=step.device)
             tokens = NoisyTokens(x.to(center.device), timestep, center, position, step)
-            return network.predict_guided(prefix, tokens).to(x.device)
+            return network.predict_guided(prefix, tokens).to(x.device)  # noise is drawn on the CPU, whatever the device
 
         if self.draw:
             shape = tuple(center.shape)
             x = sample(denoise, shape, network.process, sampling.sampler, sampling.n_steps, generator)
         else:
-            noise, last = torch.randn(center.shape, generator=generator), network.process.n_timesteps
+            noise, last = torch.randn(center.shape, generator=generator), network.process.n_timesteps  # (B, L, k)
             x = network.process.to_x_start(denoise(noise, last), noise, torch.full(step.shape, last))
         return x.to(center.device)
 
@@ -102,9 +102,9 @@ class _PanelGeneration(_Generation):
         tokens, context, config = self._tokens(), self.context, self.network.config
         rotation = torch.eye(tokens.content_dim)
         if config.train.rotate:
-            rotation = random_rotations(1, tokens.content_dim, generator)[0]
+            rotation = random_rotations(1, tokens.content_dim, generator)[0]  # as in training: each member sees its own
         rotation = rotation.to(context.z.device)
-        known = (context.z @ rotation)[None]
+        known = (context.z @ rotation)[None]  # (1, n, K)
         step = torch.zeros(1, len(context.z), dtype=torch.long, device=known.device)
         prefix = self.network.start(tokens.condition(context.code)[None])
         prefix = self.network.extend(prefix, known, tokens.embed_position(context.code)[None], step)
@@ -114,7 +114,7 @@ class _PanelGeneration(_Generation):
         result = known.new_empty(len(order), tokens.content_dim)
         for group in order.split(config.train.panel_size):
             result[group] = self._group(prefix, known, group, rotation, generator)
-        return result @ rotation.T
+        return result @ rotation.T  # (M, K), turned back
 
     def _group(
         self, prefix: Prefix, known: Tensor, group: Tensor, rotation: Tensor, generator: torch.Generator
@@ -134,7 +134,7 @@ class _PanelGeneration(_Generation):
                 center, scale = self._ridge(
                     grown, torch.cat([known, *(p[None] for p in parts)], 1), targets.features[part]
                 )
-            x = center + scale * self._reverse(prefix, center, position, step, generator)
+            x = center + scale * self._reverse(prefix, center, position, step, generator)  # (1, part, K)
             parts.append(x[0])
             if i + 1 < len(pieces):
                 prefix = self.network.extend(prefix, x, position, step)
@@ -158,7 +158,9 @@ class _LatentGeneration(_Generation):
         pieces, parts = torch.arange(tokens.n_tokens).tensor_split(n_steps), []
         for i, part in enumerate(pieces):
             step = torch.full((n, len(part)), i, device=centers.device)
-            x = centers[:, part] + self._reverse(prefix, centers[:, part], position[:, part], step, generator)
+            x = centers[:, part] + self._reverse(
+                prefix, centers[:, part], position[:, part], step, generator
+            )  # (M, ., k)
             parts.append(x)
             if i + 1 < len(pieces):
                 prefix = self.network.extend(prefix, x, position[:, part], step)

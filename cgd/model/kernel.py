@@ -53,9 +53,9 @@ class GeneKernel:
             diagonal = part.diagonal() - 2 * part.mean(1) + part.mean()
             moments.append((part.mean(1), diagonal.mean().clamp_min(1e-12)))
         kernel = cls(x_sc, sharpness, components, tuple(moments), x_sc[:, :0])
-        values, vectors = torch.linalg.eigh(kernel._centre(x_sc))
+        values, vectors = torch.linalg.eigh(kernel._centre(x_sc))  # (n,), (n, n)
         keep = values.argsort(descending=True)[:_MAX_FEATURES]
-        keep = keep[values[keep] > 1e-7 * values.max().clamp_min(1e-30)]
+        keep = keep[values[keep] > 1e-7 * values.max().clamp_min(1e-30)]  # the profiles are float32: less is rounding
         return cls(x_sc, sharpness, components, tuple(moments), vectors[:, keep] / values[keep].sqrt())
 
     def embed(self, x_sc: Tensor) -> Tensor:
@@ -67,7 +67,8 @@ class GeneKernel:
         parts = _parts(x_sc, self.profiles, self.sharpness, self.components)
         total = torch.zeros_like(parts[0])
         for part, (row_mean, diagonal) in zip(parts, self.moments, strict=True):
-            total += (part - part.mean(1, keepdim=True) - row_mean + row_mean.mean()) / diagonal
+            # centred on the training genes, so that the regression needs no intercept; each part weighs the same
+            total += (part - part.mean(1, keepdim=True) - row_mean + row_mean.mean()) / diagonal  # (G, n)
         return total / len(parts)
 
 

@@ -1,6 +1,6 @@
 """The whole network: autoencoder, tokens and CAT, and its training loss.
 
-Shapes: B sequences, L tokens, K latent, k content per token, n training genes.
+Shapes: B sequences, L tokens, D width, K latent, k content per token, n training genes.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Network(nn.Module):
 
     def encode_code(self, x: Tensor) -> Tensor:
         """Standardised C-latents (n, K) of scRNA-seq expression (n, C)."""
-        return (self.autoencoder.encode_sc(x)[0] - self.code_shift) / self.code_scale
+        return (self.autoencoder.encode_sc(x)[0] - self.code_shift) / self.code_scale  # the mean: a code is not sampled
 
     def standardise(self, z: Tensor) -> Tensor:
         """Standardised latents of raw ones, (n, K) each."""
@@ -137,16 +137,16 @@ class Network(nn.Module):
         device = sequence.content.device
         condition = sequence.condition
         if draw.dropped is not None and self.blank is not None:
-            condition = torch.where(draw.dropped.to(device)[:, None, None], self.blank, condition)
+            condition = torch.where(draw.dropped.to(device)[:, None, None], self.blank, condition)  # (B, c, D)
         prefix = self._make_prefix(sequence.content, sequence.position, condition, sequence.step)
         # without detaching, a jointly trained encoder could shrink its own target
-        x_start = ((sequence.content - sequence.center) / sequence.scale).detach()
+        x_start = ((sequence.content - sequence.center) / sequence.scale).detach()  # (B, L, k)
         center = sequence.center.detach()
         weight, total = (draw.weight / draw.total_weight).to(device), x_start.new_zeros(())
         for t, noise in ((t.to(device), noise.to(device)) for t, noise in draw.noise):
-            x_t = self.process.add_noise(x_start, noise, t)
+            x_t = self.process.add_noise(x_start, noise, t)  # (B, L, k)
             predicted = self.predict(prefix, NoisyTokens(x_t, t, center, sequence.position, sequence.step))
-            error = (predicted - self.process.target(x_start, noise, t)).square().mean(-1)
+            error = (predicted - self.process.target(x_start, noise, t)).square().mean(-1)  # (B, L)
             total = total + (weight * error).sum()
         return total / len(draw.noise)
 
@@ -154,7 +154,7 @@ class Network(nn.Module):
         """Condition and clean tokens: those of every step that a later one may look at, under the full mask of all."""
         n_clean = step.shape[1]
         if self.config.model.attention_mask == "causal":
-            n_clean -= int((step == step[:, -1:]).sum(1).min())
+            n_clean -= int((step == step[:, -1:]).sum(1).min())  # the last step is clean for nobody
         prefix = self.cat.start(condition)
         if n_clean == 0:
             return prefix

@@ -67,11 +67,11 @@ class RefinedCentre:
 
     def predict(self, features: Tensor, cell_features: Tensor | None = None) -> Tensor:
         """(G, S) expression of genes with kernel features (G, r) and, where a cell map is blended in, its (G, k)."""
-        extended = torch.cat([features, features.new_ones(len(features), 1)], 1)
-        in_units, pattern = extended @ self.level, standardise(extended @ self.pattern, 1e-9)
+        extended = torch.cat([features, features.new_ones(len(features), 1)], 1)  # (G, r + 1)
+        in_units, pattern = extended @ self.level, standardise(extended @ self.pattern, 1e-9)  # (G, S) each
         if self.cell_patterns is not None:
             assert cell_features is not None
-            mapped = standardise(cell_features @ self.cell_patterns)
+            mapped = standardise(cell_features @ self.cell_patterns)  # (G, S)
             pattern = standardise(pattern + self.cell_share * mapped, 1e-9)
         return in_units.mean(1, keepdim=True) + in_units.std(1, correction=0, keepdim=True) * pattern
 
@@ -113,7 +113,7 @@ class _Regression(Ridge):
         left, singular, axes = thin_svd(targets - mean, 1e-10)
         components, patterns = left * singular, axes.T  # (n, q), (q, S)
         errors = torch.stack([self.leave_one_out(components, p).square().sum(0) for p in self.penalties])  # (p, q)
-        common = errors.sum(1).argmin().expand(errors.shape[1])
+        common = errors.sum(1).argmin().expand(errors.shape[1])  # (q,) index of a penalty
         own = _smooth(errors / components.square().sum(0).clamp_min(1e-12)).argmin(0)
         for chosen in (common, own):
             yield self._solve(components, patterns, mean, chosen)

@@ -140,7 +140,7 @@ def draw_mixtures(
     weights sum to 1, which keeps the noise level of a mixture that of a gene.
     """
     order = torch.rand(batch, n_genes, generator=generator).argsort(1)
-    index = order[:, : n_tokens * size].view(batch, n_tokens, size)
+    index = order[:, : n_tokens * size].view(batch, n_tokens, size)  # (B, L, m)
     if size == 1:
         return index, torch.ones(batch, n_tokens, 1)
     weight = torch.randn(batch, n_tokens, size, generator=generator)
@@ -164,13 +164,13 @@ class GeneTokens(nn.Module):
 
     def condition(self, code: Tensor) -> Tensor:
         """(c, D) condition tokens from the C-latents (n, K) of the training genes."""
-        attention = (self.summary_query @ code.T / code.shape[1] ** 0.5).softmax(-1)
-        return self.embed_summary(attention @ code + self.summary_query)
+        attention = (self.summary_query @ code.T / code.shape[1] ** 0.5).softmax(-1)  # (c, n)
+        return self.embed_summary(attention @ code + self.summary_query)  # (c, D)
 
     def draw(self, table: TrainingTable, generator: torch.Generator) -> BatchDraw:
         """A batch of random panels of (mixtures of) training genes."""
         train, n_genes = self.config.train, len(table.z)
-        largest = max(1, min(train.mixture_size, n_genes // 4))
+        largest = max(1, min(train.mixture_size, n_genes // 4))  # leaves genes for at least four tokens
         size = int(torch.randint(1, largest + 1, (1,), generator=generator))
         n_tokens = min(train.panel_size, n_genes // size)
         index, weight = draw_mixtures(train.batch_size, n_tokens, size, n_genes, generator)
@@ -185,15 +185,15 @@ class GeneTokens(nn.Module):
         index, weight, step = draw.index.to(device), draw.weight.to(device), draw.step.to(device)
         content, code, features = (_mix(rows, index, weight) for rows in (table.z, table.code, table.features))
         if draw.rotation is not None:
-            content = content @ draw.rotation.to(device)
+            content = content @ draw.rotation.to(device)  # (B, L, K): the ridge rotates along, so the task is the same
         if self.config.model.center == "ridge":
             # the centre knows what the transformer may see
             center_on = causal_ridge if self.config.model.attention_mask == "causal" else other_steps_ridge
-            center, variance = center_on(features, content, step, ridge_lambda)
+            center, variance = center_on(features, content, step, ridge_lambda)  # (B, L, K), (B, L, 1)
             scale = variance.sqrt()
         else:
             center, scale = torch.zeros_like(content), torch.ones_like(content[..., :1])
-        condition = self.condition(table.code).expand(len(content), -1, -1)
+        condition = self.condition(table.code).expand(len(content), -1, -1)  # (B, c, D)
         return Sequence(content, center, scale, self.embed_position(code), condition, step)
 
 
@@ -230,7 +230,7 @@ class LatentTokens(nn.Module):
 
     def condition(self, code: Tensor) -> Tensor:
         """(B, c, D) condition tokens from C-latents (B, K)."""
-        return self.embed_condition(code).view(len(code), self.n_condition, -1)
+        return self.embed_condition(code).view(len(code), self.n_condition, -1)  # (B, c, D)
 
     def token_order(self, batch: int, generator: torch.Generator) -> Tensor:
         """(B, L) order in which the tokens are generated; the leading latent dimensions first under `variance`."""
@@ -240,8 +240,8 @@ class LatentTokens(nn.Module):
 
     def split(self, latent: Tensor, order: Tensor) -> Tensor:
         """(B, K) latents -> (B, L, k) tokens in the given order."""
-        tokens = latent.view(len(latent), self.n_tokens, self.content_dim)
-        return tokens.gather(1, order[..., None].expand_as(tokens))
+        tokens = latent.view(len(latent), self.n_tokens, self.content_dim)  # (B, L, k)
+        return tokens.gather(1, order[..., None].expand_as(tokens))  # (B, L, k)
 
     def join(self, tokens: Tensor, order: Tensor) -> Tensor:
         """Undo `split`: (B, L, k) -> (B, K)."""

@@ -26,11 +26,11 @@ def causal_ridge(features: Tensor, latents: Tensor, step: Tensor, ridge_lambda: 
     step
         (B, L) AR step, non-decreasing along the sequence.
     """
-    kernel = (features @ features.transpose(1, 2)).double()
-    factor = torch.linalg.cholesky(_penalise(kernel, ridge_lambda))
-    whitened = torch.linalg.solve_triangular(factor, latents.double(), upper=False)
-    earlier = step[:, None, :] < step[:, :, None]
-    variance = (factor * ~earlier).square().sum(-1, keepdim=True) / (1 + ridge_lambda)
+    kernel = (features @ features.transpose(1, 2)).double()  # (B, L, L)
+    factor = torch.linalg.cholesky(_penalise(kernel, ridge_lambda))  # (B, L, L), in AR order: row i needs j <= i alone
+    whitened = torch.linalg.solve_triangular(factor, latents.double(), upper=False)  # (B, L, K)
+    earlier = step[:, None, :] < step[:, :, None]  # (B, L, L)
+    variance = (factor * ~earlier).square().sum(-1, keepdim=True) / (1 + ridge_lambda)  # (B, L, 1)
     return ((factor * earlier) @ whitened).to(latents.dtype), variance.to(latents.dtype)
 
 
@@ -40,11 +40,11 @@ def other_steps_ridge(features: Tensor, latents: Tensor, step: Tensor, ridge_lam
     With P = (F F^T + lambda I)^-1 and B its blocks within a step, the error of predicting a step from the others is
     B^-1 P Z and the covariance of that error B^-1.
     """
-    kernel = (features @ features.transpose(1, 2)).double()
-    precision = torch.linalg.inv(_penalise(kernel, ridge_lambda))
-    covariance = torch.linalg.inv(precision * (step[:, None, :] == step[:, :, None]))
-    error = covariance @ (precision @ latents.double())
-    variance = covariance.diagonal(dim1=1, dim2=2)[..., None] / (1 + ridge_lambda)
+    kernel = (features @ features.transpose(1, 2)).double()  # (B, L, L)
+    precision = torch.linalg.inv(_penalise(kernel, ridge_lambda))  # (B, L, L)
+    covariance = torch.linalg.inv(precision * (step[:, None, :] == step[:, :, None]))  # (B, L, L), step by step
+    error = covariance @ (precision @ latents.double())  # (B, L, K)
+    variance = covariance.diagonal(dim1=1, dim2=2)[..., None] / (1 + ridge_lambda)  # (B, L, 1)
     return (latents.double() - error).to(latents.dtype), variance.to(latents.dtype)
 
 
@@ -55,13 +55,13 @@ def predict_from_context(
     of its error, in units of the prior's."""
     known, asked = context.double(), targets.double()
     if len(known) <= known.shape[1]:
-        cross = known @ asked.T
+        cross = known @ asked.T  # (N, M)
         weights = torch.linalg.solve(_penalise(known @ known.T, ridge_lambda), cross)  # (N, M)
-        variance = asked.square().sum(1) + ridge_lambda - (cross * weights).sum(0)
+        variance = asked.square().sum(1) + ridge_lambda - (cross * weights).sum(0)  # (M,)
     else:  # the same through the features, of which there are fewer
-        solved = torch.linalg.solve(_penalise(known.T @ known, ridge_lambda), asked.T)
-        weights = known @ solved
-        variance = ridge_lambda * (1 + (asked.T * solved).sum(0))
+        solved = torch.linalg.solve(_penalise(known.T @ known, ridge_lambda), asked.T)  # (r, M)
+        weights = known @ solved  # (N, M)
+        variance = ridge_lambda * (1 + (asked.T * solved).sum(0))  # (M,), the same as above by Woodbury's identity
     variance = variance / (1 + ridge_lambda)
     prediction = torch.einsum("nm,bnk->bmk", weights.to(latents.dtype), latents)
     return prediction, variance[:, None].to(latents.dtype)

@@ -169,14 +169,15 @@ class Trainer:
     def _run_epoch(self) -> dict[str, float]:
         start = time.perf_counter()
         self.network.train()
+        # seeded anew at every epoch, so that a resumed one drops what the interrupted one would have
         torch.manual_seed(derive_seed(self.network.config.seed, "dropout", self.parallel.rank, self.progress.epoch))
-        if self.joint:
+        if self.joint:  # the encoder moves, and with it the scale of the latents
             self._fit_scales()
         losses = [self._run_step(i) for i in range(self.config.steps_per_epoch)]
         self.progress.epoch += 1
         score = self.parallel.from_main(self._score())
         self.progress.best_score = max(score, self.progress.best_score)
-        if score >= self.progress.best_score - self.config.tolerance:
+        if score >= self.progress.best_score - self.config.tolerance:  # the latest that is as good as the best
             self.progress.kept_epoch, self.progress.kept_score = self.progress.epoch, score
             self.kept = self._snapshot()
         totals = {key: sum(loss[key] for loss in losses) / len(losses) for key in losses[0]}
@@ -239,7 +240,7 @@ class Trainer:
         """Add up the processes' gradients and `losses`, take a step, and return the norm of the gradient."""
         self.parallel.add_up_gradients(parameters)
         self.parallel.add_up(losses)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.gradient_clip)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.gradient_clip)  # of the whole batch's gradient
         self._check(torch.stack(losses).sum(), norm)
         optimizer.step()
         return norm
