@@ -83,7 +83,7 @@ def _compiled_flex() -> Callable[..., Tensor]:
     return torch.compile(flex_attention)
 
 
-class CausalSelfAttention(nn.Module):
+class SelfAttention(nn.Module):
     """Multi-head attention whose keys and values can be kept for later queries."""
 
     def __init__(self, width: int, n_heads: int) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cgd.config import ModelConfig
 from cgd.model.ar_steps import CLEAN, CONDITION, NOISY
-from cgd.model.attention import CausalSelfAttention, Layout, make_mask
+from cgd.model.attention import Layout, SelfAttention, make_mask
 from cgd.model.embedding import sinusoid
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Block(nn.Module):
     def __init__(self, width: int, n_heads: int, dropout: float) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(width)
-        self.attention = CausalSelfAttention(width, n_heads)
+        self.attention = SelfAttention(width, n_heads)
         self.norm_mlp = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.dropout = nn.Dropout(dropout)

@@ -1,13 +1,13 @@
 """Diffusion transformer with adaLN-Zero (Peebles and Xie, arXiv:2212.09748): what stDiff and SpaDiT are built of.
 
-Shapes: B batch, L tokens, D width, H heads; a condition is (B, L, D), or (B, 1, D) where all tokens share it.
+Shapes: B batch, L tokens, D width; a condition is (B, L, D), or (B, 1, D) where all tokens share it.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from cgd.model.attention import SelfAttention
 from cgd.model.embedding import sinusoid
 
 
@@ -28,25 +28,17 @@ class DiTBlock(nn.Module):
 
     def __init__(self, width: int, n_heads: int) -> None:
         super().__init__()
-        self.n_heads = n_heads
         self.norm_attention = nn.LayerNorm(width, elementwise_affine=False)
         self.norm_mlp = nn.LayerNorm(width, elementwise_affine=False)
-        self.to_qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.attention = SelfAttention(width, n_heads)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
         self.modulate = _zero_linear(width, 6 * width)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulate(condition).chunk(6, -1)  # (B, ., D) each
-        x = x + gate * self._mix(self.norm_attention(x) * (1 + scale) + shift)  # (B, L, D)
+        mixed, _ = self.attention(self.norm_attention(x) * (1 + scale) + shift, None, None)  # (B, L, D), all see all
+        x = x + gate * mixed  # (B, L, D)
         return x + mlp_gate * self.mlp(self.norm_mlp(x) * (1 + mlp_scale) + mlp_shift)  # (B, L, D)
-
-    def _mix(self, x: Tensor) -> Tensor:
-        batch, n_tokens, width = x.shape
-        qkv = self.to_qkv(x).view(batch, n_tokens, 3, self.n_heads, width // self.n_heads)  # (B, L, 3, H, D / H)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, L, D / H) each
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)  # (B, L, H, D / H)
-        return self.out(mixed.reshape(batch, n_tokens, width))  # (B, L, D)
 
 
 class FinalLayer(nn.Module):

@@ -54,10 +54,12 @@ class RefinedCentre:
         nothing.
         """
         level, pattern, left_out = None, features.new_zeros(()).double(), features.new_zeros(()).double()
-        for fit in _fit_four(features, x_st):
-            level = fit.weights if level is None else level
-            pattern = pattern + fit.weights / fit.spread
-            left_out = left_out + fit.left_out / fit.spread
+        regression = _Regression(features)
+        for targets in (x_st, standardise(x_st)):
+            for fit in regression.fit(targets.double()):  # one after the other: each holds leave-one-out predictions
+                level = fit.weights if level is None else level  # of the first, which is in expression units
+                pattern = pattern + fit.weights / fit.spread
+                left_out = left_out + fit.left_out / fit.spread
         assert level is not None
         return cls(pattern.to(x_st.dtype), level.to(x_st.dtype)), left_out.to(x_st.dtype)
 
@@ -80,13 +82,6 @@ def standardise(x: Tensor, least: float = 1e-6) -> Tensor:
     """Rows to mean 0 and standard deviation 1; a row that varies by no more than `least` becomes 0."""
     spread = x.std(1, correction=0, keepdim=True)
     return torch.where(spread > least, (x - x.mean(1, keepdim=True)) / spread.clamp_min(least), 0.0)
-
-
-def _fit_four(features: Tensor, x_st: Tensor) -> Iterator[_Fit]:
-    """One after the other, as each holds leave-one-out predictions; the first is that in expression units."""
-    regression = _Regression(features)
-    yield from regression.fit(x_st.double())
-    yield from regression.fit(standardise(x_st).double())
 
 
 @dataclass(frozen=True)

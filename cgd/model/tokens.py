@@ -206,12 +206,8 @@ def _arrange(index: Tensor, weight: Tensor, order: Tensor | None) -> tuple[Tenso
     """Sort the tokens of each sequence by descending score; a mixture's score is weighted by its squared weights."""
     if order is None:
         return index, weight
-    rank = (
-        (weight.square() * order.cpu()[index])
-        .sum(-1)
-        .argsort(dim=1, descending=True, stable=True)[..., None]
-        .expand_as(index)
-    )
+    score = (weight.square() * order.cpu()[index]).sum(-1)  # (B, L)
+    rank = score.argsort(dim=1, descending=True, stable=True)[..., None].expand_as(index)  # (B, L, m)
     return index.gather(1, rank), weight.gather(1, rank)
 
 

@@ -213,10 +213,9 @@ class Trainer:
             part = self.network.diffusion_loss(table, reference.ridge_lambda, draw.part(rows))
             part.backward(retain_graph=self.joint)  # the table serves all pieces
             diffusion += part.detach()
-        reconstruction = (
-            self._reconstruct(self.config.reconstruction_weight) if self.joint else torch.zeros_like(diffusion)
-        )
-        return diffusion, reconstruction
+        if not self.joint:
+            return diffusion, torch.zeros_like(diffusion)
+        return diffusion, self._reconstruct(self.config.reconstruction_weight)
 
     def _reconstruct(self, weight: float) -> Tensor:
         """Leave the gradient of `weight` times this process's share of the autoencoder's loss; the share."""
