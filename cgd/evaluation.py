@@ -19,6 +19,7 @@ from cgd.data.split import GeneSplit
 from cgd.estimator import CausalGeD
 from cgd.kept_prediction import KeptPrediction
 from cgd.memory import peak_memory_mb, reset_peak_memory
+from cgd.metrics.facts import CEILING
 from cgd.metrics.floors import ceiling, predict_floors, visible_mean_fill, zero_fill
 from cgd.metrics.intervals import constant_intervals, score_intervals
 from cgd.metrics.summary import summarise_table
@@ -227,7 +228,7 @@ def evaluate_floors(prepared: PreparedPair, split: GeneSplit, config: Config) ->
     """
     hidden = hide(prepared, split, config)
     predictions = predict_floors(hidden.visible, split.test, config.split.seed)
-    predictions["ceiling"] = ceiling(hidden.visible, hidden.test.truth, config.model.latent_dim)
+    predictions[CEILING] = ceiling(hidden.visible, hidden.test.truth, config.model.latent_dim)
     if hidden.test.hidden is not None:
         predictions["zero_fill"] = zero_fill(hidden.test.truth, hidden.test.hidden)
         predictions["visible_mean_fill"] = visible_mean_fill(hidden.test.truth, hidden.test.hidden)

@@ -21,8 +21,8 @@ def package_version() -> str:
         return "0+uninstalled"
 
 
-# tables, not computations: what a trial takes from them is in its fingerprint already
-_NO_CODE = ("config.py", "baselines/__init__.py")
+# tables, not computations: what a trial takes from them is in its fingerprint already, or a name
+_NO_CODE = ("config.py", "baselines/__init__.py", "metrics/facts.py")
 
 
 @lru_cache

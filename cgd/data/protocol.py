@@ -18,6 +18,7 @@ from cgd.data.graph import Edges
 from cgd.data.preprocess import PreparedPair, counts_of, log_normalise
 from cgd.data.split import GeneSplit
 from cgd.errors import DataError
+from cgd.metrics.facts import SCORES
 from cgd.metrics.gene import gene_metrics
 
 FloatArray = npt.NDArray[np.float32]
@@ -156,8 +157,7 @@ def _masked_metrics(
         else:
             values = gene_metrics(predicted[mask][None], true[mask][None])
             rows.append({key: float(value[0]) for key, value in values.items()})
-    columns = gene_metrics(truth[:1, :3], truth[:1, :3]).keys()
-    return {key: np.array([row.get(key, np.nan) for row in rows]) for key in columns}
+    return {key: np.array([row.get(key, np.nan) for row in rows]) for key in SCORES}
 
 
 @dataclass(frozen=True)

@@ -8,58 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-# Resampled values held in memory at once (8 bytes each).
-_BLOCK = 2**22
-
-
-def bootstrap_interval(
-    values: npt.ArrayLike, level: float = 0.95, n_boot: int = 2000, seed: int = 0
-) -> tuple[float, float, float]:
-    """Mean over genes with its percentile bootstrap interval; genes are resampled, NaN are ignored.
-
-    Parameters
-    ----------
-    values
-        (n_genes,) one value per gene.
-    level
-        Share of the bootstrap means inside the interval.
-    n_boot
-        Number of resamples.
-    seed
-        The same seed gives the same interval.
-
-    Returns
-    -------
-    mean, low, high
-        NaN, NaN, NaN where no gene has a value.
-
-    Raises
-    ------
-    ValueError
-        `values` not one-dimensional or infinite, `level` outside (0, 1) or `n_boot` below 1.
-    """
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or np.isinf(array).any():
-        raise ValueError(f"values must be (n_genes,) without infinities, found shape {array.shape}")
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, found {level}")
-    if n_boot < 1:
-        raise ValueError(f"n_boot must be at least 1, found {n_boot}")
-    scored = array[~np.isnan(array)]
-    if not scored.size:
-        return float("nan"), float("nan"), float("nan")
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    low, high = np.quantile(_bootstrap_means(scored, n_boot, np.random.default_rng(seed)), tails)
-    return float(scored.mean()), float(low), float(high)
-
-
-def _bootstrap_means(values: npt.NDArray[np.float64], n_boot: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """(n_boot,) means of resamples of `values`, in blocks so that thousands of genes fit in memory."""
-    per_block = max(1, _BLOCK // values.size)
-    sizes = [min(per_block, n_boot - start) for start in range(0, n_boot, per_block)]
-    blocks = [values[rng.integers(values.size, size=(size, values.size))].mean(axis=1) for size in sizes]
-    return np.concatenate(blocks)
-
 
 def summarise(per_gene: Mapping[str, npt.ArrayLike]) -> dict[str, float]:
     """Mean of each metric over the genes that can be scored, and how many these are.

@@ -13,7 +13,7 @@ import cgd
 from cgd.data.protocol import HiddenGenes, VisiblePair
 from cgd.errors import CheckpointError, ConfigError, DataError, NotFittedError
 from cgd.estimator import CausalGeD
-from cgd.metrics import gene_metrics
+from cgd.metrics.gene import gene_metrics
 from cgd.training.checkpoint import read_folder, write_folder
 
 EXTRA = 3  # genes of the scRNA-seq that the ST does not measure

@@ -7,7 +7,8 @@ import pytest
 from cgd.data.protocol import HiddenGenes
 from cgd.data.split import make_splits
 from cgd.evaluation import evaluate, evaluate_floors, trial_fingerprint
-from cgd.metrics import FLOORS, METRICS
+from cgd.metrics.facts import SCORES
+from cgd.metrics.floors import FLOORS
 from cgd.metrics.intervals import constant_intervals, score_intervals
 from cgd.metrics.summary import summarise_table
 from cgd.model.cat import CAT
@@ -40,7 +41,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(tiny, values):
 def test_the_summary_is_of_the_table(tiny):
     evaluation = tiny.evaluate()
     assert tuple(evaluation.per_gene["gene"]) == tiny.split.test
-    for key in METRICS:
+    for key in SCORES:
         assert evaluation.summary[f"test_{key}"] == pytest.approx(evaluation.per_gene[key].mean())
     assert (evaluation.summary["n_genes"], evaluation.summary["n_scored"]) == (4, 4)
     assert (evaluation.summary["epochs"], evaluation.summary["n_parameters"]) == (2, evaluation.model.n_parameters)
@@ -99,7 +100,7 @@ def test_intervals_of_a_gene_without_spread_or_without_bound():
 
 def test_every_protocol_column_is_summarised(tiny):
     summary = tiny.evaluate({"evaluation.protocol": "published"}).summary
-    wanted = {f"test_{key}" for key in METRICS} | {f"test_hidden_{key}" for key in METRICS} | {"test_copied_share"}
+    wanted = {f"test_{key}" for key in SCORES} | {f"test_hidden_{key}" for key in SCORES} | {"test_copied_share"}
     assert wanted <= set(summary)
     assert summary["test_pcc"] > summary["test_hidden_pcc"]
 

@@ -11,7 +11,8 @@ from cgd.data.protocol import HiddenGenes, VisiblePair, hide
 from cgd.data.split import GeneSplit
 from cgd.errors import DataError
 from cgd.evaluation import evaluate_floors
-from cgd.metrics import METRICS, gene_metrics
+from cgd.metrics.facts import SCORES
+from cgd.metrics.gene import gene_metrics
 from cgd.metrics.summary import summarise_table
 
 PUBLISHED = {"evaluation.protocol": "published"}
@@ -103,7 +104,7 @@ def test_scores_are_the_metrics_of_the_prediction(tiny):
     test = tiny.hidden().test
     prediction = np.random.default_rng(0).random(test.truth.shape).astype(np.float32)
     table = test.score(prediction)
-    assert list(table.columns) == ["gene", *METRICS]
+    assert list(table.columns) == ["gene", *SCORES]
     assert tuple(table["gene"]) == tiny.split.test
     for key, values in gene_metrics(prediction, test.truth).items():
         np.testing.assert_array_equal(table[key], values)
@@ -130,7 +131,7 @@ def test_under_published_everything_but_the_hidden_entries_is_copied(tiny):
         np.testing.assert_array_equal(table[key], values)
     for row, mask, one, truth in zip(table.to_dict("records"), test.hidden, prediction, test.truth, strict=True):
         alone = gene_metrics(one[mask][None], truth[mask][None])
-        assert all(row[f"hidden_{key}"] == alone[key][0] for key in METRICS)
+        assert all(row[f"hidden_{key}"] == alone[key][0] for key in SCORES)
         assert row["copied_share"] == 1 - mask.mean()
 
 
@@ -173,7 +174,7 @@ def test_two_methods_are_scored_under_the_same_mask(tiny):
     assert {"zero_fill", "visible_mean_fill", "kernel_ridge", "ceiling"} <= set(floors["method"])
     for _, rows in floors.groupby("method"):
         assert rows["copied_share"].tolist() == model["copied_share"].tolist()
-    assert {f"hidden_{key}" for key in METRICS} <= set(model.columns) & set(floors.columns)
+    assert {f"hidden_{key}" for key in SCORES} <= set(model.columns) & set(floors.columns)
 
 
 def test_validation_never_copies_whatever_the_protocol(tiny):

@@ -10,7 +10,8 @@ import scipy.sparse as sp
 from cgd.data.protocol import VisiblePair
 from cgd.data.simulate import TECHNOLOGIES, simulate_pair
 from cgd.errors import ConfigError
-from cgd.metrics import gene_metrics, predict_floors
+from cgd.metrics.floors import predict_floors
+from cgd.metrics.gene import gene_metrics
 
 
 @pytest.fixture(scope="module")

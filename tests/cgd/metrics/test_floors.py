@@ -7,14 +7,8 @@ import pytest
 
 from cgd.data.protocol import VisiblePair
 from cgd.errors import DataError
-from cgd.metrics import (
-    FLOORS,
-    ceiling,
-    gene_metrics,
-    predict_floors,
-    visible_mean_fill,
-    zero_fill,
-)
+from cgd.metrics.floors import FLOORS, ceiling, predict_floors, visible_mean_fill, zero_fill
+from cgd.metrics.gene import gene_metrics
 
 
 def visible_pair(n_train=20, n_query=6, n_spots=40, n_cells=30, seed=0):

@@ -1,4 +1,4 @@
-"""Metrics against SciPy and scikit-image, their NaN policy, the bootstrap and the summary."""
+"""Metrics against SciPy and scikit-image, their NaN policy and the summary."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,9 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import pearsonr, spearmanr
 from skimage.metrics import structural_similarity
 
-from cgd.metrics import METRICS, PUBLISHED_METRICS, bootstrap_interval, coverage, gene_metrics, summarise
+from cgd.metrics.facts import SCORES
+from cgd.metrics.gene import coverage, gene_metrics
+from cgd.metrics.summary import summarise
 
 N_GENES, N_SPOTS = 12, 101  # an odd number of spots, so that one window of scikit-image spans them
 
@@ -24,10 +26,6 @@ def by_maximum(x):
     return x / x.max()
 
 
-def min_max(x):
-    return (x - x.min()) / (x.max() - x.min())
-
-
 def one_window_ssim(a, b):
     options = {"win_size": N_SPOTS, "data_range": max(a.max(), b.max()), "use_sample_covariance": False}
     return structural_similarity(a, b, K1=0.01, K2=0.03, **options)
@@ -37,9 +35,9 @@ def z(x):
     return (x - x.mean()) / x.std()
 
 
-def test_standard_metrics_agree_with_scipy_and_scikit_image(pair):
+def test_metrics_agree_with_scipy_and_scikit_image(pair):
     scores = gene_metrics(*pair)
-    assert list(scores) == list(METRICS)
+    assert list(scores) == list(SCORES)
     for i, (p, t) in enumerate(zip(*pair, strict=True)):
         expected = {
             "pcc": pearsonr(p, t).statistic,
@@ -50,32 +48,6 @@ def test_standard_metrics_agree_with_scipy_and_scikit_image(pair):
         }
         for key, value in expected.items():
             assert scores[key][i] == pytest.approx(value, abs=1e-9), (key, i)
-
-
-def test_published_metrics_are_the_reference_code_s_own(pair):
-    scores = gene_metrics(*pair, variant="published")
-    for i, (p, t) in enumerate(zip(*pair, strict=True)):
-        a, b = min_max(p), min_max(t)
-        assert scores["pcc"][i] == pytest.approx(pearsonr(p, t).statistic, abs=1e-9)
-        assert scores["ssim"][i] == pytest.approx(one_window_ssim(a, b), abs=1e-9)
-        assert scores["rmse"][i] == pytest.approx(1 + np.sqrt(np.mean((a - b) ** 2)), abs=1e-9)
-        assert scores["js"][i] == pytest.approx(jensenshannon(a, b), abs=1e-9)
-
-
-def test_a_perfect_prediction_reaches_the_best_value(pair):
-    _, truth = pair
-    scores = gene_metrics(truth, truth)
-    for key, metric in METRICS.items():
-        best = metric.high if metric.higher_is_better else metric.low
-        np.testing.assert_allclose(scores[key], best, atol=1e-7)
-
-
-@pytest.mark.parametrize(("variant", "registry"), [("standard", METRICS), ("published", PUBLISHED_METRICS)])
-def test_values_lie_in_the_registered_range(pair, variant, registry):
-    prediction, truth = pair
-    for candidate in (prediction, -truth, np.zeros_like(truth), np.roll(truth, 1, axis=1)):
-        for key, values in gene_metrics(candidate, truth, variant).items():
-            assert ((values >= registry[key].low - 1e-12) & (values <= registry[key].high + 1e-12)).all(), key
 
 
 def test_scale_of_a_gene_does_not_matter_even_where_squares_underflow(pair):
@@ -89,9 +61,8 @@ def test_constant_truth_is_nan_in_every_metric_and_no_other_gene_is(pair):
     prediction, truth = pair
     truth[4] = 0.0
     truth[7] = 2.5
-    for variant in ("standard", "published"):
-        for key, values in gene_metrics(prediction, truth, variant).items():
-            assert np.flatnonzero(np.isnan(values)).tolist() == [4, 7], key
+    for key, values in gene_metrics(prediction, truth).items():
+        assert np.flatnonzero(np.isnan(values)).tolist() == [4, 7], key
 
 
 @pytest.mark.parametrize("level", [0.0, 1.7, -3.0])
@@ -106,7 +77,6 @@ def test_constant_prediction_scores_as_no_information(pair, level):
     uniform = np.ones(N_SPOTS)
     np.testing.assert_allclose(scores["js"], [jensenshannon(uniform, t) ** 2 for t in truth], atol=1e-6)
     assert all(np.isfinite(values).all() for values in scores.values())
-    assert all(np.isfinite(values).all() for values in gene_metrics(prediction, truth, "published").values())
 
 
 def test_shapes_that_differ_are_refused_with_both_shapes():
@@ -124,11 +94,6 @@ def test_non_finite_prediction_is_refused_with_its_rows(pair, bad):
         gene_metrics(prediction, truth)
 
 
-def test_unknown_variant_is_refused(pair):
-    with pytest.raises(ValueError, match="'standrd'"):
-        gene_metrics(*pair, variant="standrd")
-
-
 def test_coverage_counts_both_bounds_and_equals_the_level_of_true_intervals():
     truth = np.array([[0.0, 1.0, 2.0, 3.0]])
     assert coverage(np.full((1, 4), 1.0), np.full((1, 4), 2.0), truth).tolist() == [0.5]
@@ -136,37 +101,6 @@ def test_coverage_counts_both_bounds_and_equals_the_level_of_true_intervals():
     np.testing.assert_allclose(coverage(np.full_like(draws, -1.645), np.full_like(draws, 1.645), draws), 0.9, atol=0.01)
     with pytest.raises(ValueError, match="found 4 entries"):
         coverage(truth + 1, truth, truth)
-
-
-def test_bootstrap_interval_matches_the_normal_interval_and_ignores_nan():
-    values = np.random.default_rng(1).normal(0.3, 0.2, 400)
-    with_nan = np.concatenate([values, [np.nan] * 50])
-    mean, low, high = bootstrap_interval(with_nan)
-    assert mean == pytest.approx(values.mean())
-    half = 1.96 * values.std() / np.sqrt(values.size)
-    assert (low, high) == (pytest.approx(mean - half, abs=0.1 * half), pytest.approx(mean + half, abs=0.1 * half))
-    assert bootstrap_interval(with_nan) == (mean, low, high)
-    assert bootstrap_interval(with_nan, seed=1) != (mean, low, high)
-    narrow = bootstrap_interval(values, level=0.5)
-    assert low < narrow[1] < narrow[2] < high
-
-
-def test_bootstrap_in_blocks_equals_one_block(monkeypatch):
-    values = np.random.default_rng(2).normal(size=50)
-    whole = bootstrap_interval(values, n_boot=333)
-    monkeypatch.setattr("cgd.metrics.summary._BLOCK", 700)
-    assert bootstrap_interval(values, n_boot=333) == whole
-
-
-def test_bootstrap_of_one_or_no_value():
-    assert bootstrap_interval([np.nan, 0.4]) == (0.4, 0.4, 0.4)
-    assert np.isnan(bootstrap_interval([np.nan, np.nan])).all()
-
-
-@pytest.mark.parametrize("arguments", [{"level": 1.0}, {"n_boot": 0}])
-def test_bootstrap_refuses_impossible_arguments(arguments):
-    with pytest.raises(ValueError, match="found"):
-        bootstrap_interval([0.1, 0.2], **arguments)
 
 
 def test_summary_is_over_the_genes_that_can_be_scored(pair):
