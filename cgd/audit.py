@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from cgd.config import CAUSALGED, Config
+from cgd.data.pair import locate
 from cgd.data.preprocess import PreparedPair
 from cgd.data.protocol import FloatArray, HiddenGenes, HiddenPair, hide
 from cgd.data.split import GeneSplit
@@ -68,11 +69,10 @@ def _same_scorer(one: HiddenGenes, other: HiddenGenes) -> bool:
 
 def _with_noise(prepared: PreparedPair, genes: tuple[str, ...], seed: int) -> PreparedPair:
     counts = prepared.st_counts.tolil(copy=True)
-    position = {gene: i for i, gene in enumerate(prepared.panel)}
     rng = np.random.default_rng(seed)
     before = np.asarray(prepared.st_counts.sum(axis=1)).ravel()
-    for gene in genes:
-        counts[:, position[gene]] = rng.poisson(3.0, size=(prepared.n_spots, 1)).astype(np.float32)
+    for column in locate(genes, prepared.panel):
+        counts[:, column] = rng.poisson(3.0, size=(prepared.n_spots, 1)).astype(np.float32)
     noisy = sp.csc_matrix(counts)
     totals = prepared.st_totals + np.asarray(noisy.sum(axis=1)).ravel() - before
     return replace(prepared, st_counts=noisy, st_totals=totals)

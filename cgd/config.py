@@ -23,16 +23,17 @@ BROUGHT = "brought:"  # begins the name of a method that is a file of prediction
 _COMMON = ("method", "seed", "data", "split", "evaluation", "runtime")  # what a baseline reads
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+FractionOrAll = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
 
 
 def _check_timestep_sampling(value: str) -> str:
-    if value in ("full", "adaptive"):
-        return value
-    match = re.fullmatch(r"1/([1-9]\d*)", value)
-    if not match or int(match.group(1)) < 2:
+    match = re.fullmatch(r"full|adaptive|1/([1-9]\d*)", value)
+    if not match or match.group(1) == "1":
         raise ValueError("expected 'full', 'adaptive' or a fraction '1/n' with n >= 2")
     return value
 
@@ -47,14 +48,14 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """Pre-processing (paper IV-A). No statistic here uses the ST values of held-out genes."""
 
-    min_genes_per_cell: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+    min_genes_per_cell: NonNegativeInt | Literal["auto"] = Field(
         "auto",
         description="cells with fewer detected genes are dropped; auto: the paper's 500, or 2 % of the genes "
         "the reference measures where that is less (500 is 2 % of 25,000)",
     )
     min_genes_per_spot: PositiveInt = Field(1, description="spots with fewer detected visible genes are dropped")
-    hvg_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
-        0.25, description="share of the shared genes kept, most variable in the scRNA-seq first"
+    hvg_fraction: FractionOrAll = Field(
+        0.25, description="share of the shared genes kept, most variable in scRNA-seq first"
     )
     min_panel: PositiveInt = Field(1000, description="never keep fewer genes than this (all of a smaller panel)")
 
@@ -65,7 +66,7 @@ class SplitConfig(_Section):
     val_fraction: Fraction = 0.2
     test_fraction: Fraction = Field(0.1, description="used when n_folds is 1; with k folds a fold is 1/k of the genes")
     n_folds: PositiveInt = Field(1, description="1: one split; k: each gene is a test gene in exactly one of k folds")
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: NonNegativeInt = 0
 
     @model_validator(mode="after")
     def _leaves_training_genes(self) -> SplitConfig:
@@ -92,7 +93,7 @@ class ModelConfig(_Section):
     width: PositiveInt = 128
     n_heads: PositiveInt = 4
     depth: PositiveInt = Field(3, description="transformer blocks")
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    dropout: Share = 0.0
     attention_mask: Literal["causal", "full"] = Field(
         "causal", description="what a token is predicted from: the earlier AR steps, or all other AR steps"
     )
@@ -123,7 +124,7 @@ class ModelConfig(_Section):
 class ARConfig(_Section):
     """Autoregressive steps (Algorithm 1) and the weight of each step in the loss."""
 
-    decay: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.8, description="alpha: AR step decay")
+    decay: FractionOrAll = Field(0.8, description="alpha: AR step decay")
     max_weight: Positive = Field(1.0, description="loss weight of the first AR step")
     min_weight: Positive = Field(0.5, description="loss weight a last step of one token gets")
     token_order: Literal["random", "variance", "granger", "graph", "graph_reversed"] = Field(
@@ -131,7 +132,7 @@ class ARConfig(_Section):
     )
 
     @model_validator(mode="after")
-    def _ordered(self) -> ARConfig:
+    def _check_weights(self) -> ARConfig:
         if self.min_weight > self.max_weight:
             raise ValueError(f"min_weight ({self.min_weight}) must not exceed max_weight ({self.max_weight})")
         return self
@@ -158,7 +159,7 @@ class SamplingConfig(_Section):
     )
     sampler: Literal["ddpm", "ddim", "dpm_solver"] = "dpm_solver"
     n_steps: Annotated[int, Field(ge=2)] = Field(10, description="reverse steps (ddpm always takes all T)")
-    n_samples: Annotated[int, Field(ge=0)] = Field(8, description="draws; their spread is the reported uncertainty")
+    n_samples: NonNegativeInt = Field(8, description="draws; their spread is the reported uncertainty")
     n_ensemble: PositiveInt = Field(4, description="noise draws and rotations the posterior mean is averaged over")
     n_ar_steps: PositiveInt = Field(1, description="AR steps at inference")
     center: Literal["blended", "refined", "ridge"] = Field(
@@ -168,7 +169,7 @@ class SamplingConfig(_Section):
         "training genes left out, what the cells that a spot resembles express",
     )
     guidance: NonNegative = Field(
-        1.0, description="classifier-free guidance: 0 without the condition, 1 with it, above 1 beyond it"
+        1.0, description="classifier-free: 0 without the condition, 1 with it, above 1 beyond it"
     )
 
 
@@ -181,29 +182,24 @@ class TrainConfig(_Section):
         "masks each draws for itself; not part of the fingerprint, see runtime",
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of the transformer; everything else is fp32")
-
     epochs: PositiveInt = 20
     steps_per_epoch: PositiveInt = 10
     batch_size: PositiveInt = Field(8, description="panels (tokens: gene) or genes (tokens: latent) per batch")
     panel_size: Annotated[int, Field(ge=2)] = Field(96, description="genes per panel (tokens: gene)")
     learning_rate: Positive = 1e-3
     weight_decay: NonNegative = 0.01
-    warmup_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
-    final_lr_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.05, description="never 0: alive to the end")
+    warmup_fraction: Share = 0.05
+    final_lr_fraction: FractionOrAll = Field(0.05, description="never 0: alive to the end")
     gradient_clip: Positive = 1.0
-    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
-    patience: PositiveInt = Field(
-        8, description="epochs that validate worse than the best, less tolerance, before stopping"
-    )
+    ema_decay: Share = 0.99
+    patience: PositiveInt = Field(8, description="epochs worse than the best, less tolerance, before stopping")
     tolerance: NonNegative = Field(
-        0.002, description="an epoch this little worse in validation PCC than the best is kept: it is trained longer"
+        0.002, description="an epoch this little worse in validation PCC than the best is kept"
     )
     rotate: bool = Field(True, description="random orthogonal rotation of the ST latent per panel (tokens: gene)")
     mixture_size: PositiveInt = Field(3, description="at most this many genes mixed into one token; 1: no mixing")
-    condition_drop: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.0, description="share of training sequences whose condition is replaced by a learned blank"
-    )
-    pretrain_epochs: Annotated[int, Field(ge=0)] = Field(30, description="full-batch epochs of the autoencoder alone")
+    condition_drop: Share = Field(0.0, description="share of training sequences whose condition is a learned blank")
+    pretrain_epochs: NonNegativeInt = Field(30, description="full-batch epochs of the autoencoder alone")
     pretrain_learning_rate: Positive = 1e-4
     kl_weight: NonNegative = Field(1e-3, description="weight of the KL term (encoder: variational)")
     reconstruction_weight: Positive = Field(1.0, description="weight of the reconstruction term (decoder: joint)")
@@ -222,8 +218,8 @@ class EvaluationConfig(_Section):
     """What is hidden and how it is scored."""
 
     protocol: Literal["heldout_genes", "published"] = "heldout_genes"
-    min_spot_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.05, description="held-out genes detected in a smaller share of the spots are not scored (and counted)"
+    min_spot_fraction: Share = Field(
+        0.05, description="genes detected in a smaller share of the spots are counted, not scored"
     )
     hidden_fraction: Fraction = Field(0.3, description="share of the non-zeros hidden (protocol: published)")
 
@@ -255,7 +251,7 @@ class Config(_Section):
     method: Annotated[str, Field(min_length=1)] = Field(
         CAUSALGED, description="causalged, a baseline by its name, or MODULE:CLASS of one's own"
     )
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: NonNegativeInt = 0
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
     model: ModelConfig = ModelConfig()
@@ -284,11 +280,9 @@ class Config(_Section):
                 f"sampling.guidance = {self.sampling.guidance} needs train.condition_drop above 0: a model that was "
                 "never trained without its condition cannot predict without it"
             )
-        if self.sampling.n_steps >= self.diffusion.n_timesteps:
-            raise ValueError(
-                f"sampling.n_steps ({self.sampling.n_steps}) must be below "
-                f"diffusion.n_timesteps ({self.diffusion.n_timesteps})"
-            )
+        n_steps, n_timesteps = self.sampling.n_steps, self.diffusion.n_timesteps
+        if n_steps >= n_timesteps:
+            raise ValueError(f"sampling.n_steps ({n_steps}) must be below diffusion.n_timesteps ({n_timesteps})")
         return self
 
     @classmethod
@@ -319,15 +313,15 @@ class Config(_Section):
     def with_values(self, values: Mapping[str, Any]) -> Config:
         """A copy with dotted paths set, e.g. `{"ar.decay": 0.7}`. Raises ConfigError for a wrong path or value."""
         tree = self.model_dump(mode="json")
+        known = _flatten(tree)
         for path, value in values.items():
-            node, parts = tree, path.split(".")
-            for part in parts[:-1]:
-                if not isinstance(node.get(part), dict):
-                    raise ConfigError(f"no field '{path}' in the configuration; {closest(path, field_paths())}")
-                node = node[part]
-            if parts[-1] not in node or isinstance(node[parts[-1]], dict):
-                raise ConfigError(f"no field '{path}' in the configuration; {closest(path, field_paths())}")
-            node[parts[-1]] = value
+            if path not in known:
+                raise ConfigError(f"no field '{path}' in the configuration; {closest(path, known)}")
+            *sections, field = path.split(".")
+            node = tree
+            for section in sections:
+                node = node[section]
+            node[field] = value
         return Config.from_dict(tree, source=", ".join(f"{p}={v}" for p, v in values.items()) or "configuration")
 
     def flatten(self) -> dict[str, Any]:
@@ -336,21 +330,19 @@ class Config(_Section):
 
     def flatten_used(self) -> dict[str, Any]:
         """Dotted path -> value of what the method reads."""
-        return _flatten(self.used())
+        return _flatten(self._dump_used())
 
-    def used(self) -> dict[str, Any]:
-        """The values the method reads: all of them, or for a baseline those that are not CausalGeD's own."""
-        return self.model_dump(mode="json", include=None if self.method == CAUSALGED else set(_COMMON))
+    def _dump_used(self, exclude: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """All values, or for a baseline those that are not CausalGeD's own."""
+        include = None if self.method == CAUSALGED else set(_COMMON)
+        return self.model_dump(mode="json", include=include, exclude=exclude)
 
     def fingerprint(self, *parts: str) -> str:
         """16 hex digits naming this configuration together with `parts` (data hash, split hash, code version).
 
         What `says_where` is left out: where a trial runs is not what it computes. So is what the method does not read.
         """
-        values = {key: value for key, value in self.used().items() if key != "runtime"}
-        if "train" in values:
-            values["train"] = {key: value for key, value in values["train"].items() if key != "n_workers"}
-        return _digest([values, *parts])
+        return _digest([self._dump_used(exclude={"runtime": True, "train": {"n_workers": True}}), *parts])
 
     def fingerprint_of(self, section: str) -> str:
         """16 hex digits naming one section, e.g. `data`: trials that agree in it share what follows from it alone."""
@@ -380,25 +372,13 @@ def field_paths() -> list[str]:
     return list(_flatten(Config().model_dump(mode="json")))
 
 
-def _fields_at(location: tuple[Any, ...]) -> list[str]:
-    section: type[BaseModel] = Config
-    for part in location:
-        annotation = section.model_fields[part].annotation if part in section.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            break
-        section = annotation
-    return list(section.model_fields)
-
-
 def _explain(error: Any) -> str:
-    location = error["loc"]
-    where = ".".join(str(part) for part in location if part in field_parts()) or "configuration"
+    location, paths = [str(part) for part in error["loc"]], field_paths()
     if error["type"] == "extra_forbidden":
-        dotted = ".".join(str(part) for part in location)
-        return f"unknown field '{dotted}'; {closest(str(location[-1]), _fields_at(location[:-1]))}"
+        section = "".join(f"{part}." for part in location[:-1])
+        valid = {path.removeprefix(section).partition(".")[0] for path in paths if path.startswith(section)}
+        return f"unknown field '{'.'.join(location)}'; {closest(location[-1], valid)}"
+    known = {part for path in paths for part in path.split(".")}  # pydantic also names which type of a union failed
+    where = ".".join(part for part in location if part in known) or "configuration"
     found = "" if isinstance(error["input"], dict | BaseModel) else f", found {error['input']!r}"
     return f"{where}: {error['msg'].removeprefix('Value error, ')}{found}"
-
-
-def field_parts() -> set[str]:
-    return {part for path in field_paths() for part in path.split(".")}

@@ -137,7 +137,7 @@ def evaluate(
         per_gene = fit.hidden.val.score_heldout(prediction)
         return Evaluation(per_gene, summarise_table(per_gene, "val_") | summary, fit.model)
     kept = KeptPrediction(checkpoint_root, config, prepared, split, trial_code(config))
-    known = kept.of_the_other_protocol() if parallel.is_main else None
+    known = kept.load_twin() if parallel.is_main else None
     if parallel.from_main(known is not None):
         return _score(hide(prepared, split, config), *known, model=None) if known else None
     if config.method != CAUSALGED:

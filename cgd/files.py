@@ -58,7 +58,7 @@ def readable_size(n_bytes: float) -> str:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def explain_disk_errors(path: Path) -> Iterator[None]:
     """Turn what a full or failing disk says within into a DiskError that names `path`."""
     try:
         yield
@@ -88,20 +88,16 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     DiskError
         The disk is full or fails.
     """
-    with explained(path):
-        _write_atomically(path, content)
-
-
-def _write_atomically(path: Path, content: str | bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:  # the half-written file must go, whatever stopped the write
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with explain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:  # the half-written file must go, whatever stopped the write
+            Path(temporary).unlink(missing_ok=True)
+            raise

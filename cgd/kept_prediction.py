@@ -42,7 +42,7 @@ class KeptPrediction:
         else:
             self.folder = None
 
-    def of_the_other_protocol(self) -> tuple[FloatArray, dict[str, float]] | None:
+    def load_twin(self) -> tuple[FloatArray, dict[str, float]] | None:
         """(n_test, n_spots) prediction and what else the trial's summary says; None where there is none."""
         if self.folder is None or not self.folder.is_dir():
             return None

@@ -143,10 +143,10 @@ METHODS: dict[str, Entry] = {
 }
 
 
-def discovered() -> dict[str, Entry]:
+def discover_methods() -> dict[str, Entry]:
     """Methods that installed packages offer as entry points of the group `causalged_ray.methods`; none is imported.
 
-    A name that is taken already stays with who has it. What is no `MODULE:CLASS` is passed over (`malformed`).
+    A name that is taken already stays with who has it. What is no `MODULE:CLASS` is passed over (`list_unusable`).
     """
     found: dict[str, Entry] = {}
     for point in _points()[0]:
@@ -156,7 +156,7 @@ def discovered() -> dict[str, Entry]:
     return found
 
 
-def malformed() -> list[str]:
+def list_unusable() -> list[str]:
     """What installed packages offer but cannot be used, a sentence each."""
     points, unread = _points()
     return unread + [
@@ -196,7 +196,7 @@ def find_method(name: str) -> Entry:
         return Entry("cgd.baselines.predictions:Predictions", name.removeprefix(BROUGHT), note=BROUGHT_NOTE)
     if _HOME.fullmatch(name):
         return Entry(home=name, title=name.partition(":")[2])
-    found = discovered()
+    found = discover_methods()
     if name in found:
         return found[name]
     known = [CAUSALGED, *METHODS, *found]

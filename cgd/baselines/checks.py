@@ -42,7 +42,7 @@ def check_known(title: str, visible: VisiblePair, genes: Sequence[str]) -> list[
     return list(genes)
 
 
-def asked_rows(title: str, visible: VisiblePair | None, genes: Sequence[str]) -> FloatArray:
+def select_rows(title: str, visible: VisiblePair | None, genes: Sequence[str]) -> FloatArray:
     """(len(genes), n_cells) scRNA-seq expression of the genes asked for: where most predictions start.
 
     Raises

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from cgd.diffusion.schedule import ForwardProcess
 from cgd.errors import TrainingDiverged
 from cgd.random import derive_seed
 
@@ -19,6 +20,15 @@ def build(make: Callable[[], Net], seed: int) -> Net:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "init"))
         return make()
+
+
+def add_random_noise(
+    process: ForwardProcess, x_start: Tensor, generators: Mapping[str, torch.Generator]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x_t, t (n,) and the noise of `x_start` (n, .); drawn from the generators `timestep` and `noise`."""
+    t = torch.randint(1, process.n_timesteps + 1, (len(x_start),), generator=generators["timestep"])
+    noise = torch.randn(x_start.shape, generator=generators["noise"])
+    return process.add_noise(x_start, noise, t), t, noise
 
 
 def minimise(

@@ -13,6 +13,7 @@ import pandas as pd
 
 from cgd.baselines.checks import check_enough_genes, check_fitted, check_known
 from cgd.baselines.guest import guest_code, package_seed
+from cgd.data.pair import locate
 from cgd.data.protocol import FloatArray, VisiblePair
 from cgd.errors import ConfigError, DataError, TrainingDiverged
 
@@ -98,8 +99,7 @@ class GimVI:
         visible = check_fitted(_TITLE, self._visible)
         asked = check_known(_TITLE, visible, genes)
         assert self._imputed is not None
-        position = {gene: i for i, gene in enumerate(visible.genes)}
-        return self._imputed[[position[gene] for gene in asked]]
+        return self._imputed[locate(asked, visible.genes)]
 
     def schedule(self, n_larger: int, n_genes: int) -> tuple[int, int, float]:
         """Minibatch, epochs and learning rate for `n_larger` cells or spots, whichever are more, of `n_genes`.

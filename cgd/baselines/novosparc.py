@@ -12,9 +12,9 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import shortest_path
 from scipy.spatial.distance import cdist
 
-from cgd.baselines.checks import asked_rows, check_enough_genes
+from cgd.baselines.checks import check_enough_genes, select_rows
 from cgd.baselines.neighbours import Matrix
-from cgd.baselines.transport import failing_loudly, to_columns
+from cgd.baselines.transport import refuse_vanished_kernel, to_columns
 from cgd.data.protocol import FloatArray, VisiblePair
 
 _TITLE = "novoSpaRc"
@@ -77,7 +77,7 @@ class NovoSpaRc:
 
     def predict(self, genes: Sequence[str]) -> FloatArray:
         """(len(genes), n_spots) log-normalised expression, at the scale of the cells'."""
-        rows = asked_rows(_TITLE, self._visible, genes)
+        rows = select_rows(_TITLE, self._visible, genes)
         assert self._plan is not None
         return rows[:, self._cells] @ self._plan
 
@@ -137,5 +137,5 @@ def balanced_plan(cost: Matrix, epsilon: float) -> Matrix:
     """
     uniform = [np.full(n, 1.0 / n) for n in cost.shape]
     stop = _TOLERANCE / np.sqrt(cost.shape[1])
-    with failing_loudly(_TITLE):
+    with refuse_vanished_kernel(_TITLE):
         return sinkhorn_stabilized(*uniform, cost, epsilon, stopThr=stop, tau=_ABSORB, print_period=20)

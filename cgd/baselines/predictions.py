@@ -45,12 +45,12 @@ class Brought:
     name: str
     pattern: str
 
-    def file(self, dataset: str, fold: int, seed: int) -> BroughtFile:
+    def find_file(self, dataset: str, fold: int, seed: int) -> BroughtFile:
         """The file of a trial. Raises DataError where there is none."""
         path = self.pattern
         for key, value in (("dataset", dataset), ("fold", fold), ("seed", seed)):
             path = path.replace(f"{{{key}}}", str(value))
-        return BroughtFile.of(Path(path).expanduser().resolve())
+        return BroughtFile.identify(Path(path).expanduser().resolve())
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class BroughtFile:
     sha256: str
 
     @classmethod
-    def of(cls, path: Path) -> BroughtFile:
+    def identify(cls, path: Path) -> BroughtFile:
         """The file at `path`. Raises DataError if it cannot be read."""
         try:
             state = path.stat()
@@ -77,7 +77,7 @@ class BroughtFile:
         DataError
             It is no such file, has changed since it was named, or a gene, spot or value is missing.
         """
-        if BroughtFile.of(self.path).sha256 != self.sha256:
+        if BroughtFile.identify(self.path).sha256 != self.sha256:
             raise DataError(f"{self.path}: the file was changed after the command began; run it again")
         table = _table(self.path, self.sha256)
         for what, wanted, known in (("genes", genes, table.columns), ("spots", spots, table.index)):

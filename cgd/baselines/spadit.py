@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cgd.baselines.checks import check_enough_genes, check_fitted, check_known
-from cgd.baselines.fitting import build, minimise
+from cgd.baselines.fitting import add_random_noise, build, minimise
+from cgd.data.pair import locate
 from cgd.data.protocol import FloatArray, VisiblePair
 from cgd.diffusion.sampler import sample
 from cgd.diffusion.schedule import ForwardProcess, PredictionType
@@ -63,10 +65,9 @@ class _State:
     network: RowDenoiser
     process: ForwardProcess
 
-    def of(self, genes: Sequence[str]) -> Tensor:
+    def select(self, genes: Sequence[str]) -> Tensor:
         """(len(genes), n_cells) conditions."""
-        position = {gene: i for i, gene in enumerate(self.visible.genes)}
-        return self.conditions[[position[gene] for gene in genes]]
+        return self.conditions[locate(genes, self.visible.genes)]
 
 
 @dataclass
@@ -123,12 +124,9 @@ class SpaDiT:
         check_enough_genes(_TITLE, visible)
         state = self._start(visible, seed)
         rows = (torch.tensor(visible.x_st) - state.centre) / state.scale
-        conditions = state.of(visible.train_genes)
+        conditions = state.select(visible.train_genes)
         generators = {name: make_generator(seed, "spadit", name) for name in ("batch", "timestep", "noise")}
-
-        def loss() -> Tensor:
-            return self._loss(state, rows, conditions, generators)
-
+        loss = partial(self._compute_loss, state, rows, conditions, generators)
         self.losses = minimise(state.network, loss, self.n_steps, self.learning_rate, _TITLE)
         self._state = state
 
@@ -142,13 +140,13 @@ class SpaDiT:
         scale = x_st.std().clamp_min(1e-6)
         return _State(visible, seed, x_st.mean(), scale, x_sc - pooled, pooled, network, process)
 
-    def _loss(self, state: _State, rows: Tensor, conditions: Tensor, generators: dict[str, torch.Generator]) -> Tensor:
+    def _compute_loss(
+        self, state: _State, rows: Tensor, conditions: Tensor, generators: dict[str, torch.Generator]
+    ) -> Tensor:
         """Mean squared error of the predicted diffusion target of whole rows."""
         picked = torch.randint(len(rows), (self.batch_size,), generator=generators["batch"])
         x_start = rows[picked]
-        t = torch.randint(1, self.n_timesteps + 1, (len(x_start),), generator=generators["timestep"])
-        noise = torch.randn(x_start.shape, generator=generators["noise"])
-        x_t = state.process.add_noise(x_start, noise, t)
+        x_t, t, noise = add_random_noise(state.process, x_start, generators)
         predicted = state.network(x_t, t, conditions[picked], state.pooled)
         return F.mse_loss(predicted, state.process.target(x_start, noise, t))
 
@@ -162,10 +160,9 @@ class SpaDiT:
         drawn += [gene for gene in state.visible.train_genes if gene in asked]
         noise = make_generator(state.seed, "spadit", "sample")
         chunks = [drawn[i : i + _CHUNK] for i in range(0, len(drawn), _CHUNK)]
-        rows = torch.cat([self._draw(state, state.of(chunk), noise) for chunk in chunks])
+        rows = torch.cat([self._draw(state, state.select(chunk), noise) for chunk in chunks])
         expression = (rows * state.scale + state.centre).clamp_min(0).numpy()
-        place = {gene: i for i, gene in enumerate(drawn)}
-        return expression[[place[gene] for gene in genes]]
+        return expression[locate(genes, drawn)]
 
     @torch.inference_mode()
     def _draw(self, state: _State, conditions: Tensor, noise: torch.Generator) -> Tensor:

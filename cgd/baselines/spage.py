@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cgd.baselines.checks import asked_rows, check_enough_genes
+from cgd.baselines.checks import check_enough_genes, select_rows
 from cgd.baselines.neighbours import Matrix, Neighbours, nearest_cells
 from cgd.data.protocol import FloatArray, VisiblePair
 from cgd.metrics.floors import standardise_rows
@@ -55,7 +55,7 @@ class SpaGE:
 
     def predict(self, genes: Sequence[str]) -> FloatArray:
         """(len(genes), n_spots) log-normalised expression, at the scale of the cells'."""
-        rows = asked_rows(_TITLE, self._visible, genes)
+        rows = select_rows(_TITLE, self._visible, genes)
         assert self._neighbours is not None
         return self._neighbours.average(rows)
 

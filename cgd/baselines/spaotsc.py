@@ -9,9 +9,9 @@ import numpy as np
 from ot.unbalanced import sinkhorn_unbalanced
 from scipy.stats import rankdata
 
-from cgd.baselines.checks import asked_rows, check_enough_genes
+from cgd.baselines.checks import check_enough_genes, select_rows
 from cgd.baselines.neighbours import Matrix
-from cgd.baselines.transport import failing_loudly, to_columns
+from cgd.baselines.transport import refuse_vanished_kernel, to_columns
 from cgd.data.protocol import FloatArray, VisiblePair
 from cgd.metrics.floors import standardise_rows
 
@@ -53,7 +53,7 @@ class SpaOTsc:
 
     def predict(self, genes: Sequence[str]) -> FloatArray:
         """(len(genes), n_spots) log-normalised expression, at the scale of the cells'."""
-        rows = asked_rows(_TITLE, self._visible, genes)
+        rows = select_rows(_TITLE, self._visible, genes)
         assert self._plan is not None
         return rows @ self._plan
 
@@ -78,5 +78,5 @@ def transport_plan(similarity: Matrix, epsilon: float, rho: float) -> Matrix:
     a, b = (closeness.sum(axis=axis) / closeness.sum() for axis in (1, 0))
     cost = np.square(np.e / closeness)
     reference = np.broadcast_to(1.0, cost.shape)  # the entropy, and not a divergence from a b', POT's own choice
-    with failing_loudly(_TITLE):
+    with refuse_vanished_kernel(_TITLE):
         return sinkhorn_unbalanced(a, b, cost, epsilon, rho, reg_type="kl", c=reference)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from cgd.baselines.checks import check_enough_genes, check_fitted, check_known
 from cgd.baselines.fitting import build, minimise
 from cgd.baselines.mixture import Matrix, cell_type_means, poisson_mixture
+from cgd.data.pair import locate
 from cgd.data.protocol import FloatArray, VisiblePair
 from cgd.random import make_generator
 
@@ -153,22 +155,18 @@ class SpatialScope:
     def fit(self, visible: VisiblePair, seed: int) -> None:
         """Find the types, decompose the spots, train the score network on the cells."""
         check_enough_genes(_TITLE, visible)
-        position = {gene: i for i, gene in enumerate(visible.genes)}
-        known = [position[gene] for gene in visible.train_genes]
+        known = locate(visible.train_genes, visible.genes)
         x_sc = cells_at_the_scale_of_spots(visible, known)
         means, labels = cell_type_means(x_sc, self.n_types, seed)
         spots = _decompose(visible, known, np.expm1(means.astype(np.float64)))
         network = build(lambda: ScoreNetwork(len(visible.genes), self.width, self.depth), seed)
         cells, of_cell = torch.from_numpy(x_sc), torch.from_numpy(means[labels])
         generators = {name: make_generator(seed, "spatialscope", name) for name in ("batch", "level", "noise")}
-
-        def loss() -> Tensor:
-            return self._loss(network, cells, of_cell, generators)
-
+        loss = partial(self._compute_loss, network, cells, of_cell, generators)
         self.losses = minimise(network, loss, self.n_steps, self.learning_rate, _TITLE)
         self._state = _State(visible, seed, known, spots, network)
 
-    def _loss(
+    def _compute_loss(
         self, network: ScoreNetwork, cells: Tensor, means: Tensor, generators: dict[str, torch.Generator]
     ) -> Tensor:
         """Mean absolute error of the predicted noise, noise levels log-uniform."""
@@ -188,8 +186,7 @@ class SpatialScope:
             draws = torch.stack([self._draw(state, noise) for _ in range(self.n_replicates)])
         drawn = (state.spots.mean + draws.mean(0)).clamp_min(0).numpy()
         expression = np.log1p(np.expm1(drawn) * state.spots.to_st).T
-        position = {gene: i for i, gene in enumerate(state.visible.genes)}
-        return expression[[position[gene] for gene in asked]].astype(np.float32)
+        return expression[locate(asked, state.visible.genes)].astype(np.float32)
 
     def _draw(self, state: _State, noise: torch.Generator) -> Tensor:
         """(n_spots, n_genes) deviation of log expression from the mean of the spot's types."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cgd.baselines.checks import check_enough_genes, check_fitted, check_known
-from cgd.baselines.fitting import build, minimise
+from cgd.baselines.fitting import add_random_noise, build, minimise
+from cgd.data.pair import locate
 from cgd.data.protocol import FloatArray, VisiblePair
 from cgd.diffusion.sampler import sample
 from cgd.diffusion.schedule import ForwardProcess
@@ -117,20 +119,16 @@ class StDiff:
         state = _State(visible, seed, known, network, ForwardProcess("cosine", self.n_timesteps, "noise"))
         cells = torch.from_numpy(scale_cells(visible.sc_counts(visible.genes).T, self.added_count))
         generators = {name: make_generator(seed, "stdiff", name) for name in ("batch", "timestep", "noise")}
-
-        def loss() -> Tensor:
-            return self._loss(state, cells, generators)
-
+        loss = partial(self._compute_loss, state, cells, generators)
         self.losses = minimise(network, loss, self.n_steps, self.learning_rate, _TITLE)
         self._state = state
 
-    def _loss(self, state: _State, cells: Tensor, generators: dict[str, torch.Generator]) -> Tensor:
+    def _compute_loss(self, state: _State, cells: Tensor, generators: dict[str, torch.Generator]) -> Tensor:
         """Mean squared error of the predicted noise of the held-out genes."""
         # without replacement: attention would find the values of a cell in its duplicate
         x_start = cells[torch.randperm(len(cells), generator=generators["batch"])[: self.batch_size]]
-        t = torch.randint(1, self.n_timesteps + 1, (len(x_start),), generator=generators["timestep"])
-        noise = torch.randn(x_start.shape, generator=generators["noise"])
-        predicted = state.predict_noise(state.process.add_noise(x_start, noise, t), t, x_start)
+        x_t, t, noise = add_random_noise(state.process, x_start, generators)
+        predicted = state.predict_noise(x_t, t, x_start)
         return ((predicted - noise).square() * ~state.known).mean()
 
     def predict(self, genes: Sequence[str]) -> FloatArray:
@@ -143,8 +141,7 @@ class StDiff:
         with torch.inference_mode():
             drawn = torch.cat([self._draw(state, batch, noise) for batch in spots.split(self.batch_size)])
         expression = ((drawn + 1) / 2 * largest).T.numpy()
-        position = {gene: i for i, gene in enumerate(visible.genes)}
-        return expression[[position[gene] for gene in asked]]
+        return expression[locate(asked, visible.genes)]
 
     def _draw(self, state: _State, spots: Tensor, noise: torch.Generator) -> Tensor:
         """(B, n_genes) of spots (B, n_genes) whose training genes are known."""
@@ -172,7 +169,6 @@ def scale_spots(visible: VisiblePair) -> tuple[Tensor, Tensor]:
     were divided by."""
     x = torch.tensor(visible.x_st).T
     largest = x.amax(1, keepdim=True).clamp_min(1e-6)
-    position = {gene: i for i, gene in enumerate(visible.genes)}
     spots = torch.full((len(x), len(visible.genes)), -1.0)
-    spots[:, [position[gene] for gene in visible.train_genes]] = x / largest * 2 - 1
+    spots[:, locate(visible.train_genes, visible.genes)] = x / largest * 2 - 1
     return spots, largest

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from cgd.baselines.checks import asked_rows, check_enough_genes
+from cgd.baselines.checks import check_enough_genes, select_rows
 from cgd.baselines.neighbours import Neighbours, nearest_cells
 from cgd.data.protocol import FloatArray, VisiblePair
 from cgd.errors import TrainingDiverged
@@ -72,14 +72,14 @@ class StPlus:
     def fit(self, visible: VisiblePair, seed: int) -> None:
         """Train, and find each spot's cells with each epoch that is kept. `losses` holds the mean loss per epoch."""
         check_enough_genes(_TITLE, visible)
-        table = _Table.of(visible, self.n_other_genes)
+        table = _Table.build(visible, self.n_other_genes)
         kept = self._train(table, seed)
-        self._neighbours = [self._nearest(table, encoder) for encoder in kept]
+        self._neighbours = [self._find_nearest(table, encoder) for encoder in kept]
         self._visible = visible
 
     def predict(self, genes: Sequence[str]) -> FloatArray:
         """(len(genes), n_spots) log-normalised expression, at the scale of the cells'."""
-        rows = asked_rows(_TITLE, self._visible, genes)
+        rows = select_rows(_TITLE, self._visible, genes)
         return np.mean([neighbours.average(rows) for neighbours in self._neighbours], axis=0, dtype=np.float32)
 
     def _train(self, table: _Table, seed: int) -> list[tuple[Tensor, Tensor]]:
@@ -92,14 +92,14 @@ class StPlus:
         order, kept = make_generator(seed, "stplus", "order"), []
         self.losses = []
         for _ in range(self.max_epochs):
-            self.losses.append(self._epoch(table, encoder, decoder, optimizer, order))
-            if self._settled():
+            self.losses.append(self._run_epoch(table, encoder, decoder, optimizer, order))
+            if self._has_settled():
                 break
             kept.append((self.losses[-1], encoder.weight.detach().clone(), encoder.bias.detach().clone()))
             kept = sorted(kept, key=lambda entry: entry[0])[: self.n_kept]
         return [(weight, bias) for _, weight, bias in kept]
 
-    def _epoch(
+    def _run_epoch(
         self,
         table: _Table,
         encoder: nn.Linear,
@@ -109,7 +109,7 @@ class StPlus:
     ) -> float:
         losses = []
         for rows in torch.randperm(len(table.x), generator=order).split(self.batch_size):
-            loss = table.loss(rows, encoder, decoder)
+            loss = table.compute_loss(rows, encoder, decoder)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -119,13 +119,13 @@ class StPlus:
             raise TrainingDiverged(f"{_TITLE}: the loss became {mean}; lower learning_rate")
         return mean
 
-    def _settled(self) -> bool:
+    def _has_settled(self) -> bool:
         if len(self.losses) < 2:
             return False
         before, now = self.losses[-2:]
         return abs(before - now) <= self.tolerance * before
 
-    def _nearest(self, table: _Table, encoder: tuple[Tensor, Tensor]) -> Neighbours:
+    def _find_nearest(self, table: _Table, encoder: tuple[Tensor, Tensor]) -> Neighbours:
         hidden = functional.relu(functional.linear(table.x, *encoder)).numpy()
         return nearest_cells(hidden[: table.n_spots], hidden[table.n_spots :], self.n_neighbours)
 
@@ -144,7 +144,7 @@ class _Table:
     cell_weight: float
 
     @classmethod
-    def of(cls, visible: VisiblePair, n_other: int) -> _Table:
+    def build(cls, visible: VisiblePair, n_other: int) -> _Table:
         """Without other genes the loss has its first term alone."""
         train = set(visible.train_genes)
         others = [gene for gene in visible.genes if gene not in train]
@@ -169,7 +169,7 @@ class _Table:
     def n_cells(self) -> int:
         return len(self.x) - self.n_spots
 
-    def loss(self, rows: Tensor, encoder: nn.Linear, decoder: nn.Linear) -> Tensor:
+    def compute_loss(self, rows: Tensor, encoder: nn.Linear, decoder: nn.Linear) -> Tensor:
         """Summed over a batch: spots must be reconstructed in the training genes, and cells, seen in the training
         genes alone as spots are, in the others."""
         x, n = self.x[rows], self.n_train

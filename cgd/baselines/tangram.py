@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 
-from cgd.baselines.checks import asked_rows, check_enough_genes
+from cgd.baselines.checks import check_enough_genes, select_rows
 from cgd.baselines.guest import guest_code, package_seed
 from cgd.data.protocol import FloatArray, VisiblePair
 from cgd.errors import ConfigError, DataError
@@ -87,7 +87,7 @@ class Tangram:
 
     def predict(self, genes: Sequence[str]) -> FloatArray:
         """(len(genes), n_spots) expression mapped on the spots; its mean over spots is the gene's mean over cells."""
-        rows = asked_rows(_TITLE, self._visible, genes)
+        rows = select_rows(_TITLE, self._visible, genes)
         assert self._groups is not None
         assert self._mapping is not None
         mapped = (self._groups @ rows.T).T @ self._mapping

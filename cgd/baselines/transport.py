@@ -14,7 +14,7 @@ from cgd.errors import DataError
 
 
 @contextmanager
-def failing_loudly(title: str) -> Iterator[None]:
+def refuse_vanished_kernel(title: str) -> Iterator[None]:
     """POT warns where its kernel vanished and returns the plan of the step before, which means nothing: DataError."""
     with warnings.catch_warnings(), np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         warnings.filterwarnings("error", message="Numerical errors")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -162,8 +163,14 @@ _LAYOUTS = (
 )
 
 
-def _some(names: object, n: int = 3) -> str:
-    listed = [str(name) for name in names]  # type: ignore[attr-defined]
+def locate(genes: Iterable[str], among: Iterable[str]) -> list[int]:
+    """Where each of `genes` stands `among` others, every one of which is named once."""
+    position = {gene: i for i, gene in enumerate(among)}
+    return [position[gene] for gene in genes]
+
+
+def _some(names: Iterable[object], n: int = 3) -> str:
+    listed = [str(name) for name in names]
     return ", ".join(listed[:n]) + (", ..." if len(listed) > n else "")
 
 

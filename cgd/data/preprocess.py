@@ -12,7 +12,7 @@ from scipy.sparse.linalg import LinearOperator, svds
 
 from cgd.config import DataConfig
 from cgd.data.graph import Edges
-from cgd.data.pair import Pair
+from cgd.data.pair import Pair, locate
 from cgd.errors import DataError
 
 MAX_COMPONENTS = 80  # of the cells; model.kernel_components chooses among them
@@ -74,8 +74,7 @@ class PreparedPair:
 
     def sc_dense(self, genes: tuple[str, ...] | list[str]) -> np.ndarray:
         """(len(genes), n_cells) float32 scRNA-seq expression of `genes`."""
-        position = {gene: i for i, gene in enumerate(self.sc_genes)}
-        return self.sc_expression[:, [position[gene] for gene in genes]].toarray().T.copy()
+        return self.sc_expression[:, locate(genes, self.sc_genes)].toarray().T.copy()
 
 
 def log_normalise(counts: sp.spmatrix, totals: np.ndarray, scale: float) -> sp.spmatrix:
@@ -113,13 +112,11 @@ def prepare(pair: Pair, config: DataConfig) -> PreparedPair:
     sc_genes = tuple(np.asarray(sc.var_names)[detected])
     expression = expression[:, np.flatnonzero(detected)]
     panel = _choose_panel(pair, expression, sc_genes, config, notes)
-    position = {gene: i for i, gene in enumerate(pair.adata_st.var_names)}
-    st_counts = pair.adata_st.X.tocsc()[:, [position[gene] for gene in panel]]
     return PreparedPair(
         name=pair.name,
         sha256=pair.sha256,
         panel=panel,
-        st_counts=st_counts,
+        st_counts=pair.adata_st.X.tocsc()[:, locate(panel, pair.adata_st.var_names)],
         st_totals=np.asarray(pair.adata_st.X.sum(axis=1)).ravel(),
         sc_expression=expression,
         sc_totals=totals,
@@ -186,8 +183,7 @@ def _choose_panel(
         return tuple(shared)
     import scanpy as sc  # slow to import, and only needed here
 
-    position = {gene: i for i, gene in enumerate(sc_genes)}
-    candidates = ad.AnnData(expression[:, [position[gene] for gene in shared]].tocsr())
+    candidates = ad.AnnData(expression[:, locate(shared, sc_genes)].tocsr())
     ranking = sc.pp.highly_variable_genes(candidates, flavor="seurat", n_top_genes=n_keep, inplace=False)
     notes.append(f"{n_keep} of {len(shared)} shared genes kept, most variable in the scRNA-seq first")
     return tuple(gene for gene, keep in zip(shared, ranking["highly_variable"], strict=True) if keep)

@@ -7,6 +7,7 @@ which can score a prediction but is never handed to a method: leakage is impossi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ import pandas as pd
 from cgd.calibration import score_quantiles
 from cgd.config import Config
 from cgd.data.graph import Edges
+from cgd.data.pair import locate
 from cgd.data.preprocess import PreparedPair, counts_of, log_normalise
 from cgd.data.split import GeneSplit
 from cgd.errors import DataError
@@ -68,8 +70,7 @@ class VisiblePair:
 
     def sc_rows(self, genes: tuple[str, ...] | list[str]) -> FloatArray:
         """(len(genes), n_cells) scRNA-seq expression of `genes`, in that order."""
-        position = {gene: i for i, gene in enumerate(self.genes)}
-        return self.x_sc[[position[gene] for gene in genes]]
+        return self.x_sc[locate(genes, self.genes)]
 
     def st_counts(self) -> FloatArray:
         """(n_train, n_spots) raw counts of the training genes."""
@@ -118,7 +119,7 @@ class HiddenGenes:
             return self._table(gene_metrics(prediction, self.truth))
         pasted = np.where(self.hidden, prediction, self.truth)
         table = self._table(gene_metrics(pasted, self.truth))
-        alone = self._table(_masked_metrics(prediction, self.truth, self.hidden))
+        alone = self._table(_score_hidden(prediction, self.truth, self.hidden))
         table = table.join(alone.drop(columns="gene").add_prefix("hidden_"))
         table["copied_share"] = np.where(self._scored, 1 - self.hidden.mean(axis=1), np.nan)
         return table
@@ -146,7 +147,7 @@ class HiddenGenes:
         return table
 
 
-def _masked_metrics(
+def _score_hidden(
     prediction: FloatArray, truth: FloatArray, hidden: npt.NDArray[np.bool_]
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Metrics over the hidden entries alone; their number differs by gene, hence the loop. NaN below 3 entries."""
@@ -183,9 +184,7 @@ def hide(prepared: PreparedPair, split: GeneSplit, config: Config) -> HiddenPair
     DataError
         No spot, or fewer than two training genes, have counts left.
     """
-    position = {gene: i for i, gene in enumerate(prepared.panel)}
-    columns = {part: [position[g] for g in getattr(split, part)] for part in ("train", "val", "test")}
-    counts = prepared.st_counts[:, columns["train"]].tocsr()
+    counts = prepared.st_counts[:, locate(split.train, prepared.panel)].tocsr()
     keep = np.diff(counts.indptr) >= config.data.min_genes_per_spot
     if not keep.any():
         raise DataError(
@@ -214,7 +213,7 @@ def hide(prepared: PreparedPair, split: GeneSplit, config: Config) -> HiddenPair
         cell_components=prepared.cell_components,
         graph=prepared.graph,
     )
-    val, test = (_hidden_genes(prepared, split, columns[part], keep, config, part) for part in ("val", "test"))
+    val, test = _hide_genes(prepared, split, keep, config, "val"), _hide_genes(prepared, split, keep, config, "test")
     return HiddenPair(visible=visible, val=val, test=test, spots=keep, notes=notes)
 
 
@@ -227,20 +226,20 @@ def _hide_notes(n_spots: int, n_genes: int) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _hidden_genes(
-    prepared: PreparedPair, split: GeneSplit, columns: list[int], keep: np.ndarray, config: Config, part: str
+def _hide_genes(
+    prepared: PreparedPair, split: GeneSplit, keep: np.ndarray, config: Config, part: Literal["val", "test"]
 ) -> HiddenGenes:
-    totals = prepared.st_totals
-    if part == "val":
-        position = {gene: i for i, gene in enumerate(prepared.panel)}
-        seen = [position[gene] for gene in (*split.train, *split.val)]
+    genes, totals = getattr(split, part), prepared.st_totals
+    if part == "val":  # what decides when training stops must not depend on a test gene, through totals neither
+        seen = locate((*split.train, *split.val), prepared.panel)
         totals = np.asarray(prepared.st_counts[:, seen].sum(axis=1)).ravel()
     scale = float(np.median(totals[totals > 0]))
-    truth = log_normalise(prepared.st_counts[:, columns].tocsr()[keep], totals[keep], scale).toarray().T
+    counts = prepared.st_counts[:, locate(genes, prepared.panel)].tocsr()[keep]
+    truth = log_normalise(counts, totals[keep], scale).toarray().T
     truth = np.ascontiguousarray(truth, dtype=np.float32)
     hidden = None
     if config.evaluation.protocol == "published" and part == "test":
         # one mask per split: the same entries are hidden from every method, level and seed
         rng = np.random.default_rng([config.split.seed, split.fold])
         hidden = (truth > 0) & (rng.random(truth.shape) < config.evaluation.hidden_fraction)
-    return HiddenGenes(getattr(split, part), truth, hidden, config.evaluation.min_spot_fraction)
+    return HiddenGenes(genes, truth, hidden, config.evaluation.min_spot_fraction)

@@ -25,7 +25,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from cgd.errors import CheckpointError, DiskError
-from cgd.files import explained, sync_folder
+from cgd.files import explain_disk_errors, sync_folder
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
 _LOST = "lost"  # in the state: what `CheckpointFolder.counts` returned
@@ -55,7 +55,7 @@ def write_folder(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]
     blank = json.dumps({_HASH: "", **state}).encode()
     content = blank.replace(b'""', f'"{_hash(data, blank)}"'.encode(), 1)
     temporary = folder.with_name(f".{folder.name}.{uuid4().hex}")
-    with explained(folder):
+    with explain_disk_errors(folder):
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             temporary.mkdir()

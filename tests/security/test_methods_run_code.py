@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from cgd import baselines
-from cgd.baselines import discovered, find_method, malformed
+from cgd.baselines import discover_methods, find_method, list_unusable
 
 MODULE = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\nclass Mine:\n    pass\n"
 
@@ -34,7 +34,7 @@ def test_listing_what_packages_offer_imports_nothing_of_them(outside, monkeypatc
     points += [EntryPoint("bad", "__import__('mine_elsewhere')", baselines.GROUP)]
     points += [EntryPoint("spage", "mine_elsewhere:Mine", baselines.GROUP)]
     monkeypatch.setattr(baselines, "entry_points", lambda group: points)
-    assert set(discovered()) == {"mine"}
-    assert len(malformed()) == 1
+    assert set(discover_methods()) == {"mine"}
+    assert len(list_unusable()) == 1
     assert find_method("spage").home.startswith("cgd."), "a package may not take the place of a built-in method"
     assert not (outside / "ran").exists()

@@ -167,7 +167,7 @@ def test_predictions_that_are_a_pickle_run_nothing(tmp_path, unpickled, name):
     else:
         path.write_bytes(PICKLE)
     with pytest.raises(CGDError, match=path.name):
-        BroughtFile.of(path).read(["g"], ["s"])
+        BroughtFile.identify(path).read(["g"], ["s"])
     assert_nothing_ran(unpickled)
 
 

@@ -22,7 +22,7 @@ from pyarrow import fs
 from torch import Tensor
 
 from cgd.errors import CGDError, CheckpointError
-from cgd.files import explained
+from cgd.files import explain_disk_errors
 from cgd.training.checkpoint import (
     STATE,
     TENSORS,
@@ -101,7 +101,7 @@ class CheckpointMirror:
             The store does not answer.
         """
         files, source = self._place(folder)
-        with TemporaryDirectory() as held, self._explain("read"), explained(Path(held)):
+        with TemporaryDirectory() as held, self._explain("read"), explain_disk_errors(Path(held)):
             copy = Path(held) / folder.name
             copy.mkdir()
             for name in (STATE, TENSORS):

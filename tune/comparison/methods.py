@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ablations.study.comparison import TITLE, Compared
-from cgd.baselines import METHODS, Entry, discovered, find_method, malformed
+from cgd.baselines import METHODS, Entry, discover_methods, find_method, list_unusable
 from cgd.baselines.predictions import Brought
 from cgd.config import BROUGHT, CAUSALGED
 from cgd.errors import ConfigError
@@ -41,7 +41,7 @@ def choose_methods(
     if not names:
         raise ConfigError(f"--methods names nothing; expected names such as spage,tangram, or '{ALL}', or '{FLOORS}'")
     chosen: list[Compared] = []
-    notes = malformed() if ALL in names else []
+    notes = list_unusable() if ALL in names else []
     for name in _expand(names):
         entry = _find(name)
         try:
@@ -58,7 +58,7 @@ def choose_methods(
 
 
 def _expand(names: Sequence[str]) -> list[str]:
-    everything = [*METHODS, *discovered()] if ALL in names else []
+    everything = [*METHODS, *discover_methods()] if ALL in names else []
     named = [name for name in names if name not in (ALL, FLOORS, CAUSALGED)]
     return list(dict.fromkeys([*everything, *named]))
 
@@ -99,7 +99,7 @@ def print_methods() -> None:
     """The methods a comparison can name, for --list; nothing of other packages is imported."""
     print("Methods:")
     print(f"  {CAUSALGED:<14} {TITLE}, in every comparison")
-    for name, entry in (METHODS | discovered()).items():
+    for name, entry in (METHODS | discover_methods()).items():
         needs = f" (needs {entry.package})" if entry.package else ""
         print(f"  {name:<14} {entry.title}{needs}" + (f": {entry.note}" if entry.note else ""))
     print("  or MODULE:CLASS of your own, and --predictions NAME=FILE")

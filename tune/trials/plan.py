@@ -203,7 +203,7 @@ class Planner:
         brought = self._brought.get(trial.config.method)
         if brought is None:
             return None
-        file = brought.file(trial.dataset, trial.fold, trial.seed)
+        file = brought.find_file(trial.dataset, trial.fold, trial.seed)
         if (checked := (file.path, split.sha256)) not in self._read:
             self._read.add(checked)
             file.read(split.test, hide(prepared, split, trial.config).visible.spot_names)

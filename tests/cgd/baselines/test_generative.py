@@ -161,10 +161,10 @@ def test_stdiff_is_trained_to_be_what_it_is_sampled_as(tiny):
         return a * (x - a * cells) / b - b * cells
 
     generators = {name: torch.Generator().manual_seed(0) for name in ("batch", "timestep", "noise")}
-    loss = method._loss(replace(method._state, network=perfect), cells, generators)
+    loss = method._compute_loss(replace(method._state, network=perfect), cells, generators)
     assert loss.item() < 1e-6
     wrong = replace(method._state, network=lambda x, t, condition: x)
-    assert method._loss(wrong, cells, generators).item() > 0.05
+    assert method._compute_loss(wrong, cells, generators).item() > 0.05
 
 
 def test_the_network_of_stdiff_never_sees_the_value_of_a_held_out_gene(tiny):
@@ -229,7 +229,7 @@ def test_spadit_is_trained_on_whole_rows_to_be_what_it_is_sampled_as(tiny, predi
 
     def loss(network, seed):
         generators = {name: torch.Generator().manual_seed(seed) for name in ("batch", "timestep", "noise")}
-        return method._loss(replace(state, network=network), rows, state.conditions[:5], generators).item()
+        return method._compute_loss(replace(state, network=network), rows, state.conditions[:5], generators).item()
 
     assert loss(perfect, 0) < 1e-6
     for entry in (0, -1):  # the first is a zero, the last is not: both are trained on

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 import cgd.baselines
-from cgd.baselines import METHODS, Entry, discovered, find_method
+from cgd.baselines import METHODS, Entry, discover_methods, find_method
 from cgd.data.catalog import load_dataset
 from cgd.errors import ConfigError, DataError
 from tune.commands.comparison import main
@@ -52,7 +52,7 @@ def installed(own, monkeypatch):
 
 def test_an_installed_method_is_found_and_takes_no_name_that_is_taken(installed):
     assert find_method("good").home == "own_good:Good"
-    assert set(discovered()) == {"good", "broken"}
+    assert set(discover_methods()) == {"good", "broken"}
     with pytest.raises(ConfigError, match="did you mean 'good'"):
         find_method("goood")
 
@@ -66,7 +66,7 @@ def malformed_points(installed):
 
 
 def test_an_entry_point_that_names_no_class_is_passed_over_with_a_line(malformed_points, capsys):
-    assert set(discovered()) == {"good", "broken"}
+    assert set(discover_methods()) == {"good", "broken"}
     assert main(["--list"]) == 0
     with pytest.raises(ConfigError, match="did you mean 'good'"):
         find_method("goood")
@@ -81,8 +81,8 @@ def test_a_package_whose_entry_points_cannot_be_read_hides_no_other(own, monkeyp
         folder.mkdir()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         (folder / "entry_points.txt").write_text(text or f"[{cgd.baselines.GROUP}]\ngood = own_good:Good\n")
-    assert discovered()["good"].note == "Installed beside this project, of the package fine 1.0."
-    assert cgd.baselines.malformed() == ["the entry points of the package bad cannot be read (TypeError)"]
+    assert discover_methods()["good"].note == "Installed beside this project, of the package fine 1.0."
+    assert cgd.baselines.list_unusable() == ["the entry points of the package bad cannot be read (TypeError)"]
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_predictions_that_cannot_be_scored(change, message, ending, whole, tmp_p
 def test_the_ending_of_a_file_may_be_in_capitals(whole, tmp_path):
     path = write(whole, tmp_path / "mine.h5ad").rename(tmp_path / "MINE.H5AD")
     genes, spots = list(whole.columns[:3]), list(whole.index)
-    assert parse_brought([f"Mine={path}"])[0].file("simulated", 0, 0).read(genes, spots).shape == (3, len(spots))
+    assert parse_brought([f"Mine={path}"])[0].find_file("simulated", 0, 0).read(genes, spots).shape == (3, len(spots))
 
 
 @pytest.mark.parametrize(("name", "message"), [("x.h5ad", "not a readable h5ad file"), ("x.csv", "not a table of num")])
@@ -225,7 +225,7 @@ def test_files_that_are_something_else(name, message, tmp_path, capsys):
 
 def test_a_file_that_changes_under_way_is_refused(whole, tmp_path):
     path = write(whole, tmp_path / "mine.csv")
-    file = parse_brought([f"Mine={path}"])[0].file("simulated", 0, 0)
+    file = parse_brought([f"Mine={path}"])[0].find_file("simulated", 0, 0)
     genes, spots = list(whole.columns[:3]), list(whole.index)
     assert file.read(genes, spots).shape == (3, len(spots))
     write(whole * 2, path)
