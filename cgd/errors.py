@@ -37,7 +37,20 @@ class TrainingDiverged(CGDError):
 
 
 class TrackingError(CGDError):
-    """The tracking store cannot be reached, written or understood."""
+    """The tracking store cannot be reached, written or understood.
+
+    Attributes
+    ----------
+    reason, advice
+        What is wrong and how to mend it; the message has both.
+    """
+
+    def __init__(self, reason: str, advice: str = "") -> None:
+        super().__init__(reason, advice)
+        self.reason, self.advice = reason, advice
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.advice}" if self.advice else self.reason
 
 
 def closest(name: str, valid: Iterable[str]) -> str:

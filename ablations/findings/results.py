@@ -181,7 +181,7 @@ class _Store:
     def __init__(self, tracking_uri: str) -> None:
         database = Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0])
         if tracking_uri.startswith("sqlite:///") and not database.is_file():  # MLflow would create an empty one
-            raise TrackingError(f"no tracking store at {database}; run a study first, or pass the store it wrote to")
+            raise TrackingError(f"no tracking store at {database}", "run a study first, or pass the store it wrote to")
         self.shown = without_password(tracking_uri)
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # two bars per trial otherwise
         from mlflow import MlflowClient
@@ -198,8 +198,8 @@ class _Store:
             yield
         except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
             reason = without_password((str(error).strip() or type(error).__name__).splitlines()[0])
-            message = f"cannot {doing} the tracking store {self.shown}: {reason}; pass the store a study wrote to"
-            raise TrackingError(message) from None
+            message = f"cannot {doing} the tracking store {self.shown}: {reason}"
+            raise TrackingError(message, "pass the store a study wrote to") from None
 
     def run(self, run_id: str) -> Any:
         with self._readable(f"read run {run_id} from"):

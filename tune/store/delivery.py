@@ -120,7 +120,7 @@ class Delivery:
         try:
             model_id = self.tracking.log_model(run_id, self.model, named)
         except TooLargeError as error:  # the result is worth more than its model
-            self.tracking.set_tag(run_id, "cgd.no_model", str(error).partition(". Give a database")[0])
+            self.tracking.set_tag(run_id, "cgd.no_model", error.reason)
             return {}
         return {"model_id": model_id, "dataset_name": dataset["name"], "dataset_digest": dataset["digest"]}
 

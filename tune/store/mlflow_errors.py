@@ -13,6 +13,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from cgd.errors import TrackingError
 from tune.store.errors import StoreAwayError, TooLargeError, without_password
 
+_ADVICE = (
+    "give a database such as sqlite:///PATH/mlflow.db or the address of an MLflow server with --tracking-uri or "
+    "MLFLOW_TRACKING_URI"
+)
 _REFUSED = range(400, 500)
 _LATER = {408, 425, 429, 401, 403}  # of those, what asks to come again, and what a person mends with a new password
 _TOO_LARGE = 413
@@ -36,11 +40,8 @@ def readable_errors(uri: str, doing: str) -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise _kind(error)(
-            f"cannot {doing} in the tracking store {without_password(uri)}: {without_password(reason)}. Give a "
-            "database such as sqlite:///PATH/mlflow.db or the address of an MLflow server with --tracking-uri or "
-            "MLFLOW_TRACKING_URI"
-        ) from None
+        shown = f"{without_password(uri)}: {without_password(reason)}"
+        raise _kind(error)(f"cannot {doing} in the tracking store {shown}", _ADVICE) from None
 
 
 def _kind(error: Exception) -> type[TrackingError]:

@@ -72,8 +72,7 @@ def after_all_ran() -> Iterator[None]:
     except TrackingError as error:
         if not comes_of_absence(error):
             raise
-        reason = str(error).partition(". Give a database")[0].partition("; pass the store")[0]
         raise UndeliveredError(
-            f"the tracking store went away: {reason}. Everything ran and is in the store or in the outbox; the same "
-            "command writes the report"
+            f"the tracking store went away: {error.reason}. Everything ran and is in the store or in the outbox",
+            "the same command writes the report",
         ) from None

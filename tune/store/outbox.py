@@ -109,11 +109,12 @@ class Outbox(Reporting):
         left, own = self.files.read(), without_password(self.tracking.uri)
         for key in (key for key, entries in left.items() if entries[0]["op"] != OPEN):
             place = self.files.folder / f"{key}.jsonl"
-            raise TrackingError(f"{place} does not begin with the start of its run; move it away")
+            raise TrackingError(f"{place} does not begin with the start of its run", "move it away")
         for store in {entries[0].get("store", own) for entries in left.values()} - {own}:
             raise TrackingError(
                 f"{self.files.folder} holds what an earlier command could not deliver to {store}, and this one writes "
-                f"to {own}: give the earlier --tracking-uri once more, or move the folder away to give up what is in it"
+                f"to {own}",
+                "give the earlier --tracking-uri once more, or move the folder away to give up what is in it",
             )
         with self._changed:
             for key, entries in left.items():
@@ -155,15 +156,16 @@ class Outbox(Reporting):
 
     def _undelivered(self, wait: float) -> UndeliveredError:
         self.files.try_again()
-        text = (
-            f"{self._counts()} could not be delivered: {self._away or 'the store does not answer'}. Tried for "
-            f"{wait:g} s. What was reported lies in {self.files.folder}; the same command delivers it and runs no "
-            "finished trial again"
+        why = self._away or "the store does not answer"
+        reason = (
+            f"{self._counts()} could not be delivered: {why}. Tried for {wait:g} s. What was reported lies in "
+            f"{self.files.folder}"
         )
+        advice = "the same command delivers it and runs no finished trial again"
         if unsaved := self.files.unsaved:
             lost = f"{len(unsaved)} run(s) could not be kept there ({next(iter(unsaved.values()))})"
-            text += f". {lost}: the same command runs these again, from their checkpoints where there are any"
-        return UndeliveredError(text)
+            advice += f". {lost}: the same command runs these again, from their checkpoints where there are any"
+        return UndeliveredError(reason, advice)
 
     def _counts(self) -> str:
         return f"{sum(map(len, self._waiting.values()))} write(s) of {len(self._waiting)} run(s)"
@@ -201,14 +203,16 @@ class Outbox(Reporting):
         except TrackingError as error:
             with self._changed:  # from here on nothing is kept of it, so that no file begins in its middle
                 place = self.files.refuse(key)
-                self._error = TrackingError(f"{error} (refused; what was reported of this run is in {place})")
+                self._error = TrackingError(
+                    f"{error.reason} (refused; what was reported of this run is in {place})", error.advice
+                )
             raise self._error from None
         else:
             self._delivered(key, entry)
 
     def _went_away(self, key: str, error: StoreAwayError) -> None:
         with self._changed:
-            is_news, self._away = not self._away, str(error).partition(". Give a database")[0]
+            is_news, self._away = not self._away, error.reason
             self._failures += 1
             self._waiting.move_to_end(key)  # it may be this one request that the store cannot take
             counts = self._counts()

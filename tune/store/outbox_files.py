@@ -135,9 +135,9 @@ def _entry(line: str, path: Path) -> Entry:
     try:
         entry = json.loads(line)
     except ValueError as error:
-        raise TrackingError(f"{path} is damaged ({error}); move it away, and its trial is run again") from None
+        raise TrackingError(f"{path} is damaged ({error})", "move it away, and its trial is run again") from None
     if not isinstance(entry, dict) or not {"op", "at"} <= entry.keys():
-        raise TrackingError(f"{path} holds a line that is no entry of an outbox; move it away")
+        raise TrackingError(f"{path} holds a line that is no entry of an outbox", "move it away")
     return entry
 
 

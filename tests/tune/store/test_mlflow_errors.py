@@ -88,7 +88,7 @@ def test_a_model_too_large_for_the_store_costs_the_model_and_not_the_trial(tmp_p
     (tag,) = [call for call in store.noted if call[0] == "set_tag"]
     assert tag[1:3] == ("run", "cgd.no_model")
     assert "413" in tag[3]
-    assert "Give a database" not in tag[3]
+    assert "give a database" not in tag[3]
     assert store.noted[-1] == ("finish", "run", {"test_pcc": 0.5}, "{}", {}, 2)
 
 
@@ -100,7 +100,7 @@ def read_badly(cause):
     try:
         raise cause
     except Exception as error:
-        raise TrackingError(f"cannot read run 1 from the tracking store: {error}; pass the store") from None
+        raise TrackingError(f"cannot read run 1 from the tracking store: {error}", "pass the store") from None
 
 
 @pytest.mark.parametrize(
@@ -134,5 +134,5 @@ def test_a_store_lost_while_reports_are_written_is_told_as_such_and_leaves_no_st
     runner = SimpleNamespace(plan=SimpleNamespace(studies=studies), tracking=tracking, conclude=conclude)
     with pytest.raises(UndeliveredError, match=r"connection refused.*Everything ran.*same command writes") as raised:
         study_command._conclude(runner, {name: f"run of {name}" for name in names}, True)
-    assert "Give a database" not in str(raised.value)
+    assert "give a database" not in str(raised.value)
     assert ended == [("run of second", "KILLED"), ("run of third", "KILLED")]
