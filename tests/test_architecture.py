@@ -24,7 +24,7 @@ ROOMS = {
     ),
     "ablations": ({"search"}, {"report"}, {"findings"}, {"statistics"}, {"study"}),
 }
-MLFLOW = {f"tune/store/{name}.py" for name in ("tracking", "mlflow_errors", "model", "served_model")}
+MLFLOW = {f"tune/store/{name}.py" for name in ("reading", "tracking", "mlflow_errors", "model", "served_model")}
 
 
 def imports_of(source, package=""):

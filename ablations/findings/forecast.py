@@ -61,23 +61,23 @@ def compare_forecast(results: StudyResults) -> ForecastCheck | None:
     """
     if results.forecast is None:
         return None
-    made = datetime.fromisoformat(results.forecast["made"]).timestamp()
-    expected = {entry["fingerprint"]: entry for entry in results.forecast["trials"]}
+    made = datetime.fromisoformat(results.forecast.made).timestamp()
+    expected = {entry.fingerprint: entry for entry in results.forecast.trials}
     trials = results.trials
     ran = trials[(trials["status"] == "FINISHED") & (trials["started"] >= made) & trials["fingerprint"].isin(expected)]
     if ran.empty:
         return None
     known = [expected[key] for key in ran["fingerprint"]]
-    seconds = sum(entry["seconds"] for entry in known)
-    total = sum(entry["seconds"] for entry in expected.values())
+    seconds = sum(entry.seconds for entry in known)
+    total = sum(entry.seconds for entry in expected.values())
     share = seconds / total if total else math.nan
     return ForecastCheck(
-        wall_seconds=Check(results.forecast["wall_seconds"] * share, _sum_busy_seconds(ran)),
+        wall_seconds=Check(results.forecast.wall_seconds * share, _sum_busy_seconds(ran)),
         trial_seconds=Check(seconds, float(ran["wall_seconds"].sum())),
-        peak_memory_mb=Check(max(entry["memory_mb"] for entry in known), float(ran["peak_memory_mb"].max())),
+        peak_memory_mb=Check(max(entry.memory_mb for entry in known), float(ran["peak_memory_mb"].max())),
         n_trials=len(ran),
-        n_concurrent=results.forecast["n_concurrent"],
-        made=results.forecast["made"],
+        n_concurrent=results.forecast.n_concurrent,
+        made=results.forecast.made,
     )
 
 

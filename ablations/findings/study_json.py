@@ -1,42 +1,149 @@
-"""The head of a study as it is kept in the tracking store: what was asked, with what, of which data."""
+"""`study.json`: what was asked, of which data, by which trials; written when a study ends and read for its report."""
 
 from __future__ import annotations
 
-from typing import Any
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Annotated, Any
 
-import pandas as pd
+from pydantic import BeforeValidator, Field, computed_field
 
+from ablations.findings.stored import Number, Stored
 from ablations.study.study import Study
-from cgd.errors import StudyError, TrackingError
 
-OLDER = ("dataset", "level", "seed", "fold", "code_version", "run_id", "pcc", "when")
+STUDY_JSON = "study.json"
 
 
-def read_header(content: Any, run_id: str) -> dict[str, Any]:
-    """What `study.json` says of a study beside its trials and floors, as `StudyResults` has it.
+def _read_study(value: Any) -> Any:
+    return Study.from_dict(value, "its study") if isinstance(value, dict) else value
 
-    Raises
-    ------
-    TrackingError
-        It is not what a study writes.
+
+class _Place(Stored):
+    dataset: str
+    level: str
+    seed: int
+    fold: int
+
+
+class TrialRow(_Place):
+    """One trial; without `run_id` it never began. `status` and `error` are those of its run when this was written."""
+
+    fingerprint: str
+    run_id: str | None
+    status: str | None
+    error: str | None
+
+
+class FloorRow(Stored):
+    """The run that holds the floors of a data set and fold."""
+
+    run_id: str
+    dataset: str
+    fold: int
+
+
+class OlderTrial(_Place):
+    """A trial of the study as another version of the code finished it; `pcc` is NaN where it recorded none."""
+
+    code_version: str
+    run_id: str
+    pcc: Number
+    when: date
+
+
+@dataclass(frozen=True)
+class TrialForecast:
+    """What one trial will cost. `seconds` is an upper bound where no share of epochs run is known."""
+
+    fingerprint: str
+    seconds: float
+    memory_mb: float
+    checkpoints_mb: float = 0.0
+    kept_mb: float = 0.0
+
+
+class Forecast(Stored):
+    """What the trials still to run will cost; left by a dry run for the real one, and kept with its studies.
+
+    Attributes
+    ----------
+    trials
+        In the order they will run; those that could not be probed are not among them.
+    n_concurrent
+        Trials at a time.
+    made
+        When, ISO 8601.
+    launch_seconds
+        Until the first trial starts.
     """
-    needed = ("study", "protocol", "config", "datasets", "trials", "floors", "versions")
-    if not isinstance(content, dict) or any(key not in content for key in needed):
-        absent = [key for key in needed if not isinstance(content, dict) or key not in content]
-        raise TrackingError(f"run {run_id}: study.json lacks {', '.join(absent)}; it was written by another version")
-    try:
-        study = Study.from_dict(content["study"], f"study.json of run {run_id}")
-    except StudyError as error:
-        raise TrackingError(str(error)) from None
-    known = {key: content[key] for key in ("protocol", "config", "datasets", "versions")}
-    optional = {"code_version": content.get("code_version") or "", "forecast": content.get("forecast")}
-    return {"study": study, "older": _older(content.get("older") or [], run_id)} | known | optional
+
+    trials: tuple[TrialForecast, ...]
+    n_concurrent: int
+    made: str
+    launch_seconds: float = 0.0
+
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated property
+    @property
+    def wall_seconds(self) -> float:
+        """Until the last trial ends, each starting where a slot is free first."""
+        return self.launch_seconds + schedule([trial.seconds for trial in self.trials], self.n_concurrent)
+
+    @property
+    def memory_mb(self) -> float:
+        """Of the largest trials that may run at a time."""
+        return sum(heapq.nlargest(self.n_concurrent, (trial.memory_mb for trial in self.trials)))
+
+    @property
+    def checkpoints_mb(self) -> float:
+        """Disk space of the checkpoints while trials run; those of a finished trial are removed."""
+        return sum(heapq.nlargest(self.n_concurrent, (trial.checkpoints_mb for trial in self.trials)))
+
+    @property
+    def kept_mb(self) -> float:
+        """Disk space of what stays."""
+        return sum(trial.kept_mb for trial in self.trials)
+
+    def select(self, fingerprints: Iterable[str]) -> Forecast:
+        """The part about some trials."""
+        wanted = set(fingerprints)
+        return self.model_copy(update={"trials": tuple(one for one in self.trials if one.fingerprint in wanted)})
 
 
-def _older(entries: Any, run_id: str) -> pd.DataFrame:
-    try:
-        table = pd.DataFrame([{key: entry[key] for key in OLDER} for entry in entries], columns=list(OLDER))
-        return table.assign(pcc=pd.to_numeric(table["pcc"]).astype(float))
-    except (KeyError, TypeError, ValueError) as error:
-        message = f"run {run_id}: 'older' of study.json is not a list of {', '.join(OLDER)}: {error}"
-        raise TrackingError(f"{message}; run the study again to rewrite it") from None
+def schedule(seconds: Sequence[float], n_slots: int) -> float:
+    """Wall seconds of jobs started in order on `n_slots` slots, each on the slot that is free first."""
+    slots = [0.0] * max(min(n_slots, len(seconds)), 1)
+    for job in seconds:
+        heapq.heapreplace(slots, slots[0] + job)
+    return max(slots)
+
+
+class StudyRecord(Stored):
+    """One invocation of a study.
+
+    Attributes
+    ----------
+    study, protocol, config, versions
+        What was asked, under which protocol, with which other values (dotted path -> value) and software.
+    datasets
+        Name -> n_spots, n_cells, n_genes, n_test, paper_name, sha256, notes.
+    code_version
+        Of the code that ran the trials; empty where not recorded.
+    older
+        Never mixed with the results.
+    arguments
+        Of the command.
+    """
+
+    study: Annotated[Study, BeforeValidator(_read_study)]
+    protocol: str
+    config: dict[str, Any]
+    datasets: dict[str, dict[str, Any]]
+    trials: tuple[TrialRow, ...]
+    floors: tuple[FloorRow, ...]
+    code_version: str = ""
+    older: tuple[OlderTrial, ...] = ()
+    versions: dict[str, Any]
+    forecast: Forecast | None = None
+    arguments: dict[str, Any] = Field(default_factory=dict)

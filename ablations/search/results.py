@@ -1,33 +1,43 @@
-"""A finished (or unfinished) search, as its record `search.json` holds it."""
+"""A finished (or unfinished) search, as `search.json` holds it."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import BeforeValidator, Field, PlainSerializer
+
+from ablations.findings.stored import Number, Stored
 from ablations.search.space import Space
 from ablations.statistics.paired import Estimate
-from cgd.errors import StudyError, TrackingError
-
-FORMAT = 1
-_NEEDED = ["name", "space", "sampler", "objective", "samples", "importances", "finalists", "datasets", "config"]
-_NEEDED += ["winner", "winner_values", "validation", "test", "n_tests", "n_samples", "n_interrupted", "versions"]
 
 
-@dataclass(frozen=True)
-class Sample:
+def _read_space(value: Any) -> Any:
+    return Space.from_dict(value, "its space") if isinstance(value, dict) else value
+
+
+def _read_estimate(value: Any) -> Any:
+    known = value.items() if isinstance(value, dict) else ()
+    return {key: math.nan if number is None else number for key, number in known} or value
+
+
+def _keep_estimate(found: Estimate) -> dict[str, Any]:
+    return {"mean": found.mean, "low": found.low, "high": found.high, "n_genes": found.n_genes}
+
+
+KeptEstimate = Annotated[Estimate, BeforeValidator(_read_estimate), PlainSerializer(_keep_estimate)]  # no more of it
+
+
+class Sample(Stored):
     """One configuration that was tried.
 
     Attributes
     ----------
-    sample, origin, state
-        Position in the search; default, warm start or sampled; finished, stopped early, failed or not finished.
-    value
-        Mean validation PCC; of a sample stopped early the one at `percent` of its work; NaN for none.
+    sample, trial, origin, state
+        Position in the search, number of its Optuna trial; default, warm start or sampled; finished, stopped early,
+        failed or not finished.
+    final_value, last_value, last_percent
+        Mean validation PCC at the end, and the last one reported with the percentage of the work done then.
     seconds, peak_memory_mb, n_parameters
         Costs; NaN where not recorded.
     fits_memory, on_front
@@ -39,13 +49,16 @@ class Sample:
     """
 
     sample: int
+    trial: int
     origin: str
     state: str
-    value: float
-    percent: float
-    seconds: float
-    peak_memory_mb: float
-    n_parameters: float
+    final_value: Number = Field(alias="value")
+    last_percent: Number
+    last_value: Number
+    by_dataset: dict[str, Number]
+    seconds: Number
+    peak_memory_mb: Number
+    n_parameters: Number
     fits_memory: bool
     on_front: bool
     params: dict[str, Any]
@@ -58,41 +71,55 @@ class Sample:
         """Whether it ran to its end."""
         return self.state == "finished"
 
+    @property
+    def value(self) -> float:
+        """Mean validation PCC; of a sample stopped early the one at `percent` of its work; NaN for none."""
+        return self.final_value if self.is_finished else self.last_value
 
-@dataclass(frozen=True)
-class FinalistRow:
+    @property
+    def percent(self) -> float:
+        """How much of its work was done."""
+        return 100.0 if self.is_finished else self.last_percent
+
+
+class FinalistRow(Stored):
     """A configuration of the confirmation; `minus_default` is per data set, paired."""
 
     label: str
+    sample: int | None
     is_default: bool
-    value: float
-    by_dataset: dict[str, float]
+    value: Number
+    by_dataset: dict[str, Number]
     n_missing: int
-    minus_default: dict[str, Estimate]
+    minus_default: dict[str, KeptEstimate]
     values: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(Stored):
     """The winner minus the default: the mean over data sets, and each of them with its interval.
 
-    `n_unfinished` counts the trials that failed or did not run.
+    Attributes
+    ----------
+    run_id, means
+        Of the study on the test genes; winner or default -> data set -> mean PCC.
+    failed, missing
+        Its trials that failed, with their errors, and those that did not run.
     """
 
-    mean: float
-    by_dataset: dict[str, Estimate]
+    mean: Number
+    by_dataset: dict[str, KeptEstimate]
     run_id: str | None = None
-    means: Mapping[str, Mapping[str, float]] | None = None
-    n_unfinished: int = 0
+    means: dict[str, dict[str, Number]] | None = None
+    failed: tuple[tuple[str, str], ...] = ()
+    missing: tuple[str, ...] = ()
 
     @property
     def is_whole(self) -> bool:
         """Whether every trial of it has a result: what a part of them says is not for choosing by."""
-        return bool(self.by_dataset) and not self.n_unfinished
+        return bool(self.by_dataset) and not self.failed and not self.missing
 
 
-@dataclass(frozen=True)
-class SearchResults:
+class SearchResults(Stored):
     """What a search found; see `Sample`, `FinalistRow` and `Comparison`.
 
     Attributes
@@ -107,13 +134,17 @@ class SearchResults:
         How often winners of this search were compared on the test genes.
     """
 
+    format: Literal[1] = 1
     name: str
-    space: Space
+    uid: str
+    space: Annotated[Space, BeforeValidator(_read_space)]
     sampler: dict[str, Any]
     objective: str
-    max_memory_mb: float | None
+    max_memory_mb: float | None = None
     n_samples: int
     n_interrupted: int
+    seed: int
+    search_folds: int
     datasets: dict[str, dict[str, Any]]
     config: dict[str, Any]
     samples: tuple[Sample, ...]
@@ -125,7 +156,7 @@ class SearchResults:
     test: Comparison | None
     n_tests: int
     versions: dict[str, Any]
-    arguments: dict[str, Any]
+    arguments: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def finished(self) -> list[Sample]:
@@ -157,87 +188,3 @@ class SearchResults:
     def is_decided(self) -> bool:
         """Whether there is a winner, or the default has proved to be the best."""
         return self.winner is not None or self.is_confirmed
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any], source: str = "search.json") -> SearchResults:
-        """Read a record. Raises TrackingError if it is none, or of another format."""
-        absent = [key for key in _NEEDED if key not in record]
-        if record.get("format") != FORMAT or absent:
-            what = f"it lacks {', '.join(absent)}" if absent else f"its format is {record.get('format')}"
-            raise TrackingError(f"{source} is not a search record of format {FORMAT}: {what}")
-        try:
-            return cls._read(record, source)
-        except (KeyError, TypeError, ValueError, StudyError) as error:
-            raise TrackingError(f"{source} is not a whole search record: {error!r}") from None
-
-    @classmethod
-    def _read(cls, record: Mapping[str, Any], source: str) -> SearchResults:
-        plain = ["name", "sampler", "objective", "n_samples", "n_interrupted", "datasets", "config", "importances"]
-        plain += ["winner", "winner_values", "n_tests", "versions"]
-        return cls(
-            **{key: record[key] for key in plain},
-            space=Space.from_dict(record["space"], source),
-            max_memory_mb=record.get("max_memory_mb"),
-            samples=tuple(_sample(row) for row in record["samples"]),
-            finalists=tuple(_finalist(row) for row in record["finalists"]),
-            validation=_comparison(record["validation"]),
-            test=_comparison(record["test"]),
-            arguments=record.get("arguments", {}),
-        )
-
-    @classmethod
-    def from_file(cls, path: Path) -> SearchResults:
-        """Read `search.json`. Raises TrackingError."""
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise TrackingError(f"cannot read {path}: {error}") from None
-        return cls.from_dict(record if isinstance(record, dict) else {}, str(path))
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _sample(row: Mapping[str, Any]) -> Sample:
-    is_finished = row["state"] == "finished"
-    return Sample(
-        sample=row["sample"],
-        origin=row["origin"],
-        state=row["state"],
-        value=_number(row["value"] if is_finished else row["last_value"]),
-        percent=100.0 if is_finished else _number(row["last_percent"]),
-        seconds=_number(row["seconds"]),
-        peak_memory_mb=_number(row["peak_memory_mb"]),
-        n_parameters=_number(row["n_parameters"]),
-        fits_memory=row["fits_memory"],
-        on_front=row["on_front"],
-        params=row["params"],
-        values=row["values"],
-        reason=row["reason"],
-        run_id=row["run_id"],
-    )
-
-
-def _finalist(row: Mapping[str, Any]) -> FinalistRow:
-    return FinalistRow(
-        row["label"],
-        row["is_default"],
-        _number(row["value"]),
-        row["by_dataset"],
-        row["n_missing"],
-        {name: _estimate(found) for name, found in row["minus_default"].items()},
-        row["values"],
-    )
-
-
-def _comparison(row: Mapping[str, Any] | None) -> Comparison | None:
-    if row is None:
-        return None
-    estimates = {name: _estimate(found) for name, found in row["by_dataset"].items()}
-    n_unfinished = len(row.get("failed", ())) + len(row.get("missing", ()))
-    return Comparison(_number(row["mean"]), estimates, row.get("run_id"), row.get("means"), n_unfinished)
-
-
-def _estimate(found: Mapping[str, Any]) -> Estimate:
-    return Estimate(_number(found["mean"]), _number(found["low"]), _number(found["high"]), int(found["n_genes"]))

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ablations.findings.results import HIDDEN_METRICS, METRICS, StudyResults
+from ablations.findings.study_json import FloorRow
 from ablations.study.comparison import Compared, make_comparison
 from ablations.study.study import Study
 from cgd.config import Config
@@ -53,7 +54,7 @@ def made_up(
         per_gene=pd.concat(genes, ignore_index=True),
         floors=pd.concat(floors, ignore_index=True),
         trials=pd.DataFrame(trials),
-        floor_runs=[{"run_id": f"floors-{name}", "dataset": name, "fold": 0} for name in datasets],
+        floor_runs=tuple(FloorRow(run_id=f"floors-{name}", dataset=name, fold=0) for name in datasets),
         versions={"causalged": "0.1.0"},
     )
 

@@ -114,7 +114,7 @@ def test_every_sample_is_a_trial_and_a_run_scored_on_validation_genes_alone(sear
 
 def test_the_winner_is_tested_once_and_the_record_says_by_how_much(searched):
     output, process = searched
-    results = SearchResults.from_file(output / "search" / "s" / "search.json")
+    results = SearchResults.from_json((output / "search" / "s" / "search.json").read_text(), "search.json", "")
     default, other = sorted(results.finalists, key=lambda row: not row.is_default)
     assert results.n_ended == 6
     best = yaml.safe_load((output / "search" / "s" / "best.yaml").read_text())

@@ -14,7 +14,7 @@ from cgd.errors import CGDError, ConfigError, DataError, StudyError
 from tune.commands.options import file_name
 from tune.comparison.export import export_splits
 from tune.comparison.methods import parse_brought
-from tune.store.lock import locked
+from tune.store.lock import lock_folder
 from tune.trials.mlflow_notes import clean_metric_part
 from tune.trials.plan import Planner
 
@@ -110,13 +110,13 @@ def test_a_study_that_is_no_study_is_refused_without_being_shown(name):
 
 @pytest.mark.parametrize("folder", ["x" * 300, "a?b"])
 def test_an_output_folder_that_cannot_be_is_refused(tmp_path, folder):
-    with pytest.raises(CGDError, match="--output"), locked(tmp_path / folder):
+    with pytest.raises(CGDError, match="--output"), lock_folder(tmp_path / folder):
         pass
 
 
 def test_the_output_folder_may_be_a_link_and_nothing_lands_beside_it(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    with locked((tmp_path / "link").resolve()):
+    with lock_folder((tmp_path / "link").resolve()):
         assert {path.name for path in tmp_path.iterdir()} == {"real", "link"}
         assert [path.name for path in Path(tmp_path / "real").iterdir()] == [".lock"]

@@ -8,7 +8,7 @@ import pytest
 from watched import ROOT, STUDY, TINY, user_environment
 
 from tune.search.storage import SearchError, open_earlier, open_storage
-from tune.store.errors import without_password
+from tune.store.errors import hide_password
 
 SECRET = "s3cr3t"
 
@@ -29,15 +29,15 @@ SECRET = "s3cr3t"
     ],
 )
 def test_no_form_of_a_password_is_shown(url):
-    assert SECRET not in without_password(url)
-    assert "host" in without_password(url)
+    assert SECRET not in hide_password(url)
+    assert "host" in hide_password(url)
 
 
 @pytest.mark.parametrize(
     "text", ["sqlite:////a/b@c.db", "http://127.0.0.1:5000/#/a@b", "outputs", "C:/x?a=b", "http://host/x?page=2"]
 )
 def test_what_holds_no_password_is_shown_as_it_is(text):
-    assert without_password(text) == text
+    assert hide_password(text) == text
 
 
 def test_the_storage_of_a_search_is_named_without_its_password(tmp_path):

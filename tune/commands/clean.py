@@ -23,10 +23,11 @@ from cgd.version import code_version
 from tune.checkpoints.budget import measure_folder
 from tune.checkpoints.options import CHECKPOINTS, read_checkpoint_options
 from tune.commands.ending import EXIT_FAILED, EXIT_OK, Ending
-from tune.store.errors import without_password
-from tune.store.lock import locked
-from tune.store.opening import store_uri
-from tune.store.tracking import FINISHED, KILLED, RUNNING, Tracking, sqlite_file
+from tune.store.errors import hide_password
+from tune.store.lock import lock_folder
+from tune.store.opening import choose_store
+from tune.store.reading import FINISHED, KILLED, RUNNING, find_database
+from tune.store.tracking import Tracking
 
 TUNE_FOLDER = "ray_tune"
 _HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{32}(\.old)?")  # how `cgd.training.checkpoint` names what is not whole yet
@@ -62,13 +63,13 @@ class Known:
 
 def read_store(uri: str, output: Path) -> Known | None:
     """What the store says of trials; None where there is no store yet. Raises TrackingError."""
-    database = sqlite_file(uri)
+    database = find_database(uri)
     if database is not None and not database.exists():
         return None
     status: dict[str, str] = {}
     code: dict[str, str] = {}
     interrupted = False
-    for ended_as, tags in Tracking(uri, output / "artifacts").statuses():
+    for ended_as, tags in Tracking(uri, output / "artifacts").list_statuses():
         if key := tags.get("cgd.fingerprint"):
             status.setdefault(key, ended_as)
             code.setdefault(key, tags.get("cgd.code_version", ""))
@@ -139,11 +140,11 @@ def clean(arguments: argparse.Namespace) -> Ending:
     output: Path = arguments.output
     if not output.is_dir():
         raise ConfigError(f"--clean: there is no folder {output}; name the one to clean with --output")
-    with locked(output):
-        uri = store_uri(arguments.tracking_uri, output)
+    with lock_folder(output):
+        uri = choose_store(arguments.tracking_uri, output)
         known = read_store(uri, output)
         if known is None:
-            print(f"no store at {without_password(uri)}: checkpoints of trials are left alone")
+            print(f"no store at {hide_password(uri)}: checkpoints of trials are left alone")
         found = list(find_leftovers(output, known, arguments.clean == "all"))
         for one in found:
             print(f"{readable_size(one.n_bytes):>10}  {one.path.relative_to(output)}  ({one.reason})")

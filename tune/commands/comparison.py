@@ -161,9 +161,9 @@ def _export(folder: Path, planner: Planner) -> Ending:
 
 def _write_results(arguments: argparse.Namespace) -> Ending:
     from tune.comparison.results_file import write_results
-    from tune.store.opening import store_uri
+    from tune.store.opening import choose_store
 
-    uri = store_uri(arguments.tracking_uri, arguments.output)
+    uri = choose_store(arguments.tracking_uri, arguments.output)
     for line in write_results(uri, arguments.write_results.expanduser(), arguments.comparison):
         print(line)
     return Ending()

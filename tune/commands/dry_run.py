@@ -11,8 +11,9 @@ import ray
 from tune.cluster.connection import check_here, connect_for
 from tune.cluster.resources import NO_SHARE, Request, Share, has_groups
 from tune.commands.plan_table import print_forecast, print_plan
-from tune.store.errors import without_password
-from tune.store.tracking import FINISHED, RunRecord, Tracking, sqlite_file
+from tune.store.errors import hide_password
+from tune.store.reading import FINISHED, RunRecord, find_database
+from tune.store.tracking import Tracking
 from tune.terminal.logs import CommandLog
 from tune.terminal.text import make_console
 from tune.trials.forecast import (
@@ -58,7 +59,7 @@ class DryRun:
     def show(self, log: CommandLog, with_forecast: bool) -> None:
         """Print the plan and, unless everything is finished, a forecast from probes, which is kept."""
         plan, console, tracking = self.plan, make_console(), self._open_tracking()
-        known = tracking.runs("trial") if tracking else {}
+        known = tracking.find_runs("trial") if tracking else {}
         missing = find_unfinished(plan, known)
         requests = [self.share.request(spec.config) for spec in missing]
         probed = [spec for spec in missing if spec.has_epochs]
@@ -67,7 +68,7 @@ class DryRun:
             n = len(group_by_cost(probed))
             console.print(f"probing what {len(probed)} trials cost, {n} configurations (--no-forecast skips it) ...")
             names = [study.study.name for study in plan.studies]
-            shares = measure_epoch_shares(tracking.finished("trial"), names) if tracking else {}
+            shares = measure_epoch_shares(tracking.find_finished("trial"), names) if tracking else {}
             forecast, probes = self._forecast(probed, shares, requests)
             print_plan(console, plan, known, forecast)
             print_forecast(console, forecast, probes, shares, self.output)
@@ -85,12 +86,12 @@ class DryRun:
             self._check(requests)
             print_plan(console, plan, known, None)
         n_trials, n_finished = len(plan.trials), len(plan.trials) - len(missing)
-        place = without_password(self.uri)
+        place = hide_password(self.uri)
         text = f"\n{n_trials} distinct trials: {n_finished} finished in {place}, {len(missing)} to run"
         console.print(text, soft_wrap=True)
 
     def _open_tracking(self) -> Tracking | None:
-        database = sqlite_file(self.uri)
+        database = find_database(self.uri)
         return Tracking(self.uri, self.output / "artifacts") if database is None or database.exists() else None
 
     def _check(self, requests: list[Request]) -> None:

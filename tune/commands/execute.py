@@ -6,6 +6,7 @@ import argparse
 from contextlib import suppress
 from pathlib import Path
 
+from ablations.findings.study_json import Forecast
 from ablations.report.pages.index import write_index
 from cgd.errors import TrackingError
 from tune.checkpoints.options import check_checkpoint_options
@@ -14,12 +15,12 @@ from tune.commands.dry_run import DryRun
 from tune.commands.ending import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, Ending
 from tune.commands.options import make_ui_command, record_arguments
 from tune.commands.plan_table import describe_wait
-from tune.store.errors import without_password
-from tune.store.opening import after_all_ran, opened, own_store, store_uri
-from tune.store.tracking import KILLED
+from tune.store.errors import hide_password
+from tune.store.opening import choose_store, explain_absence, name_own_store, open_store
+from tune.store.reading import KILLED
 from tune.terminal.logs import CommandLog
 from tune.trials.conclusion import StudyOutcome
-from tune.trials.forecast import Forecast, load_forecast
+from tune.trials.forecast import load_forecast
 from tune.trials.plan import Plan
 from tune.trials.runner import Runner
 
@@ -38,7 +39,7 @@ def read_share(arguments: argparse.Namespace) -> Share:
 
 def execute(arguments: argparse.Namespace, plan: Plan, log: CommandLog) -> Ending:
     """A dry run of the plan, or the plan itself with its reports. `arguments`: of `tune.commands.options`."""
-    uri = store_uri(arguments.tracking_uri, arguments.output)
+    uri = choose_store(arguments.tracking_uri, arguments.output)
     if arguments.dry_run:
         dry_run = DryRun(
             plan,
@@ -57,14 +58,14 @@ def execute(arguments: argparse.Namespace, plan: Plan, log: CommandLog) -> Endin
 
 def _run_studies(arguments: argparse.Namespace, plan: Plan, uri: str, log: CommandLog) -> Ending:
     output, keeping = arguments.output, check_checkpoint_options(arguments)
-    with opened(uri, output, log) as tracking:
+    with open_store(uri, output, log) as tracking:
         forecast = load_forecast(output, plan)
         runner = Runner(
             plan,
             tracking,
             output,
             record_arguments(arguments),
-            forecast=forecast.to_record() if forecast else None,
+            forecast=forecast,
             log_models=not arguments.no_models,
             share=read_share(arguments),
             keeping=keeping,
@@ -73,14 +74,14 @@ def _run_studies(arguments: argparse.Namespace, plan: Plan, uri: str, log: Comma
         parents, complete = runner.run(arguments.resume, arguments.address, arguments.max_concurrent)
         outcomes = _conclude(runner, parents, complete)
         index = write_index(output / "reports")
-    return _print_outcomes(outcomes, index, uri, output if uri == own_store(output) else None, log)
+    return _print_outcomes(outcomes, index, uri, output if uri == name_own_store(output) else None, log)
 
 
 def _conclude(runner: Runner, parents: dict[str, str], complete: bool) -> list[StudyOutcome]:
     """Every study's report. Raises UndeliveredError if the store goes away meanwhile."""
     outcomes: list[StudyOutcome] = []
     try:
-        with after_all_ran():
+        with explain_absence():
             for study in runner.plan.studies:
                 outcomes.append(runner.conclude(study, parents[study.study.name], complete))
     except BaseException:  # whatever ends the command, its runs must not stay RUNNING
@@ -107,7 +108,7 @@ def _print_outcomes(
     for outcome in outcomes:
         print(f"Report:       {outcome.report}")
     print(f"All reports:  {index}")
-    print(f"MLflow store: {without_password(uri)}")
+    print(f"MLflow store: {hide_password(uri)}")
     print(f"Open the UI:  {make_ui_command(uri, output)}")
     print(f"Log:          {log.path}")
     failed = dict.fromkeys(pair for outcome in outcomes for pair in outcome.failed)

@@ -13,7 +13,7 @@ import yaml
 from cgd.config import Config
 from cgd.errors import ConfigError
 from tune.checkpoints.options import add_checkpoint_options, add_clean_option
-from tune.store.errors import without_password
+from tune.store.errors import hide_password
 
 
 def positive(text: str) -> int:
@@ -64,13 +64,13 @@ def print_datasets() -> None:
 def record_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     """The arguments as JSON can hold them, without passwords: they are kept beside the results."""
     values = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
-    return {key: without_password(value) if isinstance(value, str) else value for key, value in values.items()}
+    return {key: hide_password(value) if isinstance(value, str) else value for key, value in values.items()}
 
 
 def make_ui_command(uri: str, output: Path | None) -> str:
     """The command that opens the UI, without a password; `output` is the folder of our own store."""
     if output is None:
-        uri = without_password(uri)
+        uri = hide_password(uri)
         server = f"mlflow server --host 127.0.0.1 --gunicorn-opts '--threads 4' --backend-store-uri {shlex.quote(uri)}"
         return uri if uri.startswith("http") else server
     folder = "" if output == Path("outputs").resolve() else f" OUTPUT={shlex.quote(str(output))}"

@@ -9,11 +9,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ablations.findings.study_json import Forecast
 from cgd.memory import peak_memory_mb
 from tune.cluster.capacity import free_disk_mb, memory_mb
-from tune.store.tracking import FAILED, FINISHED, RunRecord
+from tune.store.reading import FAILED, FINISHED, RunRecord
 from tune.terminal.text import format_duration, format_mb, join_lines
-from tune.trials.forecast import EpochShares, Forecast
+from tune.trials.forecast import EpochShares
 from tune.trials.plan import Plan, StudyPlan
 from tune.trials.probing import Probes
 from tune.trials.spec import TrialSpec

@@ -22,7 +22,7 @@ from tune.commands.options import (
     print_datasets,
     record_arguments,
 )
-from tune.store.errors import without_password
+from tune.store.errors import hide_password
 from tune.terminal.logs import CommandLog
 
 if TYPE_CHECKING:  # these import torch and ray, which --help and --list do without
@@ -138,18 +138,18 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
 def _run_plan(arguments: argparse.Namespace, plan: SearchPlan, log: CommandLog) -> Ending:
     from tune.commands.execute import read_share
     from tune.search.run import SearchCommand
-    from tune.store.opening import opened, own_store, store_uri
+    from tune.store.opening import choose_store, name_own_store, open_store
 
     output, keeping = arguments.output, check_checkpoint_options(arguments)
-    uri = store_uri(arguments.tracking_uri, output)
-    with opened(uri, output, log) as tracking:
+    uri = choose_store(arguments.tracking_uri, output)
+    with open_store(uri, output, log) as tracking:
         command = SearchCommand(plan, tracking, output, record_arguments(arguments), read_share(arguments), keeping)
         command.open(arguments.storage, arguments.warm_start, arguments.resume)
         outcome = command.run(arguments.address, arguments.max_concurrent)
     where = {
         **outcome.files,
-        "MLflow store": without_password(uri),
-        "Open the UI": make_ui_command(uri, output if uri == own_store(output) else None),
+        "MLflow store": hide_password(uri),
+        "Open the UI": make_ui_command(uri, output if uri == name_own_store(output) else None),
     }
     print(f"\n{outcome.summary}\n")
     for what, place in where.items():

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from ablations.findings.results import find_comparisons, load_results
 from ablations.report.content import Content, gather
 from ablations.report.formats.files import to_csv
 from ablations.report.formats.markdown import escape, set_table, write_table_one
@@ -15,6 +14,7 @@ from ablations.report.sheets.comparison import make_means
 from ablations.study.comparison import PROTOCOLS
 from cgd.errors import ConfigError, TrackingError
 from cgd.files import write_atomically
+from tune.store.reading import find_comparisons, load_results
 
 
 def write_results(uri: str, path: Path, run_ids: Sequence[str] | None = None) -> Iterator[str]:

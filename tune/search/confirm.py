@@ -21,7 +21,7 @@ from tune.search.book import DEFAULT, SAMPLE, SearchBook
 from tune.search.engine import Workplace, run_candidates
 from tune.search.plan import SearchPlan
 from tune.search.runs import WHOLE, Candidate, SearchRecorder, SearchRuns
-from tune.store.tracking import FAILED
+from tune.store.reading import FAILED
 from tune.terminal.progress import Progress
 from tune.trials.messages import TrialResult
 from tune.trials.spec import Job, Replicate
@@ -107,7 +107,7 @@ def confirm(
     missing = {key: job for key, job in jobs.items() if not _file(folder, key).is_file()}
     failed: set[str] = set()
     if missing:
-        with Progress(len(missing), len(missing) * WHOLE) as progress, runs.speaking(progress.note):
+        with Progress(len(missing), len(missing) * WHOLE) as progress, runs.redirect_lines(progress.note):
             recorder = SearchRecorder(
                 runs,
                 progress,

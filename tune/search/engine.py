@@ -66,7 +66,7 @@ def run_search(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> bool
     def is_eligible(result: TrialResult) -> bool:
         return plan.max_memory_mb is None or result.summary["peak_memory_mb"] <= plan.max_memory_mb
 
-    with Progress(left, left * WHOLE) as progress, runs.speaking(progress.note):
+    with Progress(left, left * WHOLE) as progress, runs.redirect_lines(progress.note):
 
         def refuse(sample: int, reason: str) -> None:
             progress.start(sample_name(plan, sample), WHOLE)  # or its work would stay among what is left to do

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from ablations.findings.results import load_results
 from ablations.study.study import Study
 from tune.search.book import DEFAULT, SearchBook
 from tune.search.confirm import Confirmed
 from tune.search.plan import SearchPlan
-from tune.store.opening import after_all_ran
+from tune.store.opening import explain_absence
+from tune.store.reading import load_results
 from tune.store.tracking import Tracking
 from tune.trials.conclusion import StudyOutcome
 from tune.trials.runner import Runner
@@ -82,14 +82,14 @@ def run_final_test(
     tested: dict[str, str] = book.study.user_attrs.get(TESTED, {})
     name = winner.finalist.config.fingerprint()
     if name in tested:
-        with after_all_ran():
+        with explain_absence():
             return _read(tracking, tested[name])
     planner = book.plan.planner
     planner.add(make_study(book.plan, winner))
     plan = planner.plan.studies[-1]
     runner = make_runner()
     parents, complete = runner.run(False, address, max_concurrent)
-    with after_all_ran():
+    with explain_absence():
         outcome = runner.conclude(plan, parents[plan.study.name], complete)
         if not outcome.failed and not outcome.missing:
             book.study.set_user_attr(TESTED, {**tested, name: outcome.parent_run_id})

@@ -1,4 +1,4 @@
-"""`search.json`: everything a search found, in the form its report is drawn from."""
+"""Everything a search found, in the form its report is drawn from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
-from ablations.search.results import SearchResults
+from ablations.search.results import Comparison, FinalistRow, Sample, SearchResults
 from ablations.statistics.paired import Estimate
 from cgd.version import environment
 from tune.search.book import (
@@ -33,46 +33,43 @@ from tune.search.final import TESTED, FinalTest
 from tune.search.runs import SearchRuns
 from tune.search.searcher import candidate_key
 
-FORMAT = 1
 FEW_SAMPLES = 10  # below, importances would be read out of noise
 
 
-def make_record(
+def make_results(
     book: SearchBook,
     runs: SearchRuns,
     confirmed: list[Confirmed],
     winner: Confirmed | None,
     test: FinalTest | None,
     arguments: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The search as JSON can hold it; numbers that are not finite are null."""
+) -> SearchResults:
+    """What `search.json` holds."""
     plan, front = book.plan, {trial.number for trial in book.front()}
-    record = {
-        "format": FORMAT,
-        "name": plan.name,
-        "uid": book.uid,
-        "space": plan.space.model_dump(mode="json"),
-        "sampler": book.study.user_attrs[SAMPLER],
-        "objective": plan.objective,
-        "max_memory_mb": plan.max_memory_mb,
-        "n_samples": plan.n_samples,
-        "n_interrupted": _n_interrupted(book),
-        "seed": plan.base.seed,
-        "search_folds": plan.settings["search_folds"],
-        "datasets": _datasets(book),
-        "config": plan.base.flatten(),
-        "samples": [_sample(book, runs, trial, trial.number in front) for trial in book.trials()],
-        "importances": importances(book),
-        "finalists": [_finalist(row, confirmed) for row in confirmed],
-        "winner": winner.finalist.label if winner else None,
-        "winner_values": dict(winner.finalist.values) if winner else {},
-        "validation": _compare(winner, confirmed),
-        "test": _test(test),
-        "n_tests": len(book.study.user_attrs.get(TESTED, {})),
-        "versions": environment(),
-        "arguments": dict(arguments),
-    }
-    return _finite(record)
+    return SearchResults(
+        name=plan.name,
+        uid=book.uid,
+        space=plan.space,
+        sampler=book.study.user_attrs[SAMPLER],
+        objective=plan.objective,
+        max_memory_mb=plan.max_memory_mb,
+        n_samples=plan.n_samples,
+        n_interrupted=len(book.study.get_trials(deepcopy=False)) - len(book.trials()),
+        seed=plan.base.seed,
+        search_folds=plan.settings["search_folds"],
+        datasets=_describe_datasets(book),
+        config=plan.base.flatten(),
+        samples=tuple(_make_sample(book, runs, trial, trial.number in front) for trial in book.trials()),
+        importances=importances(book),
+        finalists=tuple(_make_finalist(row, confirmed) for row in confirmed),
+        winner=winner.finalist.label if winner else None,
+        winner_values=dict(winner.finalist.values) if winner else {},
+        validation=_compare(winner, confirmed),
+        test=_compare_on_test(test),
+        n_tests=len(book.study.user_attrs.get(TESTED, {})),
+        versions=environment(),
+        arguments=dict(arguments),
+    )
 
 
 def summary_metrics(results: SearchResults) -> dict[str, float]:
@@ -106,11 +103,7 @@ def importances(book: SearchBook) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def _n_interrupted(book: SearchBook) -> int:
-    return len(book.study.get_trials(deepcopy=False)) - len(book.trials())
-
-
-def _datasets(book: SearchBook) -> dict[str, dict[str, Any]]:
+def _describe_datasets(book: SearchBook) -> dict[str, dict[str, Any]]:
     found = {}
     for name, key in book.plan.dataset_keys.items():
         prepared = book.plan.planner.plan.datasets[key]
@@ -126,83 +119,73 @@ def _datasets(book: SearchBook) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _sample(book: SearchBook, runs: SearchRuns, trial: FrozenTrial, on_front: bool) -> dict[str, Any]:
-    attributes = trial.user_attrs
+def _make_sample(book: SearchBook, runs: SearchRuns, trial: FrozenTrial, on_front: bool) -> Sample:
+    attributes, is_complete = trial.user_attrs, trial.state == TrialState.COMPLETE
     run = runs.known.get(candidate_key(book.uid, attributes[SAMPLE]))
-    steps = sorted(trial.intermediate_values.items())
-    return {
-        "sample": attributes[SAMPLE],
-        "trial": trial.number,
-        "origin": attributes[ORIGIN],
-        "state": state_of(trial),
-        "value": trial.values[0] if trial.state == TrialState.COMPLETE else None,
-        "last_percent": steps[-1][0] if steps else None,
-        "last_value": steps[-1][1] if steps else None,
-        "by_dataset": attributes.get(BY_DATASET, {}),
-        "seconds": attributes.get(SECONDS),
-        "peak_memory_mb": attributes.get(MEMORY),
-        "n_parameters": attributes.get(PARAMETERS),
-        "fits_memory": trial.state != TrialState.COMPLETE or book.fits_memory(trial),
-        "on_front": on_front,
-        "params": trial.params,
-        "values": attributes.get(VALUES, {}),
-        "reason": attributes.get(REASON),
-        "run_id": run.run_id if run else None,
-    }
+    last_percent, last_value = max(trial.intermediate_values.items(), default=(math.nan, math.nan))
+    return Sample(
+        sample=attributes[SAMPLE],
+        trial=trial.number,
+        origin=attributes[ORIGIN],
+        state=state_of(trial),
+        value=trial.values[0] if is_complete else math.nan,
+        last_percent=last_percent,
+        last_value=last_value,
+        by_dataset=attributes.get(BY_DATASET, {}),
+        seconds=attributes.get(SECONDS, math.nan),
+        peak_memory_mb=attributes.get(MEMORY, math.nan),
+        n_parameters=attributes.get(PARAMETERS, math.nan),
+        fits_memory=not is_complete or book.fits_memory(trial),
+        on_front=on_front,
+        params=trial.params,
+        values=attributes.get(VALUES, {}),
+        reason=attributes.get(REASON),
+        run_id=run.run_id if run else None,
+    )
 
 
-def _finalist(row: Confirmed, confirmed: list[Confirmed]) -> dict[str, Any]:
+def _make_finalist(row: Confirmed, confirmed: list[Confirmed]) -> FinalistRow:
     default = next((other for other in confirmed if other.finalist.is_default), None)
-    compared = default is not None and row is not default and len(row.per_gene) and len(default.per_gene)
-    gaps = differences(row.per_gene, default.per_gene) if default is not None and compared else {}
-    return {
-        "label": row.finalist.label,
-        "sample": row.finalist.sample,
-        "is_default": row.finalist.is_default,
-        "value": row.value,
-        "by_dataset": row.by_dataset,
-        "n_missing": row.n_missing,
-        "minus_default": {name: _estimate(found) for name, found in gaps.items()},
-        "values": dict(row.finalist.values),
-    }
+    is_compared = default is not None and row is not default and len(row.per_gene) and len(default.per_gene)
+    return FinalistRow(
+        label=row.finalist.label,
+        sample=row.finalist.sample,
+        is_default=row.finalist.is_default,
+        value=row.value,
+        by_dataset=row.by_dataset,
+        n_missing=row.n_missing,
+        minus_default=differences(row.per_gene, default.per_gene) if default is not None and is_compared else {},
+        values=dict(row.finalist.values),
+    )
 
 
-def _compare(winner: Confirmed | None, confirmed: list[Confirmed]) -> dict[str, Any] | None:
+def _compare(winner: Confirmed | None, confirmed: list[Confirmed]) -> Comparison | None:
     """By how much the winner beats the default on validation genes, per data set."""
     if winner is None:
         return None
     default = next(row for row in confirmed if row.finalist.is_default)
-    return _differences(differences(winner.per_gene, default.per_gene))
+    gaps = differences(winner.per_gene, default.per_gene)
+    return Comparison(mean=_mean(gaps), by_dataset=gaps)
 
 
-def _test(test: FinalTest | None) -> dict[str, Any] | None:
+def _compare_on_test(test: FinalTest | None) -> Comparison | None:
     """The same on the test genes."""
     if test is None:
         return None
-    both = len(test.winner) and len(test.default)
-    found = _differences(differences(test.winner, test.default)) if both else _differences({})
+    gaps = differences(test.winner, test.default) if len(test.winner) and len(test.default) else {}
     means = {
         label: {str(name): float(rows["pcc"].mean()) for name, rows in table.groupby("dataset", sort=False)}
         for label, table in (("winner", test.winner), ("default", test.default))
     }
-    unfinished = {"failed": [list(pair) for pair in test.failed], "missing": list(test.missing)}
-    return found | {"run_id": test.run_id, "means": means} | unfinished
+    return Comparison(
+        mean=_mean(gaps),
+        by_dataset=gaps,
+        run_id=test.run_id,
+        means=means,
+        failed=test.failed,
+        missing=test.missing,
+    )
 
 
-def _differences(found: Mapping[str, Estimate]) -> dict[str, Any]:
-    values = [estimate.mean for estimate in found.values()]
-    mean = sum(values) / len(values) if values else math.nan
-    return {"mean": mean, "by_dataset": {name: _estimate(estimate) for name, estimate in found.items()}}
-
-
-def _estimate(found: Estimate) -> dict[str, Any]:
-    return {"mean": found.mean, "low": found.low, "high": found.high, "n_genes": found.n_genes}
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinities, which JSON has not, as None."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _mean(gaps: Mapping[str, Estimate]) -> float:
+    return sum(gap.mean for gap in gaps.values()) / len(gaps) if gaps else math.nan

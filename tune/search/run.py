@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -26,14 +25,15 @@ from tune.search.confirm import Confirmed, choose_finalists, choose_winner, conf
 from tune.search.engine import Workplace, run_search
 from tune.search.final import FinalTest, run_final_test
 from tune.search.plan import SearchPlan
-from tune.search.record import make_record, summary_metrics
+from tune.search.record import make_results, summary_metrics
 from tune.search.runs import SearchRuns
 from tune.search.start import first_points
 from tune.search.storage import open_storage
-from tune.store.errors import without_password
-from tune.store.opening import after_all_ran
+from tune.store.errors import hide_password
+from tune.store.opening import explain_absence
 from tune.store.outbox import Outbox
-from tune.store.tracking import FAILED, FINISHED, KILLED, Tracking
+from tune.store.reading import FAILED, FINISHED, KILLED
+from tune.store.tracking import Tracking
 from tune.trials.preflight import check_nodes
 from tune.trials.runner import Runner
 from tune.trials.trial import Work
@@ -90,7 +90,7 @@ class SearchCommand:
             print(note)
         journal = self.folder.with_name(f"{self.plan.name}.journal")
         self.book = SearchBook(self.plan, open_storage(journal, storage, self.output), points, resume)
-        self.place = without_password(storage) if storage else str(journal)
+        self.place = hide_password(storage) if storage else str(journal)
         done = len(self.book.finished())
         if resume and not self.book.existed:
             print(f"nothing to resume: {self.place} holds no search '{self.plan.name}'; starting it")
@@ -109,7 +109,7 @@ class SearchCommand:
                 self.tracking.end(parent, KILLED)
             raise
         status = KILLED if outcome.stopped else FAILED if outcome.failed else FINISHED
-        with after_all_ran():
+        with explain_absence():
             self.tracking.end(parent, status)
         return outcome
 
@@ -123,7 +123,7 @@ class SearchCommand:
         }
         name = f"search {plan.name} · {', '.join(plan.dataset_keys)}"
         key = f"search-{self.book.uid}"
-        known = self.tracking.runs("search").get(key)
+        known = self.tracking.find_runs("search").get(key)
         return self.tracking.open_run("search", key, name, tags, known.run_id if known else None)
 
     def _note(self) -> str:
@@ -163,7 +163,7 @@ class SearchCommand:
                 keeping=self.keeping,
             )
             test = run_final_test(self.book, winner, self.tracking, make_runner, address, max_concurrent)
-        with after_all_ran():
+        with explain_absence():
             return self._conclude(parent, runs, complete, confirmed, winner, test)
 
     def _conclude(
@@ -176,12 +176,11 @@ class SearchCommand:
         test: FinalTest | None,
     ) -> SearchOutcome:
         """Write the record, the report and the best configuration, and attach them to the search's run."""
-        record = make_record(self.book, runs, confirmed, winner, test, self.arguments)
-        results = SearchResults.from_dict(record)
-        write_atomically(self.folder / "search.json", json.dumps(record, indent=1))
+        results = make_results(self.book, runs, confirmed, winner, test, self.arguments)
+        write_atomically(self.folder / "search.json", results.to_json())
         report = self.folder / "report"
         page = write_search_report(results, report)
-        self._attach(parent, record, report)
+        self._attach(parent, results, report)
         self.tracking.summarise_study(parent, summary_metrics(results), f"{self._note()}\n\n{opening(results)}")
         files = {"Storage": self.place, "Report": str(page)}
         if test is not None and test.report is not None:
@@ -197,8 +196,8 @@ class SearchCommand:
         stopped = not complete or bool(test and test.missing)
         return SearchOutcome(summary_text(results), files, (*failed, *(test.failed if test else ())), stopped)
 
-    def _attach(self, parent: str, record: dict[str, Any], report: Path) -> None:
-        self.tracking.log_texts(parent, {"search.json": json.dumps(record, indent=1)})
+    def _attach(self, parent: str, results: SearchResults, report: Path) -> None:
+        self.tracking.log_texts(parent, {"search.json": results.to_json()})
         self.tracking.log_folder(parent, report, "report")
 
     def _write_best(self, parent: str, winner: Confirmed | None) -> Path:

@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from ablations.findings.stored import write_per_gene
 from cgd.config import Config
 from cgd.data.preprocess import PreparedPair
-from tune.store.opening import after_all_ran
+from tune.store.opening import explain_absence
 from tune.store.outbox import Outbox
-from tune.store.outbox_files import Entry, opening
-from tune.store.tracking import FINISHED, STOPPED, RunRecord, describe_dataset, table_text
+from tune.store.outbox_files import Entry, Open
+from tune.store.reading import FINISHED, STOPPED, RunRecord
+from tune.store.tracking import describe_dataset
 from tune.terminal.progress import Progress
 from tune.trials.failure import Failure
 from tune.trials.messages import PERCENT, Epoch, TrialResult
@@ -49,13 +51,13 @@ class SearchRuns:
 
     def __init__(self, outbox: Outbox, parent: str, datasets: Mapping[str, PreparedPair]) -> None:
         self.outbox, self.parent, self.datasets = outbox, parent, datasets
-        self.known: dict[str, RunRecord] = outbox.tracking.runs(KIND_OF_RUN)
+        self.known: dict[str, RunRecord] = outbox.tracking.find_runs(KIND_OF_RUN)
         self._finished = {key for key, record in self.known.items() if record.status == FINISHED}
 
     def describe(self, candidate: Candidate) -> Entry:
         """What the run of a candidate begins with; one that ran before is opened again."""
         self._finished.discard(candidate.key)
-        return opening(
+        return Open(
             kind=KIND_OF_RUN,
             name=candidate.name,
             tags={"mlflow.parentRunId": self.parent, **candidate.tags},
@@ -69,7 +71,7 @@ class SearchRuns:
         metrics = {KEPT: result.value, **result.summary}
         if len(result.by_dataset) > 1:
             metrics |= {f"{KEPT}_{_metric_name(name)}": value for name, value in result.by_dataset.items()}
-        self.outbox.finish(candidate.key, metrics, table_text(result.per_gene))
+        self.outbox.finish(candidate.key, metrics, write_per_gene(result.per_gene))
         self._finished.add(candidate.key)
 
     def is_finished(self, key: str) -> bool:
@@ -83,15 +85,15 @@ class SearchRuns:
             tag_lost_checkpoints(self.outbox, candidate.key, candidate.name, result.lost)
             self.finish(candidate, result)
 
-    def speaking(self, say: Callable[[str], None]) -> AbstractContextManager[None]:
-        """See `Outbox.speaking`."""
-        return self.outbox.speaking(say)
+    def redirect_lines(self, say: Callable[[str], None]) -> AbstractContextManager[None]:
+        """See `Outbox.redirect_lines`."""
+        return self.outbox.redirect_lines(say)
 
     def settle(self) -> None:
         """Wait for the store, and read its runs back. Raises UndeliveredError."""
         self.outbox.settle()
-        with after_all_ran():
-            self.known = self.outbox.tracking.runs(KIND_OF_RUN)
+        with explain_absence():
+            self.known = self.outbox.tracking.find_runs(KIND_OF_RUN)
 
 
 def _metric_name(name: str) -> str:

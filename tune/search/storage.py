@@ -13,7 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import SQLAlchemyError
 
 from cgd.errors import CGDError
-from tune.store.errors import without_password
+from tune.store.errors import hide_password
 
 
 class SearchError(CGDError):
@@ -28,12 +28,12 @@ def readable_storage_errors(where: str) -> Iterator[None]:
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SearchError(
-            f"cannot use the search storage {without_password(where)}: {without_password(reason)}. Omit "
+            f"cannot use the search storage {hide_password(where)}: {hide_password(reason)}. Omit "
             "--storage for a journal file in --output, or give "
             "the URL of a database such as postgresql://USER@HOST/NAME, with its driver installed"
         ) from None
     except ValueError as error:  # what the journal raises for a line it cannot read
-        raise SearchError(f"{without_password(where)} is not a whole search journal: {error}") from None
+        raise SearchError(f"{hide_password(where)} is not a whole search journal: {error}") from None
 
 
 def open_storage(journal: Path, url: str | None, output: Path) -> BaseStorage:
@@ -101,10 +101,8 @@ def open_earlier(where: str) -> optuna.Study:
         storage = RDBStorage(place) if "://" in place else JournalStorage(JournalFileBackend(place))
         names = optuna.get_all_study_names(storage)
         if not name and len(names) != 1:
-            shown = without_password(place)
+            shown = hide_password(place)
             raise SearchError(f"{shown} holds {len(names)} searches; name one: {shown}#{names[0] if names else 'NAME'}")
         if name and name not in names:
-            raise SearchError(
-                f"{without_password(place)} holds no search '{name}'; it has: {', '.join(names) or 'none'}"
-            )
+            raise SearchError(f"{hide_password(place)} holds no search '{name}'; it has: {', '.join(names) or 'none'}")
         return optuna.load_study(study_name=name or names[0], storage=storage)

@@ -9,12 +9,13 @@ are those of the same trial; the run then has two points of each and shows the l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tune.store.errors import TooLargeError
-from tune.store.outbox_files import END, EPOCHS, FAIL, FINISH, OPEN, RUN_ID, TAG, Entry
-from tune.store.tracking import FINISHED, KILLED, RUNNING, RunRecord, Tracking
+from tune.store.outbox_files import RUN_ID, End, Entry, Epochs, Fail, Finish, Open, Tag
+from tune.store.reading import KILLED, RUNNING, RunRecord
+from tune.store.tracking import Tracking
 
 
 class Delivery:
@@ -35,20 +36,19 @@ class Delivery:
         self._run_id: str | None = None
         self._is_over = False  # the store has a whole run already
         self._last_epoch = 0
-        self._opening: Entry = {}
+        self._opening: Open | None = None
         self._held: list[Entry] = []  # while another command writes to the run
 
     def apply(self, entry: Entry) -> None:
         """Write an entry. Raises TrackingError; the same entry may then come again."""
-        is_new = entry["op"] == OPEN
-        if is_new:
+        if isinstance(entry, Open):
             self._opening, self._run_id, self._is_over = entry, None, False
-        found = self.tracking.find(self.key) if is_new or self.tracking.is_shared else None
-        self._is_over |= _is_whole(found)
+        found = self.tracking.find(self.key) if isinstance(entry, Open) or self.tracking.is_shared else None
+        self._is_over |= found is not None and found.is_whole
         if self._is_over:
             return
-        if found and self._is_of_another(found) and entry["op"] not in (FINISH, FAIL):
-            if entry["op"] != END:  # this one was stopped; the other goes on
+        if found and self._is_of_another(found) and not isinstance(entry, Finish | Fail):
+            if not isinstance(entry, End):  # this one was stopped; the other goes on
                 self._held.append(entry)
             return
         self._write_all(found, entry)
@@ -73,44 +73,48 @@ class Delivery:
 
     def _open(self, found: RunRecord | None) -> None:
         about, tracking = self._opening, self.tracking
-        where = (about["kind"], self.key, about["name"], about["tags"])
-        run_id = tracking.open_run(*where, found.run_id if found else None, about["at"])
-        if about["note"]:
-            tracking.describe(run_id, about["note"].replace(RUN_ID, run_id))
-        self._last_epoch = tracking.last_epoch(run_id) if found else 0
+        assert about is not None  # a run's first entry
+        run_id = tracking.open_run(
+            about.kind, self.key, about.name, about.tags, found.run_id if found else None, about.at
+        )
+        if about.note:
+            tracking.describe(run_id, about.note.replace(RUN_ID, run_id))
+        self._last_epoch = tracking.read_last_epoch(run_id) if found else 0
         if not self._last_epoch:  # a kill may have come before these
-            tracking.log_params(run_id, about["params"])
-            tracking.log_texts(run_id, about["texts"])
-            for dataset in about["datasets"]:
+            tracking.log_params(run_id, about.params)
+            tracking.log_texts(run_id, about.texts)
+            for dataset in about.datasets:
                 tracking.log_dataset(run_id, dataset)
         self._run_id = run_id
 
     def _write(self, entry: Entry) -> None:
-        run_id, op = str(self._run_id), entry["op"]
-        if op == EPOCHS:
-            self._epochs(run_id, entry["epochs"])
-        elif op == TAG:
-            self.tracking.set_tag(run_id, entry["tag"], entry["value"])
-        elif op == FINISH:
-            self._finish(run_id, entry)
-        elif op == FAIL:
-            self.tracking.fail(run_id, entry["message"], entry["detail"], entry["at"])
-        elif op == END:
-            self.tracking.end(run_id, entry["status"], entry["at"])
+        run_id = str(self._run_id)
+        match entry:
+            case Epochs():
+                self._add_epochs(run_id, entry.epochs)
+            case Tag():
+                self.tracking.set_tag(run_id, entry.tag, entry.value)
+            case Finish():
+                self._finish(run_id, entry)
+            case Fail():
+                self.tracking.fail(run_id, entry.message, entry.detail, entry.at)
+            case End():
+                self.tracking.end(run_id, entry.status, entry.at)
 
-    def _epochs(self, run_id: str, epochs: list[dict[str, float]]) -> None:
+    def _add_epochs(self, run_id: str, epochs: Sequence[Mapping[str, float]]) -> None:
         """Those that the run has not: a resumed trial reports its earlier epochs again."""
         new = [epoch for epoch in epochs if epoch["epoch"] > self._last_epoch]
         self.tracking.log_epochs(run_id, new)
         self._last_epoch = max([self._last_epoch, *(int(epoch["epoch"]) for epoch in new)])
 
-    def _finish(self, run_id: str, entry: Entry) -> None:
+    def _finish(self, run_id: str, entry: Finish) -> None:
         link: dict[str, str] = {}
-        if entry["model_tags"] is not None:
-            link = self._attach_model(run_id, entry["model_tags"], entry["dataset"])
-        if self.tracking.is_shared and _is_whole(self.tracking.find(self.key)):
+        if entry.model_tags is not None and entry.dataset is not None:
+            link = self._attach_model(run_id, entry.model_tags, entry.dataset)
+        found = self.tracking.find(self.key) if self.tracking.is_shared else None
+        if found and found.is_whole:
             return  # another command's while this one's model was on its way
-        self.tracking.finish(run_id, entry["summary"], entry["per_gene"], link, entry["at"])
+        self.tracking.finish(run_id, entry.summary, entry.per_gene, link, entry.at)
 
     def _attach_model(self, run_id: str, tags: Mapping[str, str], dataset: Mapping[str, str]) -> dict[str, str]:
         if not self.model.is_dir():
@@ -123,7 +127,3 @@ class Delivery:
             self.tracking.set_tag(run_id, "cgd.no_model", error.reason)
             return {}
         return {"model_id": model_id, "dataset_name": dataset["name"], "dataset_digest": dataset["digest"]}
-
-
-def _is_whole(found: RunRecord | None) -> bool:
-    return found is not None and found.status == FINISHED and not found.is_partial

@@ -21,7 +21,7 @@ class UndeliveredError(TrackingError):
     """The tracking store is away, and what trials reported waits in the output folder."""
 
 
-def without_password(url: str) -> str:
+def hide_password(url: str) -> str:
     """An address as it may be shown and kept, without what follows the user's name or a parameter such as `password=`.
 
     Anything else as it is. A password may hold a slash where its owner did not quote it.

@@ -16,7 +16,7 @@ class OutputError(CGDError):
 
 
 @contextmanager
-def locked(output: Path) -> Iterator[None]:
+def lock_folder(output: Path) -> Iterator[None]:
     """Create the output folder and keep other commands out of it. Raises OutputError."""
     if "?" in str(output):
         raise OutputError(f"{output}: the address of a database cannot hold a '?'; choose another folder with --output")

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mlflow.exceptions import MlflowException
-from requests.exceptions import HTTPError, RequestException
+from requests.exceptions import HTTPError
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from cgd.errors import TrackingError
-from tune.store.errors import StoreAwayError, TooLargeError, without_password
+from tune.store.errors import StoreAwayError, TooLargeError, hide_password
 
 _ADVICE = (
     "give a database such as sqlite:///PATH/mlflow.db or the address of an MLflow server with --tracking-uri or "
@@ -24,7 +24,7 @@ _BUSY = "QueuePool limit"  # a server whose connections to its database are all 
 
 
 @contextmanager
-def readable_errors(uri: str, doing: str) -> Iterator[None]:
+def translate_errors(uri: str, doing: str) -> Iterator[None]:
     """Turn the errors of MLflow, its database and its artifacts into ours.
 
     Raises
@@ -38,13 +38,13 @@ def readable_errors(uri: str, doing: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:  # a driver may not be installed
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        shown = f"{without_password(uri)}: {without_password(reason)}"
-        raise _kind(error)(f"cannot {doing} in the tracking store {shown}", _ADVICE) from None
+        shown = f"{hide_password(uri)}: {hide_password(reason)}"
+        raise _choose_kind(error)(f"cannot {doing} in the tracking store {shown}", _ADVICE) from None
 
 
-def _kind(error: Exception) -> type[TrackingError]:
+def _choose_kind(error: Exception) -> type[TrackingError]:
     if is_too_large(error):
         return TooLargeError
     return StoreAwayError if is_away(error) else TrackingError
@@ -55,13 +55,6 @@ def is_too_large(error: Exception) -> bool:
     if isinstance(error, HTTPError) and error.response is not None:
         return error.response.status_code == _TOO_LARGE
     return isinstance(error, MlflowException) and f"error code {_TOO_LARGE}" in str(error)
-
-
-def comes_of_absence(error: TrackingError) -> bool:
-    """Whether a store that is away is behind an error, also where what only reads a store has put it into words."""
-    cause = error.__context__
-    is_of_store = isinstance(cause, MlflowException | SQLAlchemyError | RequestException)  # a missing file is not
-    return isinstance(error, StoreAwayError) or (is_of_store and is_away(cause))
 
 
 def is_away(error: Exception) -> bool:

@@ -16,8 +16,8 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 NAME = "model"  # runs:/RUN_ID/model
 _SCRIPT = Path(__file__).with_name("served_model.py")
-_PACKAGES = ("mlflow", "torch", "numpy", "scipy", "pandas", "anndata", "scanpy", "pydantic", "pyyaml", "safetensors")
-_PACKAGES += ("diffusers",)
+_PACKAGES = ["mlflow", "torch", "numpy", "scipy", "pandas", "anndata", "scanpy", "pydantic", "pyyaml", "safetensors"]
+_PACKAGES += ["diffusers"]
 
 # the column has no name, so that a bare path, a list and a table with a column `path` are all taken
 _SIGNATURE = ModelSignature(

@@ -7,27 +7,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from cgd.errors import TrackingError
-from tune.store.errors import UndeliveredError
-from tune.store.lock import locked
-from tune.store.mlflow_errors import comes_of_absence
+from tune.store.errors import StoreAwayError, UndeliveredError
+from tune.store.lock import lock_folder
 from tune.store.outbox import Outbox
-from tune.store.tracking import Tracking, sqlite_file
+from tune.store.reading import find_database
+from tune.store.tracking import Tracking
 from tune.terminal.logs import CommandLog
 
 
-def own_store(output: Path) -> str:
+def name_own_store(output: Path) -> str:
     """Tracking URI of the store that belongs to an output folder."""
     return f"sqlite:///{output / 'mlflow.db'}"
 
 
-def store_uri(given: str | None, output: Path) -> str:
+def choose_store(given: str | None, output: Path) -> str:
     """The store a command writes to: the one given, else MLFLOW_TRACKING_URI, else that of the output folder."""
-    return given or os.environ.get("MLFLOW_TRACKING_URI") or own_store(output)
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or name_own_store(output)
 
 
 @contextmanager
-def opened(uri: str, output: Path, log: CommandLog) -> Iterator[Tracking]:
+def open_store(uri: str, output: Path, log: CommandLog) -> Iterator[Tracking]:
     """Lock the output folder and, where it lies elsewhere, the folder of an SQLite database; open log and store.
 
     Raises
@@ -37,8 +36,8 @@ def opened(uri: str, output: Path, log: CommandLog) -> Iterator[Tracking]:
     UndeliveredError
         The store did not take what an earlier command had left for it.
     """
-    is_own, database = uri == own_store(output), sqlite_file(uri)
-    with locked(output), locked(database.parent) if database and not is_own else nullcontext():
+    is_own, database = uri == name_own_store(output), find_database(uri)
+    with lock_folder(output), lock_folder(database.parent) if database and not is_own else nullcontext():
         log.open(output)
         tracking = Tracking(uri, output / "artifacts")
         deliver_leftovers(tracking, output)
@@ -57,7 +56,7 @@ def deliver_leftovers(tracking: Tracking, output: Path) -> None:
 
 
 @contextmanager
-def after_all_ran() -> Iterator[None]:
+def explain_absence() -> Iterator[None]:
     """For what is read from the store and written to it when all trials have run: losing it there loses no result.
 
     Raises
@@ -67,11 +66,7 @@ def after_all_ran() -> Iterator[None]:
     """
     try:
         yield
-    except UndeliveredError:
-        raise
-    except TrackingError as error:
-        if not comes_of_absence(error):
-            raise
+    except StoreAwayError as error:
         raise UndeliveredError(
             f"the tracking store went away: {error.reason}. Everything ran and is in the store or in the outbox",
             "the same command writes the report",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import os
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Condition, Thread
@@ -17,16 +17,17 @@ from types import TracebackType
 
 from cgd.errors import CGDError, TrackingError
 from tune.store.delivery import Delivery
-from tune.store.errors import StoreAwayError, UndeliveredError, without_password
-from tune.store.outbox_files import END, LAST, OPEN, Entry, OutboxFiles, Reporting, now
-from tune.store.tracking import KILLED, Tracking
+from tune.store.errors import StoreAwayError, UndeliveredError, hide_password
+from tune.store.outbox_files import LAST, End, Entry, Epochs, Fail, Finish, Open, OutboxFiles, Tag, read_clock
+from tune.store.reading import KILLED
+from tune.store.tracking import Tracking
 
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)  # seconds between one attempt and the next, the last for ever
 _STOP_SECONDS = 5.0
 _WAIT_VARIABLE, _WAIT_SECONDS = "CGD_STORE_WAIT", 60.0
 
 
-class Outbox(Reporting):
+class Outbox:
     """Writes to the store in the background; a context manager, to be left before Ray is.
 
     Parameters
@@ -79,17 +80,59 @@ class Outbox(Reporting):
         TrackingError
             The store refused an earlier one.
         """
-        entry = {"at": now(), **entry}
-        if entry["op"] == OPEN:
-            entry["store"] = without_password(self.tracking.uri)  # a later command may be given another one
+        if isinstance(entry, Open):  # a later command may be given another store
+            entry = entry.model_copy(update={"store": hide_password(self.tracking.uri)})
         with self._changed:
             self._check()
             is_news = not self.files.unsaved
-            self.files.keep(key, entry, durable=entry["op"] in LAST)
+            self.files.keep(key, entry, durable=isinstance(entry, LAST))
             self._waiting.setdefault(key, deque()).append(entry)
             self._changed.notify_all()
         if is_news and (reason := self.files.unsaved.get(key)):
             self.say(f"cannot write to {self.files.folder} ({reason}): what is reported is kept in memory")
+
+    def add_epochs(self, key: str, epochs: Sequence[Mapping[str, float]]) -> None:
+        """Metrics of several epochs, at `time_ms` or now."""
+        when = read_clock()
+        if epochs:
+            self.put(key, Epochs(at=when, epochs=tuple({"time_ms": when, **epoch} for epoch in epochs)))
+
+    def tag(self, key: str, tag: str, value: str) -> None:
+        self.put(key, Tag(tag=tag, value=value))
+
+    def finish(
+        self,
+        key: str,
+        summary: Mapping[str, float],
+        per_gene: str,
+        model: tuple[Path, Mapping[str, str], Mapping[str, str]] | None = None,
+    ) -> None:
+        """A run's result.
+
+        Parameters
+        ----------
+        per_gene
+            The table as `write_per_gene` has it.
+        model
+            Folder of the model, which is moved away, its tags, and its data set as `describe_dataset` has it.
+        """
+        entry = Finish(summary=dict(summary), per_gene=per_gene)
+        if model:
+            folder, tags, dataset = model
+            try:
+                self.files.keep_model(key, folder)
+                entry = entry.model_copy(update={"model_tags": dict(tags), "dataset": dict(dataset)})
+            except OSError as error:
+                self.tag(key, "cgd.no_model", f"it could not be kept for the store: {error}")
+        self.put(key, entry)
+
+    def fail(self, key: str, message: str, detail: str) -> None:
+        """Why a run has no result; a path in it that is no UTF-8 is shown as far as it is."""
+        message, detail = (text.encode(errors="replace").decode() for text in (message, detail))
+        self.put(key, Fail(message=message, detail=detail))
+
+    def end(self, key: str, status: str) -> None:
+        self.put(key, End(status=status))
 
     def is_safe(self, key: str) -> bool:
         """Whether all that was reported of a run is on the disk or in the store."""
@@ -106,20 +149,21 @@ class Outbox(Reporting):
         TrackingError
             It is for another store, or damaged.
         """
-        left, own = self.files.read(), without_password(self.tracking.uri)
-        for key in (key for key, entries in left.items() if entries[0]["op"] != OPEN):
-            place = self.files.folder / f"{key}.jsonl"
-            raise TrackingError(f"{place} does not begin with the start of its run", "move it away")
-        for store in {entries[0].get("store", own) for entries in left.values()} - {own}:
-            raise TrackingError(
-                f"{self.files.folder} holds what an earlier command could not deliver to {store}, and this one writes "
-                f"to {own}",
-                "give the earlier --tracking-uri once more, or move the folder away to give up what is in it",
-            )
+        left, own = self.files.read(), hide_password(self.tracking.uri)
+        for key, (first, *_) in left.items():
+            if not isinstance(first, Open):
+                place = self.files.folder / f"{key}.jsonl"
+                raise TrackingError(f"{place} does not begin with the start of its run", "move it away")
+            if first.store not in (None, own):
+                raise TrackingError(
+                    f"{self.files.folder} holds what an earlier command could not deliver to {first.store}, and this "
+                    f"one writes to {own}",
+                    "give the earlier --tracking-uri once more, or move the folder away to give up what is in it",
+                )
         with self._changed:
             for key, entries in left.items():
-                if entries[-1]["op"] not in LAST:  # its driver was killed
-                    entries.append({"op": END, "status": KILLED, "at": entries[-1]["at"]})
+                if not isinstance(entries[-1], LAST):  # its driver was killed
+                    entries.append(End(status=KILLED, at=entries[-1].at))
                 self._waiting[key] = deque(entries)
             self._changed.notify_all()
         return len(left)
@@ -136,16 +180,16 @@ class Outbox(Reporting):
         TrackingError
             It refused something.
         """
-        wait = patience()
+        wait = read_patience()
         with self._changed:
             if self._away:
-                self.say(f"waiting for the tracking store, {wait:g} s at most: {self._counts()} not delivered")
+                self.say(f"waiting for the tracking store, {wait:g} s at most: {self._count_writes()} not delivered")
                 self._failures = min(self._failures, 2)  # somebody waits now
             while not self._is_idle():
                 before = self._n_delivered
                 took_some = self._changed.wait_for(lambda seen=before: self._is_settled(seen), wait)  # type: ignore[misc]
                 if not took_some and self._failures:  # else it is at a large one; what hangs, the client gives up
-                    raise self._undelivered(wait)
+                    raise self._make_error(wait)
         self._check()
 
     def _is_settled(self, n_before: int) -> bool:
@@ -154,11 +198,11 @@ class Outbox(Reporting):
     def _is_idle(self) -> bool:
         return not self._waiting or self._error is not None
 
-    def _undelivered(self, wait: float) -> UndeliveredError:
+    def _make_error(self, wait: float) -> UndeliveredError:
         self.files.try_again()
         why = self._away or "the store does not answer"
         reason = (
-            f"{self._counts()} could not be delivered: {why}. Tried for {wait:g} s. What was reported lies in "
+            f"{self._count_writes()} could not be delivered: {why}. Tried for {wait:g} s. What was reported lies in "
             f"{self.files.folder}"
         )
         advice = "the same command delivers it and runs no finished trial again"
@@ -167,7 +211,7 @@ class Outbox(Reporting):
             advice += f". {lost}: the same command runs these again, from their checkpoints where there are any"
         return UndeliveredError(reason, advice)
 
-    def _counts(self) -> str:
+    def _count_writes(self) -> str:
         return f"{sum(map(len, self._waiting.values()))} write(s) of {len(self._waiting)} run(s)"
 
     def _check(self) -> None:
@@ -215,7 +259,7 @@ class Outbox(Reporting):
             is_news, self._away = not self._away, error.reason
             self._failures += 1
             self._waiting.move_to_end(key)  # it may be this one request that the store cannot take
-            counts = self._counts()
+            counts = self._count_writes()
             self._changed.notify_all()
         if is_news:
             where = f"the study goes on; {counts} wait(s) in {self.files.folder}"
@@ -226,7 +270,7 @@ class Outbox(Reporting):
             self._waiting[key].popleft()
             if not self._waiting[key]:
                 del self._waiting[key]
-                if entry["op"] in LAST:
+                if isinstance(entry, LAST):
                     self._forget(key)
             self._failures, self._n_delivered = 0, self._n_delivered + 1
             is_back = bool(self._away) and not self._waiting
@@ -249,7 +293,7 @@ class Outbox(Reporting):
             self._changed.notify_all()
 
     @contextmanager
-    def speaking(self, say: Callable[[str], None]) -> Iterator[None]:
+    def redirect_lines(self, say: Callable[[str], None]) -> Iterator[None]:
         """While a table is on the terminal, lines go through it."""
         before, self.say = self.say, say
         try:
@@ -258,7 +302,7 @@ class Outbox(Reporting):
             self.say = before
 
 
-def patience() -> float:
+def read_patience() -> float:
     """Seconds to wait for a store at the end of a command. Raises CGDError."""
     given = os.environ.get(_WAIT_VARIABLE, str(_WAIT_SECONDS))
     try:

@@ -6,16 +6,107 @@ import json
 import os
 import shutil
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from ablations.findings.stored import explain
 from cgd.errors import TrackingError
 from cgd.files import write_atomically
 
-Entry = dict[str, Any]  # what is to be written, with `op` and `at`, the time in milliseconds
 _END = ".jsonl"
+RUN_ID = "{RUN_ID}"  # stands for the run's id in a description, which is written before there is one
+
+
+def read_clock() -> int:
+    """The time in milliseconds, as MLflow has it."""
+    return int(time.time() * 1000)
+
+
+class _Entry(BaseModel):
+    """Something that is to be written to a run; `at` is when it happened, in milliseconds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at: int = Field(default_factory=read_clock)
+
+    def to_line(self) -> str:
+        """One line of ASCII: where a kill cuts it, no character is cut."""
+        return json.dumps(self.model_dump(exclude_none=True)) + "\n"
+
+
+def _make_texts(params: Any) -> Any:
+    return {path: str(value) for path, value in params.items()} if isinstance(params, dict) else params
+
+
+class Open(_Entry):
+    """What a run begins with; `datasets` as `describe_dataset` has them, `store` the one it was meant for."""
+
+    op: Literal["open"] = "open"
+    kind: str
+    name: str
+    tags: dict[str, str]
+    note: str = ""
+    params: Annotated[dict[str, str], BeforeValidator(_make_texts)] = Field(default_factory=dict)
+    texts: dict[str, str] = Field(default_factory=dict)
+    datasets: tuple[dict[str, str], ...] = ()
+    store: str | None = None
+
+
+class Epochs(_Entry):
+    """Metrics of epochs, with `epoch` and `time_ms` among them."""
+
+    op: Literal["epochs"] = "epochs"
+    epochs: tuple[dict[str, float], ...]
+
+
+class Tag(_Entry):
+    """A tag that is learnt later than the run begins."""
+
+    op: Literal["tag"] = "tag"
+    tag: str
+    value: str
+
+
+class Finish(_Entry):
+    """A run's result: final metrics, its table, and of a model that is kept its tags and its data set."""
+
+    op: Literal["finish"] = "finish"
+    summary: dict[str, float]
+    per_gene: str
+    model_tags: dict[str, str] | None = None
+    dataset: dict[str, str] | None = None
+
+
+class Fail(_Entry):
+    """Why a run has no result."""
+
+    op: Literal["fail"] = "fail"
+    message: str
+    detail: str
+
+
+class End(_Entry):
+    """A run that ends without a result, or stopped early."""
+
+    op: Literal["end"] = "end"
+    status: str
+
+
+Entry = Open | Epochs | Tag | Finish | Fail | End
+LAST = (Finish, Fail, End)  # after one of these a run has no more entries
+_ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="op")])
+
+
+def read_entry(line: str, path: Path) -> Entry:
+    """What `to_line` wrote to a file. Raises TrackingError."""
+    try:
+        return _ENTRY.validate_json(line)
+    except ValidationError as error:
+        reason = f"{path} is damaged: a line of it {explain(error)}"
+        raise TrackingError(reason, "move it away, and its trial is run again") from None
 
 
 class OutboxFiles:
@@ -68,14 +159,14 @@ class OutboxFiles:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._file(key).open("a", encoding="utf-8") as file:
-            file.write(_line(entry))
+            file.write(entry.to_line())
             file.flush()
             if durable:
                 os.fsync(file.fileno())
 
     def rewrite(self, key: str, entries: Iterable[Entry]) -> None:
         """Put down all entries of a run anew: appending one failed, and may have left half a line. Raises OSError."""
-        write_atomically(self._file(key), "".join(map(_line, entries)))
+        write_atomically(self._file(key), "".join(entry.to_line() for entry in entries))
 
     def read(self) -> dict[str, list[Entry]]:
         """What an earlier command left, by run; a last line that a kill cut off is removed.
@@ -91,7 +182,7 @@ class OutboxFiles:
             if torn:
                 write_atomically(path, "".join(f"{line}\n" for line in lines))
             if lines:
-                found[path.name.removesuffix(_END)] = [_entry(line, path) for line in lines]
+                found[path.name.removesuffix(_END)] = [read_entry(line, path) for line in lines]
             else:
                 path.unlink()
         return found
@@ -125,98 +216,3 @@ class OutboxFiles:
 
     def _file(self, key: str) -> Path:
         return self.folder / f"{key}{_END}"
-
-
-def _line(entry: Entry) -> str:
-    return json.dumps(entry) + "\n"
-
-
-def _entry(line: str, path: Path) -> Entry:
-    try:
-        entry = json.loads(line)
-    except ValueError as error:
-        raise TrackingError(f"{path} is damaged ({error})", "move it away, and its trial is run again") from None
-    if not isinstance(entry, dict) or not {"op", "at"} <= entry.keys():
-        raise TrackingError(f"{path} holds a line that is no entry of an outbox", "move it away")
-    return entry
-
-
-OPEN, EPOCHS, TAG, FINISH, FAIL, END = "open", "epochs", "tag", "finish", "fail", "end"
-LAST = {FINISH, FAIL, END}  # after one of these a run has no more entries
-RUN_ID = "{RUN_ID}"  # stands for the run's id in a description, which is written before there is one
-
-
-def opening(
-    kind: str,
-    name: str,
-    tags: Mapping[str, str],
-    note: str = "",
-    params: Mapping[str, Any] | None = None,
-    texts: Mapping[str, str] | None = None,
-    datasets: Sequence[Mapping[str, str]] = (),
-) -> Entry:
-    """What a run begins with; `datasets` as `describe_dataset` has them."""
-    flat = {path: str(value) for path, value in (params or {}).items()}
-    about = {"note": note, "params": flat, "texts": dict(texts or {}), "datasets": list(datasets)}
-    return {"op": OPEN, "kind": kind, "name": name, "tags": dict(tags), **about}
-
-
-class Reporting(ABC):
-    """Ways to report; `put` takes what they make of it."""
-
-    files: OutboxFiles
-
-    @abstractmethod
-    def put(self, key: str, entry: Entry) -> None:
-        """Take an entry of the run with the fingerprint `key`."""
-
-    def epochs(self, key: str, epochs: list[Mapping[str, float]]) -> None:
-        """Metrics of several epochs, at `time_ms` or now."""
-        when = now()
-        if epochs:
-            self.put(key, {"op": EPOCHS, "at": when, "epochs": [{"time_ms": when, **epoch} for epoch in epochs]})
-
-    def tag(self, key: str, tag: str, value: str) -> None:
-        self.put(key, {"op": TAG, "tag": tag, "value": value})
-
-    def finish(
-        self,
-        key: str,
-        summary: Mapping[str, float],
-        per_gene: str,
-        model: tuple[Path, Mapping[str, str], Mapping[str, str]] | None = None,
-    ) -> None:
-        """A run's result.
-
-        Parameters
-        ----------
-        per_gene
-            The table as `table_text` has it.
-        model
-            Folder of the model, which is moved away, its tags, and its data set as `describe_dataset` has it.
-        """
-        entry: Entry = {"op": FINISH, "summary": dict(summary), "per_gene": per_gene, "model_tags": None}
-        if model:
-            folder, tags, dataset = model
-            if self._keep_model(key, folder):
-                entry |= {"model_tags": dict(tags), "dataset": dict(dataset)}
-        self.put(key, entry)
-
-    def _keep_model(self, key: str, folder: Path) -> bool:
-        try:
-            self.files.keep_model(key, folder)
-        except OSError as error:
-            self.tag(key, "cgd.no_model", f"it could not be kept for the store: {error}")
-            return False
-        return True
-
-    def fail(self, key: str, message: str, detail: str) -> None:
-        self.put(key, {"op": FAIL, "message": message, "detail": detail})
-
-    def end(self, key: str, status: str) -> None:
-        self.put(key, {"op": END, "status": status})
-
-
-def now() -> int:
-    """The time in milliseconds, as MLflow has it."""
-    return int(time.time() * 1000)

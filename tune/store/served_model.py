@@ -37,7 +37,9 @@ with warnings.catch_warnings(record=True):
         def load_context(self, context: PythonModelContext) -> None:
             self.model = CausalGeD.load(context.artifacts["causalged"])
 
-        def predict(self, context, model_input, params=None):
+        def predict(
+            self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None
+        ) -> pd.DataFrame:
             """(n_spots, n_genes) DataFrame, spots in the order of the file.
 
             Raises

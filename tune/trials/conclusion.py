@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,15 +10,16 @@ from typing import Any
 
 import pandas as pd
 
-from ablations.findings.results import load_results
+from ablations.findings.study_json import STUDY_JSON, Forecast
 from ablations.report.content import Content, gather
 from ablations.report.figures.curves import COLUMNS, write_curves
 from ablations.report.formats.terminal import summarise_report
 from ablations.report.pages.write import write_report
-from tune.store.tracking import FAILED, FINISHED, KILLED, OlderRun, RunRecord, Tracking
+from tune.store.reading import FAILED, FINISHED, KILLED, OlderRun, RunRecord, load_results
+from tune.store.tracking import Tracking
 from tune.trials.mlflow_notes import collect_numbers, list_study_metrics, write_parent_note
 from tune.trials.plan import Plan, StudyPlan
-from tune.trials.study_record import study_record
+from tune.trials.study_record import make_study_record
 
 Known = Mapping[str, RunRecord]  # by fingerprint
 
@@ -53,7 +53,7 @@ class Conclusions:
         tracking: Tracking,
         output: Path,
         arguments: dict[str, Any],
-        forecast: dict[str, Any] | None,
+        forecast: Forecast | None,
     ) -> None:
         self.plan, self.tracking, self.output = plan, tracking, output
         self.arguments, self.forecast = arguments, forecast
@@ -70,9 +70,8 @@ class Conclusions:
         known, known_floors
             Runs of trials and floors.
         """
-        record = study_record(plan, self.plan, known, known_floors, self.other_code)
-        record |= {"forecast": self.forecast, "arguments": self.arguments}
-        self.tracking.log_texts(parent, {"study.json": json.dumps(record, indent=1)})
+        record = make_study_record(plan, self.plan, known, known_floors, self.other_code, self.forecast, self.arguments)
+        self.tracking.log_texts(parent, {STUDY_JSON: record.to_json()})
         results = load_results(self.tracking.uri, parent)
         folder = self.output / "reports" / f"{plan.study.name}-{plan.key}"
         content = gather(results)
@@ -93,7 +92,7 @@ class Conclusions:
     def other_code(self) -> dict[str, list[OlderRun]]:
         """Finished trials of other code versions by their key, read once for all studies."""
         found: dict[str, list[OlderRun]] = {}
-        for run in self.tracking.trials_of_other_code({spec.code_version for spec in self.plan.trials.values()}):
+        for run in self.tracking.find_older_trials({spec.code_version for spec in self.plan.trials.values()}):
             found.setdefault(run.trial_key, []).append(run)
         return found
 
@@ -111,6 +110,6 @@ class Conclusions:
             (spec.dataset, level, f"seed {spec.seed}, fold {spec.fold}", epoch, value)
             for level, spec in plan.trials
             if spec.fingerprint in known
-            for epoch, value in self.tracking.curve(known[spec.fingerprint].run_id, "val_pcc")
+            for epoch, value in self.tracking.read_curve(known[spec.fingerprint].run_id, "val_pcc")
         ]
         return pd.DataFrame(rows, columns=list(COLUMNS))

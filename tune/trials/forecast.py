@@ -7,14 +7,14 @@ outcome.
 from __future__ import annotations
 
 import hashlib
-import heapq
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
+from ablations.findings.study_json import Forecast, TrialForecast
+from cgd.errors import TrackingError
 from cgd.files import write_atomically
 from cgd.probe import Probe
 from tune.cluster.resources import count_workers
@@ -25,85 +25,6 @@ RECORD_MB = 0.1  # a trial in the store without its model: texts, tables, metric
 GROUP_START_SECONDS = 15.0  # of the workers of a trial that has several: the difference measured in docs/studies.md
 _CHECKPOINTS_KEPT = 4  # of a running trial: the last, the best, a spare, and one being written
 EpochShares = Mapping[tuple[str, int], float]
-
-
-@dataclass(frozen=True)
-class TrialForecast:
-    """What one trial will cost. `seconds` is an upper bound where no share of epochs run is known."""
-
-    fingerprint: str
-    seconds: float
-    memory_mb: float
-    checkpoints_mb: float
-    kept_mb: float
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What the trials still to run will cost.
-
-    Attributes
-    ----------
-    trials
-        In the order they will run; those that could not be probed are not among them.
-    n_concurrent
-        Trials at a time.
-    made
-        When, ISO 8601.
-    launch_seconds
-        Until the first trial starts.
-    """
-
-    trials: tuple[TrialForecast, ...]
-    n_concurrent: int
-    made: str
-    launch_seconds: float = 0.0
-
-    @property
-    def wall_seconds(self) -> float:
-        """Until the last trial ends, each starting where a slot is free first."""
-        return self.launch_seconds + schedule([trial.seconds for trial in self.trials], self.n_concurrent)
-
-    @property
-    def memory_mb(self) -> float:
-        """Of the largest trials that may run at a time."""
-        return sum(heapq.nlargest(self.n_concurrent, (trial.memory_mb for trial in self.trials)))
-
-    @property
-    def checkpoints_mb(self) -> float:
-        """Disk space of the checkpoints while trials run; those of a finished trial are removed."""
-        return sum(heapq.nlargest(self.n_concurrent, (trial.checkpoints_mb for trial in self.trials)))
-
-    @property
-    def kept_mb(self) -> float:
-        """Disk space of what stays."""
-        return sum(trial.kept_mb for trial in self.trials)
-
-    def select(self, fingerprints: Iterable[str]) -> Forecast:
-        """The part about some trials."""
-        wanted = set(fingerprints)
-        trials = tuple(trial for trial in self.trials if trial.fingerprint in wanted)
-        return replace(self, trials=trials)
-
-    def to_record(self) -> dict[str, Any]:
-        """As kept with a study, for its report."""
-        return {
-            "wall_seconds": self.wall_seconds,
-            "n_concurrent": self.n_concurrent,
-            "launch_seconds": self.launch_seconds,
-            "memory_mb": self.memory_mb,
-            "disk_mb": self.checkpoints_mb + self.kept_mb,
-            "trials": [asdict(trial) for trial in self.trials],
-            "made": self.made,
-        }
-
-
-def schedule(seconds: Sequence[float], n_slots: int) -> float:
-    """Wall seconds of jobs started in order on `n_slots` slots, each on the slot that is free first."""
-    slots = [0.0] * max(min(n_slots, len(seconds)), 1)
-    for job in seconds:
-        heapq.heapreplace(slots, slots[0] + job)
-    return max(slots)
 
 
 def forecast_trial(spec: TrialSpec, probe: Probe, shares: EpochShares, log_models: bool = True) -> TrialForecast:
@@ -150,7 +71,8 @@ def make_forecast(
     """
     first, later = trials[:n_concurrent], trials[n_concurrent:]
     warmed = (*(replace(trial, seconds=trial.seconds + warmup_seconds) for trial in first), *later)
-    return Forecast(warmed, n_concurrent, datetime.now(UTC).isoformat(timespec="seconds"), launch_seconds)
+    made = datetime.now(UTC).isoformat(timespec="seconds")
+    return Forecast(trials=warmed, n_concurrent=n_concurrent, made=made, launch_seconds=launch_seconds)
 
 
 def measure_epoch_shares(
@@ -187,17 +109,14 @@ def forecast_path(output: Path, plan: Plan) -> Path:
 def save_forecast(output: Path, plan: Plan, forecast: Forecast) -> Path:
     """Keep a forecast for the real run of the plan."""
     path = forecast_path(output, plan)
-    write_atomically(path, json.dumps(forecast.to_record(), indent=1))
+    write_atomically(path, forecast.to_json())
     return path
 
 
 def load_forecast(output: Path, plan: Plan) -> Forecast | None:
     """The forecast a dry run of this plan left; None where there is none, or one of another layout."""
+    path = forecast_path(output, plan)
     try:
-        record = json.loads(forecast_path(output, plan).read_text(encoding="utf-8"))
-        trials = tuple(TrialForecast(**trial) for trial in record["trials"])
-        return Forecast(trials, int(record["n_concurrent"]), str(record["made"]), float(record["launch_seconds"]))
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError):  # written by another version, or by hand: a dry run writes it anew
+        return Forecast.from_json(path.read_text(encoding="utf-8"), str(path), "make a dry run")
+    except (FileNotFoundError, UnicodeDecodeError, TrackingError):  # by another version, or by hand: made anew
         return None

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ablations.findings.stored import write_per_gene
 from cgd.config import Config, says_where
 from cgd.data.preprocess import PreparedPair
 from cgd.training.checkpoint import CheckpointFolder
 from tune.store.outbox import Outbox
-from tune.store.outbox_files import RUN_ID, Entry, opening
-from tune.store.tracking import FAILED, FINISHED, KILLED, NOTE, STUDY_TAG, RunRecord, describe_dataset, table_text
+from tune.store.outbox_files import RUN_ID, Entry, Open
+from tune.store.reading import FAILED, FINISHED, KILLED, NOTE, STUDY_TAG, RunRecord
+from tune.store.tracking import describe_dataset
 from tune.terminal.progress import Progress
 from tune.trials.callback import Listener
 from tune.trials.failure import Failure
@@ -120,7 +122,7 @@ class Recorder(Listener):
     def _flush(self, key: str) -> str:
         """Hand over the pending epochs of a run; its name."""
         run = self._open[key]
-        self.outbox.epochs(key, run.pending)
+        self.outbox.add_epochs(key, run.pending)
         run.pending, run.flushed = [], time.monotonic()
         return run.name
 
@@ -183,7 +185,7 @@ class StudyRecorder(Recorder):
         }
         if spec.brought:
             tags["cgd.prediction_sha256"] = spec.brought.sha256
-        entry = opening(
+        entry = Open(
             kind="trial",
             name=spec.name,
             tags=tags,
@@ -206,7 +208,7 @@ class StudyRecorder(Recorder):
         if "val_pcc" in summary:  # the curve of the epochs bears that name
             summary[KEPT] = summary.pop("val_pcc")
         model = self._model(spec, result.has_model) if self._keeps_model(spec) else None
-        self.outbox.finish(key, summary, table_text(result.per_gene), model)
+        self.outbox.finish(key, summary, write_per_gene(result.per_gene), model)
         if self.outbox.is_safe(key):
             CheckpointFolder(self.work.checkpoints / key, key).clear()
             if self.work.mirror:

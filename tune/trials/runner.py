@@ -11,6 +11,8 @@ from typing import Any
 import pandas as pd
 import ray
 
+from ablations.findings.stored import write_per_gene
+from ablations.findings.study_json import Forecast
 from cgd.errors import TrackingError
 from cgd.evaluation import evaluate_floors
 from cgd.kept_prediction import PREDICTIONS
@@ -20,10 +22,11 @@ from tune.checkpoints.budget import BudgetCallback, CheckpointBudget
 from tune.checkpoints.options import CHECKPOINTS, DEFAULT_OPTIONS, CheckpointOptions
 from tune.cluster.connection import connect_for
 from tune.cluster.resources import NO_SHARE, Share
-from tune.store.opening import after_all_ran
+from tune.store.opening import explain_absence
 from tune.store.outbox import Outbox
-from tune.store.outbox_files import opening
-from tune.store.tracking import FAILED, FINISHED, KILLED, RUNNING, STUDY_TAG, Tracking, table_text
+from tune.store.outbox_files import Open
+from tune.store.reading import FAILED, FINISHED, KILLED, RUNNING, STUDY_TAG
+from tune.store.tracking import Tracking
 from tune.terminal.progress import Progress
 from tune.trials.conclusion import Conclusions, StudyOutcome
 from tune.trials.mlflow_notes import make_study_view, name_view, write_parent_note
@@ -64,7 +67,7 @@ class Runner:
         tracking: Tracking,
         output: Path,
         arguments: dict[str, Any],
-        forecast: dict[str, Any] | None = None,
+        forecast: Forecast | None = None,
         log_models: bool = True,
         share: Share = NO_SHARE,
         keeping: CheckpointOptions = DEFAULT_OPTIONS,
@@ -72,8 +75,8 @@ class Runner:
         self.plan, self.tracking, self.output = plan, tracking, output
         self.log_models, self.share, self.keeping = log_models, share, keeping
         self.conclusions = Conclusions(plan, tracking, output, arguments, forecast)
-        self.known = tracking.runs("trial")
-        self.known_floors = tracking.runs("floors")
+        self.known = tracking.find_runs("trial")
+        self.known_floors = tracking.find_runs("floors")
         self._ended: set[str] = set()  # trials that this command ran to an end
 
     def missing(self) -> dict[str, TrialSpec]:
@@ -86,7 +89,7 @@ class Runner:
     def _open_parents(self, resume: bool) -> dict[str, str]:
         """The parent run of each study: exactly these trials have one for ever, which is opened again."""
         parents, interrupted = {}, False
-        known = self.tracking.runs("study", "cgd.study_key")
+        known = self.tracking.find_runs("study", "cgd.study_key")
         for plan in self.plan.studies:
             record = known.get(plan.key)
             interrupted |= record is not None and record.status in (KILLED, RUNNING)
@@ -142,7 +145,7 @@ class Runner:
                 for run_id in parents.values():
                     self.tracking.end(run_id, KILLED)
             raise
-        with after_all_ran():
+        with explain_absence():
             self._read_back(floors)
         return parents, complete
 
@@ -156,9 +159,9 @@ class Runner:
 
     def _read_back(self, floors: list[FloorSpec]) -> None:
         """The runs of what ended, as the store has them: another command on it may have finished some first."""
-        trials = self.tracking.runs("trial")
+        trials = self.tracking.find_runs("trial")
         self.known |= {key: trials[key] for key in self._ended if key in trials}
-        found = self.tracking.runs("floors")
+        found = self.tracking.find_runs("floors")
         self.known_floors |= {spec.fingerprint: found[spec.fingerprint] for spec in floors if spec.fingerprint in found}
 
     def _adopt(self) -> None:
@@ -186,8 +189,8 @@ class Runner:
                 table = ray.get(reference)
                 tags = {"cgd.dataset": spec.dataset, "cgd.fold": str(spec.fold)}
                 name = f"floors · {spec.dataset} · fold {spec.fold}"
-                outbox.put(spec.fingerprint, opening("floors", name, tags))
-                outbox.finish(spec.fingerprint, _floor_metrics(table), table_text(table))
+                outbox.put(spec.fingerprint, Open(kind="floors", name=name, tags=tags))
+                outbox.finish(spec.fingerprint, _floor_metrics(table), write_per_gene(table))
 
     def _run_trials(
         self,
@@ -203,7 +206,7 @@ class Runner:
         work = Work("test", replicates, shared, checkpoints, self.share, log_models=self.log_models, mirror=mirror)
         jobs = [Job(key, spec.config, (i,)) for i, (key, spec) in enumerate(missing.items())]
         n_epochs = sum(spec.n_epochs for spec in missing.values())
-        with Progress(len(missing), n_epochs) as progress, outbox.speaking(progress.note):
+        with Progress(len(missing), n_epochs) as progress, outbox.redirect_lines(progress.note):
             parent_of, tags = self._parents_of(parents), self._tags()
             recorder = StudyRecorder(outbox, progress, work, missing, parent_of, tags, self.plan.datasets)
             budget = CheckpointBudget(checkpoints, self.keeping.budget, self._has_ended(recorder))

@@ -1,25 +1,29 @@
-"""study.json: what a report is written from, besides the runs themselves."""
+"""Makes `study.json`: what a report is written from, besides the runs themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ablations.findings.study_json import FloorRow, Forecast, OlderTrial, StudyRecord, TrialRow
 from cgd.data.catalog import PAPER_NAMES
 from cgd.data.split import make_splits
 from cgd.version import code_version, environment
-from tune.store.tracking import OlderRun, RunRecord
+from tune.store.reading import OlderRun, RunRecord
 from tune.trials.plan import Plan, StudyPlan
+from tune.trials.spec import TrialSpec
 
 
-def study_record(
+def make_study_record(
     plan: StudyPlan,
     whole: Plan,
     known: Mapping[str, RunRecord],
     known_floors: Mapping[str, RunRecord],
     other_code: Mapping[str, Sequence[OlderRun]],
-) -> dict[str, Any]:
-    """Content of study.json, as `ablations.findings.results` reads it.
+    forecast: Forecast | None,
+    arguments: Mapping[str, Any],
+) -> StudyRecord:
+    """The record of a study.
 
     Parameters
     ----------
@@ -29,44 +33,54 @@ def study_record(
         Runs of trials and floors by fingerprint.
     other_code
         Trial key -> the same trial as finished by other code versions.
+    forecast, arguments
+        Of the command.
     """
-    return {
-        "study": plan.study.model_dump(mode="json"),
-        "protocol": plan.base.evaluation.protocol,
-        "config": plan.base.flatten(),
-        "datasets": {name: _describe(plan, whole, name) for name in plan.dataset_keys},
-        "trials": _trials(plan, known),
-        "floors": [
-            {"run_id": known_floors[spec.fingerprint].run_id, "dataset": spec.dataset, "fold": spec.fold}
+    return StudyRecord(
+        study=plan.study,
+        protocol=plan.base.evaluation.protocol,
+        config=plan.base.flatten(),
+        datasets={name: _describe(plan, whole, name) for name in plan.dataset_keys},
+        trials=tuple(_make_row(level, spec, known.get(spec.fingerprint)) for level, spec in plan.trials),
+        floors=tuple(
+            FloorRow(run_id=known_floors[spec.fingerprint].run_id, dataset=spec.dataset, fold=spec.fold)
             for spec in plan.floors
             if spec.fingerprint in known_floors
-        ],
-        "code_version": code_version(),
-        "older": _older(plan, other_code),
-        "versions": environment(),
-    }
+        ),
+        code_version=code_version(),
+        older=tuple(
+            _make_older(level, spec, run) for level, spec in plan.trials for run in other_code.get(spec.trial_key, ())
+        ),
+        versions=environment(),
+        forecast=forecast,
+        arguments=dict(arguments),
+    )
 
 
-def _trials(plan: StudyPlan, known: Mapping[str, RunRecord]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for level, spec in plan.trials:
-        record = known.get(spec.fingerprint)
-        row: dict[str, Any] = {"fingerprint": spec.fingerprint, "dataset": spec.dataset, "level": level}
-        row |= {"seed": spec.seed, "fold": spec.fold, "run_id": record.run_id if record else None}
-        row |= {"status": record.status if record else "MISSING", "error": record.error if record else None}
-        rows.append(row)
-    return rows
+def _make_row(level: str, spec: TrialSpec, run: RunRecord | None) -> TrialRow:
+    return TrialRow(
+        fingerprint=spec.fingerprint,
+        dataset=spec.dataset,
+        level=level,
+        seed=spec.seed,
+        fold=spec.fold,
+        run_id=run.run_id if run else None,
+        status=run.status if run else "MISSING",
+        error=run.error if run else None,
+    )
 
 
-def _older(plan: StudyPlan, other_code: Mapping[str, Sequence[OlderRun]]) -> list[dict[str, Any]]:
-    """The same trials as finished by other code versions: shown beside the results and never mixed with them."""
-    rows: list[dict[str, Any]] = []
-    for level, spec in plan.trials:
-        for run in other_code.get(spec.trial_key, ()):
-            row: dict[str, Any] = {"dataset": spec.dataset, "level": level, "seed": spec.seed, "fold": spec.fold}
-            row |= {"code_version": run.code_version, "run_id": run.run_id, "pcc": run.pcc}
-            rows.append({**row, "when": run.when.isoformat()})
-    return rows
+def _make_older(level: str, spec: TrialSpec, run: OlderRun) -> OlderTrial:
+    return OlderTrial(
+        dataset=spec.dataset,
+        level=level,
+        seed=spec.seed,
+        fold=spec.fold,
+        code_version=run.code_version,
+        run_id=run.run_id,
+        pcc=run.pcc,
+        when=run.when,
+    )
 
 
 def _describe(plan: StudyPlan, whole: Plan, name: str) -> dict[str, Any]:

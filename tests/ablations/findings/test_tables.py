@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from ablations.findings.forecast import compare_forecast
+from ablations.findings.study_json import Forecast, TrialForecast
 from ablations.findings.tables import build_tables
 from ablations.findings.verdict import judge, list_notes, open_report
 from ablations.statistics.paired import Estimate
@@ -204,8 +205,8 @@ def test_an_estimate_without_correction_is_judged_by_its_own_p():
 
 
 def forecast_for(results, made, seconds=5.0):
-    trials = [{"fingerprint": key, "seconds": seconds, "memory_mb": 256.0} for key in results.trials["fingerprint"]]
-    return {"wall_seconds": 20.0, "n_concurrent": 2, "disk_mb": 1.0, "trials": trials, "made": made}
+    trials = tuple(TrialForecast(key, seconds, memory_mb=256.0) for key in results.trials["fingerprint"])
+    return Forecast(n_concurrent=2, trials=trials, made=made)
 
 
 def test_a_forecast_is_compared_with_what_ran_after_it(heldout):

@@ -11,6 +11,7 @@ from markdown_it import MarkdownIt
 from report_reader import Page
 
 from ablations.findings import wording
+from ablations.findings.study_json import Forecast, TrialForecast
 from ablations.report.content import gather
 from ablations.report.formats import latex, markdown
 from ablations.report.formats.terminal import summarise_report
@@ -228,17 +229,14 @@ def test_the_ceiling_of_a_study_of_the_latent_is_explained(content):
 
 def test_forecast_stands_beside_the_outcome(results):
     trials = results.trials.assign(started=1_000_000.0, ended=1_000_100.0)
-    planned = [{"fingerprint": f, "seconds": 20.0, "memory_mb": 1000.0} for f in trials["fingerprint"]]
-    forecast = {"wall_seconds": 50.0, "n_concurrent": 2, "disk_mb": 1.0, "trials": planned, "made": "1970-01-02"}
+    planned = tuple(TrialForecast(key, seconds=20.0, memory_mb=1000.0) for key in trials["fingerprint"])
+    forecast = Forecast(n_concurrent=2, trials=planned, made="1970-01-02")
     timed = dataclasses.replace(results, trials=trials, forecast=forecast)
     sheet = gather(timed).forecast
     n = int((trials["status"] == "FINISHED").sum())
     wall, seconds, memory = ([cell.text for cell in line.cells[1:]] for line in sheet.lines)
-    assert wall == [
-        wording.format_number(50 * n / len(trials), 0),
-        "100",
-        wording.format_number(100 * len(trials) / n / 50, 2),
-    ]
+    expected = forecast.wall_seconds * n / len(trials)
+    assert wall == [wording.format_number(expected, 0), "100", wording.format_number(100 / expected, 2)]
     ran = trials.loc[trials["status"] == "FINISHED", "wall_seconds"].sum()
     assert seconds == [
         wording.format_number(20.0 * n, 0),

@@ -55,7 +55,7 @@ def made_up(**changed):
                  "means": {"winner": {"tissue": 0.411}, "default": {"tissue": 0.415}}, "failed": [], "missing": []},
         "n_tests": 1, "versions": {"python": "3"}, "arguments": {},
     }  # fmt: skip
-    return SearchResults.from_dict(record | changed)
+    return SearchResults.from_json(json.dumps(record | changed), "search.json", "search again")
 
 
 def test_the_opening_says_by_how_much_whatever_the_sign():
@@ -142,11 +142,16 @@ def test_a_search_without_a_result_still_has_a_page(tmp_path):
     assert "Not finished: 0 of 6" in write_search_report(nothing, tmp_path).read_text()
 
 
-def test_what_is_no_record_is_refused(tmp_path):
-    path = tmp_path / "search.json"
-    path.write_text(json.dumps({"format": 1}))
-    with pytest.raises(TrackingError, match=r"not a search record of format 1: it lacks name"):
-        SearchResults.from_file(path)
-    path.write_text("{")
-    with pytest.raises(TrackingError, match="cannot read"):
-        SearchResults.from_file(path)
+def test_what_is_no_record_of_a_search_is_refused():
+    for text, message in (('{"format": 1}', "search.json lacks name, uid"), ("{", "search.json does not fit: .*JSON")):
+        with pytest.raises(TrackingError, match=f"{message}.*; search again"):
+            SearchResults.from_json(text, "search.json", "search again")
+    for changed, message in (({"format": 2}, "at format: .*found 2"), ({"space": {}}, "its space: .*parameters")):
+        with pytest.raises(TrackingError, match=message):
+            made_up(**changed)
+
+
+def test_a_search_comes_back_as_it_was_kept():
+    kept = made_up()
+    assert SearchResults.from_json(kept.to_json(), "search.json", "").to_json() == kept.to_json()
+    assert json.loads(kept.to_json())["samples"][4]["value"] is None  # stopped early

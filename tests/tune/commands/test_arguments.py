@@ -7,7 +7,7 @@ import pytest
 
 from cgd.errors import TrackingError
 from tune.commands.options import file_name, make_ui_command, record_arguments
-from tune.store.errors import without_password
+from tune.store.errors import hide_password
 from tune.store.tracking import Tracking
 
 
@@ -22,7 +22,7 @@ from tune.store.tracking import Tracking
     ],
 )
 def test_passwords_are_not_shown(url, shown):
-    assert without_password(url) == shown
+    assert hide_password(url) == shown
 
 
 def test_the_address_of_a_store_is_shown_without_its_password(tmp_path):

@@ -11,9 +11,10 @@ from cgd.version import code_version
 from tune.checkpoints.mirror import CheckpointMirror
 from tune.commands import ablation as cli
 from tune.commands.clean import clean, find_leftovers, read_store
-from tune.store.lock import OutputError, locked
-from tune.store.opening import own_store
-from tune.store.tracking import FAILED, FINISHED, KILLED, Tracking
+from tune.store.lock import OutputError, lock_folder
+from tune.store.opening import name_own_store
+from tune.store.reading import FAILED, FINISHED, KILLED
+from tune.store.tracking import Tracking
 
 HALF = "." + "epoch-00004." + "0a" * 16
 SACRED = ["mlflow.db", "artifacts/1/model", "reports/index.html", "logs/a.log", "outbox/1.json", "search/a.journal"]
@@ -21,7 +22,7 @@ SACRED = ["mlflow.db", "artifacts/1/model", "reports/index.html", "logs/a.log", 
 
 def runs(output):
     """A finished, a stopped and a failed trial of this code, and stopped ones of another version and of a search."""
-    tracking, now = Tracking(own_store(output), output / "artifacts"), code_version("cgd.evaluation")
+    tracking, now = Tracking(name_own_store(output), output / "artifacts"), code_version("cgd.evaluation")
     for key, status, code in [
         ("done", FINISHED, now),
         ("stopped", KILLED, now),
@@ -62,7 +63,7 @@ def output(used):
 
 def options(output, what="finished", dry_run=False, storage=None):
     how = {"checkpoint_budget": 1, "checkpoint_storage": storage}
-    return argparse.Namespace(output=output, clean=what, dry_run=dry_run, tracking_uri=own_store(output), **how)
+    return argparse.Namespace(output=output, clean=what, dry_run=dry_run, tracking_uri=name_own_store(output), **how)
 
 
 def left(output):
@@ -95,25 +96,25 @@ def test_what_goes_and_what_stays(output, what, more, capsys):
 
 
 def test_predictions_stay_while_a_study_is_interrupted(output):
-    tracking = Tracking(own_store(output), output / "artifacts")
+    tracking = Tracking(name_own_store(output), output / "artifacts")
     parent = tracking.open_run("study", "study-x", "x", {})
     for status, stay in [(KILLED, True), (FINISHED, False)]:
         tracking.end(parent, status)
-        found = find_leftovers(output, read_store(own_store(output), output), everything=False)
+        found = find_leftovers(output, read_store(name_own_store(output), output), everything=False)
         assert (output / "checkpoints" / "predictions" not in {one.path for one in found}) == stay
 
 
 def test_a_trial_of_which_the_store_has_yet_to_hear_is_not_unknown(output):
     waiting = output / "outbox" / "unknown.jsonl"
     waiting.touch()
-    found = find_leftovers(output, read_store(own_store(output), output), everything=True)
+    found = find_leftovers(output, read_store(name_own_store(output), output), everything=True)
     waiting.unlink()
     assert "unknown" not in {one.path.name for one in found}
 
 
 def test_it_refuses_while_another_command_works_there(output):
     before = left(output)
-    with locked(output), pytest.raises(OutputError, match="is in use by process"):
+    with lock_folder(output), pytest.raises(OutputError, match="is in use by process"):
         clean(options(output))
     assert left(output) == before
 

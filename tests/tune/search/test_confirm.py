@@ -18,7 +18,7 @@ from tune.search.engine import Workplace
 from tune.search.plan import Replication, make_plan
 from tune.search.record import summary_metrics
 from tune.search.runs import Candidate, SearchRecorder
-from tune.store.tracking import FAILED, RunRecord
+from tune.store.reading import FAILED, RunRecord
 from tune.trials.callback import TrialCallback
 from tune.trials.failure import Failure
 from tune.trials.messages import TrialResult, to_report
@@ -40,7 +40,7 @@ class Runs:
     def complete(self, candidate, result):
         pass
 
-    def speaking(self, say):
+    def redirect_lines(self, say):
         return nullcontext()
 
 
@@ -105,9 +105,10 @@ def test_what_failed_cannot_win_and_without_the_default_nobody_can(confirmed):
 
 def test_part_of_the_test_is_no_gain():
     gap = {"d": Estimate(0.3, 0.2, 0.4, 9)}
-    for n_unfinished, told in ((0, True), (1, False)):
-        test = Comparison(0.3, gap, "r", {}, n_unfinished)
-        found = summary_metrics(SimpleNamespace(n_ended=3, best=None, validation=Comparison(0.1, gap), test=test))
+    validation = Comparison(mean=0.1, by_dataset=gap)
+    for missing, told in (((), True), (("winner, seed 3",), False)):
+        test = Comparison(mean=0.3, by_dataset=gap, run_id="r", missing=missing)
+        found = summary_metrics(SimpleNamespace(n_ended=3, best=None, validation=validation, test=test))
         assert found["validation_pcc_gain"] == 0.1
         assert ("test_pcc_gain" in found) is told
 

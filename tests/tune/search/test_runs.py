@@ -30,7 +30,7 @@ class Noted:
     def __init__(self):
         self.told = []
         known = SimpleNamespace(status="FINISHED", fingerprint="search-u-0")
-        self.tracking = SimpleNamespace(runs=lambda kind: {"search-u-0": known} if kind == KIND_OF_RUN else {})
+        self.tracking = SimpleNamespace(find_runs=lambda kind: {"search-u-0": known} if kind == KIND_OF_RUN else {})
 
     def __getattr__(self, name):
         return lambda *arguments: self.told.append((name, *arguments))

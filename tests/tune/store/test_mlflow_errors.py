@@ -15,9 +15,10 @@ from cgd.errors import TrackingError
 from tune.commands import execute as study_command
 from tune.store.delivery import Delivery
 from tune.store.errors import StoreAwayError, TooLargeError, UndeliveredError
-from tune.store.mlflow_errors import readable_errors
-from tune.store.opening import after_all_ran
-from tune.store.outbox_files import FINISH, OPEN
+from tune.store.mlflow_errors import translate_errors
+from tune.store.opening import explain_absence
+from tune.store.outbox_files import Finish, Open
+from tune.store.reading import Reader
 
 
 def answered(status, text="<html>from a proxy</html>"):
@@ -46,14 +47,14 @@ def of_artifacts(status):
     ],
 )
 def test_a_password_is_waited_for_and_a_wrong_value_is_not(made, status, kind):
-    with pytest.raises(TrackingError) as raised, readable_errors("http://server", "write"):
+    with pytest.raises(TrackingError) as raised, translate_errors("http://server", "write"):
         raise made(status)
     assert type(raised.value) is kind
 
 
 def test_words_of_a_server_count_as_its_status_does():
     for code, kind in [("PERMISSION_DENIED", StoreAwayError), ("INVALID_PARAMETER_VALUE", TrackingError)]:
-        with pytest.raises(TrackingError) as raised, readable_errors("http://server", "write"):
+        with pytest.raises(TrackingError) as raised, translate_errors("http://server", "write"):
             raise RestException(json.loads(json.dumps({"error_code": code, "message": "no"})))
         assert type(raised.value) is kind
 
@@ -73,7 +74,7 @@ class Calls:
         return "run"
 
     def log_model(self, *arguments):
-        with readable_errors("http://server", "log a model"):
+        with translate_errors("http://server", "log a model"):
             raise of_artifacts(413)
 
 
@@ -81,10 +82,8 @@ def test_a_model_too_large_for_the_store_costs_the_model_and_not_the_trial(tmp_p
     (tmp_path / "model").mkdir()
     store = Calls()
     delivery = Delivery(store, "one", tmp_path / "model")
-    about = {"kind": "trial", "name": "one", "tags": {}, "note": "", "params": {}, "texts": {}, "datasets": []}
-    delivery.apply({"op": OPEN, "at": 1, **about})
-    result = {"summary": {"test_pcc": 0.5}, "per_gene": "{}", "model_tags": {}, "dataset": {}}
-    delivery.apply({"op": FINISH, "at": 2, **result})
+    delivery.apply(Open(kind="trial", name="one", tags={}))
+    delivery.apply(Finish(at=2, summary={"test_pcc": 0.5}, per_gene="{}", model_tags={}, dataset={}))
     (tag,) = [call for call in store.noted if call[0] == "set_tag"]
     assert tag[1:3] == ("run", "cgd.no_model")
     assert "413" in tag[3]
@@ -93,14 +92,6 @@ def test_a_model_too_large_for_the_store_costs_the_model_and_not_the_trial(tmp_p
 
 
 # ---- when everything has run ----------------------------------------------------------------------------------------
-
-
-def read_badly(cause):
-    """As ablations.findings.results puts an error of the store into words."""
-    try:
-        raise cause
-    except Exception as error:
-        raise TrackingError(f"cannot read run 1 from the tracking store: {error}", "pass the store") from None
 
 
 @pytest.mark.parametrize(
@@ -113,9 +104,14 @@ def read_badly(cause):
     ],
     ids=["server gone", "artifacts gone", "refused", "no such file"],
 )
-def test_a_reader_of_the_store_that_finds_it_gone_says_so(cause, kind):
-    with pytest.raises(TrackingError) as raised, after_all_ran():
-        read_badly(cause)
+def test_a_reader_of_the_store_that_finds_it_gone_says_so(tmp_path, cause, kind):
+    def download(*arguments):
+        raise cause
+
+    reader = Reader(f"sqlite:///{tmp_path}/mlflow.db")
+    reader.client = SimpleNamespace(download_artifacts=download)
+    with pytest.raises(TrackingError) as raised, explain_absence():
+        reader.read_artifact("run", "study.json")
     assert type(raised.value) is kind
 
 
@@ -124,7 +120,7 @@ def test_a_store_lost_while_reports_are_written_is_told_as_such_and_leaves_no_st
 
     def conclude(plan, parent, complete):
         if plan.study.name == "second":
-            with readable_errors("http://server", "write study.json"):
+            with translate_errors("http://server", "write study.json"):
                 raise MlflowException("connection refused", TEMPORARILY_UNAVAILABLE)
         return parent
 

@@ -16,9 +16,10 @@ from cgd.errors import CGDError, TrackingError
 from tune.commands.ending import EXIT_UNDELIVERED, run_command
 from tune.store.errors import UndeliveredError
 from tune.store.opening import deliver_leftovers
-from tune.store.outbox import Outbox, patience
-from tune.store.outbox_files import RUN_ID, OutboxFiles, opening
-from tune.store.tracking import FINISHED, KILLED, STOPPED, Tracking
+from tune.store.outbox import Outbox, read_patience
+from tune.store.outbox_files import RUN_ID, Open, OutboxFiles
+from tune.store.reading import FINISHED, KILLED, STOPPED
+from tune.store.tracking import Tracking
 
 TABLE = json.dumps({"columns": ["gene", "pcc"], "data": [["a", 0.5]]})
 WRITES = ("create_run", "log_batch", "update_run", "set_tag", "set_terminated", "log_text", "log_inputs", "search_runs")
@@ -65,13 +66,13 @@ def epoch(number, time_ms=None):
 
 def begin(outbox, key="one"):
     about = {"params": {"ar.decay": 0.8}, "texts": {"config.yaml": "a: 1"}, "note": f"runs:/{RUN_ID}/model"}
-    outbox.put(key, opening("trial", f"trial {key}", {"cgd.dataset": "tiny"}, **about))
+    outbox.put(key, Open(kind="trial", name=f"trial {key}", tags={"cgd.dataset": "tiny"}, **about))
 
 
 def report(outbox, key="one", epochs=(1, 2, 3)):
     begin(outbox, key)
     for number in epochs:
-        outbox.epochs(key, [epoch(number)])
+        outbox.add_epochs(key, [epoch(number)])
     outbox.finish(key, {"test_pcc": 0.5}, TABLE)
 
 
@@ -107,7 +108,7 @@ def test_what_is_reported_arrives_and_leaves_nothing_behind(store, tmp_path):
     assert points["val_pcc"] == [(n, 1_700_000_000_000 + n, 0.1 * n) for n in (1, 2, 3)]
     assert points["test_pcc"] == [(0, end, 0.5)]
     assert start <= end
-    run_id = next(iter(tracking.runs("trial").values())).run_id
+    run_id = next(iter(tracking.find_runs("trial").values())).run_id
     assert tags["mlflow.note.content"] == f"runs:/{run_id}/model"
 
 
@@ -159,11 +160,11 @@ def test_a_request_the_store_refuses_is_told_at_once_and_set_aside(store, tmp_pa
         begin(outbox)
         outbox.settle()
         tracking.client.error = MlflowException("bad name", INVALID_PARAMETER_VALUE)
-        outbox.epochs("one", [epoch(1)])
+        outbox.add_epochs("one", [epoch(1)])
         with pytest.raises(TrackingError, match=r"bad name.*refused.*one\.jsonl"):
             outbox.settle()
         with pytest.raises(TrackingError, match="bad name"):
-            outbox.epochs("one", [epoch(2)])
+            outbox.add_epochs("one", [epoch(2)])
         assert tracking.client.calls.count("log_batch") <= 3  # the refused one was sent once
     assert left(tmp_path) == ["refused"]
     tracking.client.error = None
@@ -188,7 +189,7 @@ def test_what_could_not_be_delivered_is_said_and_the_next_command_delivers_it(st
     later = store()
     deliver_leftovers(later, tmp_path)
     assert "1 run(s)" in capsys.readouterr().out
-    assert later.runs("trial")["one"].status == FINISHED
+    assert later.find_runs("trial")["one"].status == FINISHED
     assert left(tmp_path) == []
 
 
@@ -237,7 +238,9 @@ def journal(tmp_path, write):
 
 def test_a_line_that_a_kill_cut_off_is_dropped_and_its_run_is_ended(store, tmp_path):
     tracking = store()
-    lines = journal(tmp_path, lambda outbox: (begin(outbox), outbox.epochs("one", [epoch(1)]), outbox.end("one", "X")))
+    lines = journal(
+        tmp_path, lambda outbox: (begin(outbox), outbox.add_epochs("one", [epoch(1)]), outbox.end("one", "X"))
+    )
     file = tmp_path / "outbox" / "one.jsonl"
     file.parent.mkdir()
     file.write_text("".join(lines[:2]) + lines[2][:20])
@@ -247,10 +250,39 @@ def test_a_line_that_a_kill_cut_off_is_dropped_and_its_run_is_ended(store, tmp_p
     assert len(points["train_loss"]) == 1
 
 
+def test_lines_of_the_version_before_are_delivered(store, tmp_path):
+    common = '"name": "trial one", "tags": {}, "note": "", "params": {"a": "None"}, "texts": {}, "datasets": []'
+    lines = [
+        f'{{"at": 1, "op": "open", "kind": "trial", {common}, "store": "sqlite:///{tmp_path}/mlflow.db"}}',
+        '{"at": 2, "op": "epochs", "epochs": [{"time_ms": 2, "epoch": 1, "train_loss": 0.5, "val_pcc": NaN}]}',
+        '{"at": 3, "op": "tag", "tag": "cgd.seed", "value": "0"}',
+        '{"at": 4, "op": "finish", "summary": {"n": 3, "x": Infinity}, "per_gene": "{}", "model_tags": null}',
+    ]
+    (tmp_path / "outbox").mkdir()
+    (tmp_path / "outbox" / "one.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    tracking = store()
+    deliver_leftovers(tracking, tmp_path)
+    status, when, tags, params, points, _ = everything(tracking)["one"]
+    assert (status, when, tags["cgd.seed"], params) == (FINISHED, (1, 4), "0", {"a": "None"})
+    assert points == {"train_loss": [(1, 2, 0.5)], "n": [(0, 4, 3.0)]}
+
+
+def test_an_error_that_names_a_path_of_odd_bytes_is_told(store, tmp_path):
+    tracking = store()
+    with Outbox(tracking, tmp_path) as outbox:
+        begin(outbox)
+        outbox.fail("one", "no file \udcff.h5ad", "trace")
+        outbox.settle()
+    assert everything(tracking)["one"][2]["cgd.error"] == "no file ?.h5ad"
+
+
 def test_a_damaged_file_is_named(store, tmp_path):
     (tmp_path / "outbox").mkdir()
     (tmp_path / "outbox" / "one.jsonl").write_text("no json\n")
-    with pytest.raises(TrackingError, match=r"one\.jsonl is damaged"):
+    with pytest.raises(TrackingError, match=r"one\.jsonl is damaged: .*JSON.*; move it away"):
+        deliver_leftovers(store(), tmp_path)
+    (tmp_path / "outbox" / "one.jsonl").write_text('{"op": "end", "at": 1}\n')
+    with pytest.raises(TrackingError, match=r"one\.jsonl is damaged: a line of it lacks end\.status"):
         deliver_leftovers(store(), tmp_path)
     (tmp_path / "outbox" / "one.jsonl").write_text('{"op": "end", "at": 1, "status": "KILLED"}\n')
     with pytest.raises(TrackingError, match=r"one\.jsonl does not begin with the start of its run"):
@@ -262,7 +294,7 @@ def test_a_resumed_trial_reports_epochs_again_and_they_count_once(store, tmp_pat
     for epochs in ((1, 2, 3), (3, 4)):
         with Outbox(tracking, tmp_path) as outbox:
             begin(outbox)
-            outbox.epochs("one", [epoch(n, 1_800_000_000_000 + len(epochs)) for n in epochs])
+            outbox.add_epochs("one", [epoch(n, 1_800_000_000_000 + len(epochs)) for n in epochs])
             outbox.end("one", KILLED)
             outbox.settle()
     assert [step for step, _, _ in everything(tracking)["one"][4]["train_loss"]] == [1, 2, 3, 4]
@@ -325,7 +357,7 @@ def test_a_defect_in_the_thread_reaches_the_command(store, tmp_path, monkeypatch
     monkeypatch.setattr(Tracking, "log_epochs", lambda *arguments: 1 / 0)
     with Outbox(store(), tmp_path) as outbox:
         begin(outbox)
-        outbox.epochs("one", [epoch(1)])
+        outbox.add_epochs("one", [epoch(1)])
         with pytest.raises(ZeroDivisionError):
             outbox.settle()
 
@@ -339,7 +371,7 @@ def test_what_is_left_for_another_store_is_refused_and_stays_for_its_own(store, 
     other = Tracking(f"sqlite:///{tmp_path}/other.db", tmp_path / "artifacts")
     with pytest.raises(TrackingError, match=r"could not deliver to sqlite:///.*mlflow\.db.*earlier --tracking-uri"):
         deliver_leftovers(other, tmp_path)
-    assert (left(tmp_path), other.runs("trial")) == (["one.jsonl"], {})
+    assert (left(tmp_path), other.find_runs("trial")) == (["one.jsonl"], {})
     deliver_leftovers(store(), tmp_path)
     assert everything(tracking)["one"][0] == FINISHED
 
@@ -352,7 +384,7 @@ def test_a_large_write_after_the_store_came_back_is_waited_for(store, tmp_path, 
         threading.Event().wait(5 * patience_seconds)
         original(*arguments)
 
-    monkeypatch.setattr("tune.store.outbox.patience", lambda: patience_seconds)
+    monkeypatch.setattr("tune.store.outbox.read_patience", lambda: patience_seconds)
     monkeypatch.setattr(Tracking, "log_epochs", slowly)
     tracking, said = store(), []
     with Outbox(tracking, tmp_path) as outbox:
@@ -370,7 +402,7 @@ def test_a_large_write_after_the_store_came_back_is_waited_for(store, tmp_path, 
 def test_the_wait_is_a_number_of_seconds(monkeypatch, given):
     monkeypatch.setenv("CGD_STORE_WAIT", given)
     with pytest.raises(CGDError, match="CGD_STORE_WAIT"):
-        patience()
+        read_patience()
 
 
 # ---- two commands on one server -------------------------------------------------------------------------------------
@@ -389,16 +421,16 @@ def two(store, tmp_path):
 def test_a_run_of_another_command_is_not_touched_once_it_is_finished(two, tmp_path):
     with Outbox(two[0], tmp_path / "a") as first, Outbox(two[1], tmp_path / "b") as second:
         begin(first)
-        first.epochs("one", [epoch(1)])
+        first.add_epochs("one", [epoch(1)])
         first.settle()
         begin(second)
-        second.epochs("one", [epoch(1, 1_900_000_000_000)])
+        second.add_epochs("one", [epoch(1, 1_900_000_000_000)])
         second.settle()
         assert len(everything(two[0])["one"][4]["train_loss"]) == 1  # the first writes, the second waits
         first.finish("one", {"test_pcc": 0.5}, TABLE)
         first.settle()
         finished = everything(two[0])
-        second.epochs("one", [epoch(2)])
+        second.add_epochs("one", [epoch(2)])
         second.finish("one", {"test_pcc": 0.25}, TABLE)
         second.settle()
     assert everything(two[0]) == finished
@@ -408,12 +440,12 @@ def test_a_run_of_another_command_is_not_touched_once_it_is_finished(two, tmp_pa
 def test_a_run_that_another_command_left_behind_is_taken_over_by_who_finishes(two, tmp_path):
     with Outbox(two[0], tmp_path / "a") as first, Outbox(two[1], tmp_path / "b") as second:
         begin(first)
-        first.epochs("one", [epoch(1)])
+        first.add_epochs("one", [epoch(1)])
         first.settle()
         report(second)
         second.settle()
         finished = everything(two[0])
-        first.epochs("one", [epoch(2)])  # it was alive after all
+        first.add_epochs("one", [epoch(2)])  # it was alive after all
         first.end("one", KILLED)
         first.settle()
     assert everything(two[0]) == finished
@@ -459,8 +491,9 @@ def test_commands_that_make_the_experiment_at_once_share_it(empty_store, tmp_pat
     def open_store():
         found.append(Tracking(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "artifacts").experiment_id)
 
-    monkeypatch.setattr("tune.store.tracking.MlflowClient", Client)
-    monkeypatch.setattr("tune.store.tracking.EXPERIMENT", "made by two at once")
+    monkeypatch.setattr("tune.store.reading.MlflowClient", Client)
+    for module in ("tracking", "reading"):
+        monkeypatch.setattr(f"tune.store.{module}.EXPERIMENT", "made by two at once")
     threads = [threading.Thread(target=open_store) for _ in range(2)]
     for thread in threads:
         thread.start()

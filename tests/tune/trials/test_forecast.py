@@ -1,11 +1,10 @@
 """From probes to hours, memory and disk; and the forecast found again."""
 
-import json
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
+from ablations.findings.study_json import TrialForecast
 from cgd.config import Config
 from cgd.probe import Probe
 from tune.cluster.capacity import free_disk_mb, memory_mb
@@ -13,15 +12,12 @@ from tune.commands.plan_table import describe_wait, find_shortages
 from tune.trials.forecast import (
     GROUP_START_SECONDS,
     RECORD_MB,
-    Forecast,
-    TrialForecast,
     forecast_path,
     forecast_trial,
     load_forecast,
     make_forecast,
     measure_epoch_shares,
     save_forecast,
-    schedule,
 )
 from tune.trials.plan import Plan
 from tune.trials.probing import choose, closest_group, group_by_cost
@@ -86,14 +82,6 @@ def test_the_share_of_epochs_comes_from_the_finished_trials_of_the_study():
     assert measure_epoch_shares(runs, ["depth"]) == {("mouse", 20): 0.75, ("human", 20): 0.25}
 
 
-@pytest.mark.parametrize(
-    ("seconds", "n_slots", "wall"),
-    [([], 2, 0), ([3, 1, 1, 4], 1, 9), ([3, 1, 1, 4], 2, 6), ([3, 1, 1, 4], 4, 4), ([3, 1], 8, 3), ([1, 1, 9], 2, 10)],
-)
-def test_a_job_starts_where_a_slot_is_free_first(seconds, n_slots, wall):
-    assert schedule(seconds, n_slots) == wall
-
-
 def test_the_whole_is_made_of_the_trials_that_run_at_a_time():
     trials = [trial("a", 5, 300), trial("b", 5, 100), trial("c", 2, 200)]
     forecast = make_forecast(trials, 2, warmup_seconds=4, launch_seconds=10)
@@ -102,12 +90,6 @@ def test_the_whole_is_made_of_the_trials_that_run_at_a_time():
     assert forecast.memory_mb == 300 + 200
     assert forecast.checkpoints_mb == 2 * 3
     assert forecast.kept_mb == 3
-    record = forecast.to_record()
-    assert record["wall_seconds"] == 21
-    assert record["n_concurrent"] == 2
-    assert record["disk_mb"] == 9
-    assert record["trials"][0]["fingerprint"] == "a"
-    assert {"seconds", "memory_mb"} <= record["trials"][0].keys()
 
 
 def test_a_forecast_is_found_again_by_the_same_plan_alone(tmp_path):
@@ -132,7 +114,8 @@ def test_a_damaged_forecast_is_none(tmp_path, text):
 
 def test_what_to_expect_of_a_run_counts_the_trials_still_missing():
     a, b = spec(seed=0), spec(seed=1)
-    forecast = replace(make_forecast([trial(a.fingerprint, 50), trial(b.fingerprint, 7)], 1), made="2026-01-01")
+    made = make_forecast([trial(a.fingerprint, 50), trial(b.fingerprint, 7)], 1)
+    forecast = made.model_copy(update={"made": "2026-01-01"})
     assert describe_wait(forecast, {b.fingerprint: b}) == "forecast of 2026-01-01: about 7.0 s, 1 at a time"
     both = {b.fingerprint: b, "new": spec(seed=2)}
     assert describe_wait(forecast, both) == "forecast of 2026-01-01: about 7.0 s for 1 of them, 1 at a time"
@@ -179,7 +162,3 @@ def test_beyond_the_limit_each_data_set_keeps_a_probe_and_the_rest_borrow_the_cl
     asked = [spec({"model.depth": 2, "train.batch_size": 4}, dataset="human")]
     assert closest_group(asked, groups) == 5
     assert closest_group([spec({"model.depth": 4, "ar.decay": 0.9})], groups) == 3
-
-
-def test_a_record_is_json():
-    assert json.loads(json.dumps(Forecast((trial("a", 1),), 1, "now").to_record()))["made"] == "now"

@@ -1,9 +1,8 @@
 """What a grown study still has to run, and what another code version left: planner and store, nothing trained."""
 
-import json
 import shutil
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -11,13 +10,15 @@ import pytest
 import yaml
 
 from ablations.findings.results import METRICS
+from ablations.findings.stored import write_per_gene
+from ablations.findings.study_json import Forecast, StudyRecord
 from ablations.study.study import Study
-from tune.store.tracking import Tracking, table_text
+from tune.store.tracking import Tracking
 from tune.trials.plan import Planner
 from tune.trials.runner import Runner
-from tune.trials.study_record import study_record
+from tune.trials.study_record import make_study_record
 
-FORECAST = {"wall_seconds": 12.5, "n_concurrent": 2, "disk_mb": 3.0, "trials": [], "made": "2026-01-01T00:00:00+00:00"}
+FORECAST = Forecast(n_concurrent=2, trials=(), launch_seconds=12.5, made="2026-01-01T00:00:00+00:00")
 LEVELS = ({"value": 0.0}, {"value": 0.1})
 
 
@@ -60,7 +61,7 @@ def finish(tracking, plan, output, pcc=0.5):
         for key, spec in specs.items():
             own = tags.get(key, {}) | {"cgd.dataset": spec.dataset}
             run_id = tracking.open_run(kind, key, key, own)
-            tracking.finish(run_id, {"test_pcc": pcc} if kind == "trial" else {}, table_text(table))
+            tracking.finish(run_id, {"test_pcc": pcc} if kind == "trial" else {}, write_per_gene(table))
 
 
 def remaining(tracking, plan):
@@ -100,7 +101,7 @@ def test_what_an_earlier_study_computed_is_found_by_the_tag_of_this_one(tiny, tr
     parents, complete = later.run(False, "local", None)  # nothing is missing: Ray is not started
     assert complete
     assert list(parents) == ["again"]
-    found = {tuple(sorted(record.studies.items())) for record in tracking.runs("trial").values()}
+    found = {tuple(sorted(record.studies.items())) for record in tracking.find_runs("trial").values()}
     assert found == {
         (("cgd.study.again", "none"), ("cgd.study.dropout", "0.0")),
         (("cgd.study.again", "0.1"), ("cgd.study.dropout", "0.1")),
@@ -115,7 +116,8 @@ def other_code(monkeypatch, version):
 def record_of(tracking, plan):
     """What study.json would say now."""
     runner = Runner(plan, tracking, Path(), {})
-    return study_record(plan.studies[0], plan, runner.known, runner.known_floors, runner.conclusions.other_code)
+    known = (runner.known, runner.known_floors, runner.conclusions.other_code)
+    return make_study_record(plan.studies[0], plan, *known, forecast=None, arguments={})
 
 
 def test_results_of_another_code_version_are_kept_apart_and_named(tiny, tracking, tmp_path, monkeypatch):
@@ -124,20 +126,20 @@ def test_results_of_another_code_version_are_kept_apart_and_named(tiny, tracking
     other_code(monkeypatch, "second")
     assert len(remaining(tracking, planned(tiny))[0]) == 2  # they count for nothing now
     record = record_of(tracking, planned(tiny))
-    assert record["code_version"] == "second"
-    assert [(row["level"], row["seed"], row["code_version"], row["pcc"]) for row in record["older"]] == [
+    assert record.code_version == "second"
+    assert [(row.level, row.seed, row.code_version, row.pcc) for row in record.older] == [
         ("0.0", 0, "first", 0.25), ("0.1", 0, "first", 0.25),
     ]  # fmt: skip
     now = datetime.now(UTC).date()
-    assert {date.fromisoformat(row["when"]) for row in record["older"]} <= {now, now - timedelta(1)}
-    assert all(row["status"] == "MISSING" and row["run_id"] is None for row in record["trials"])
+    assert {row.when for row in record.older} <= {now, now - timedelta(1)}
+    assert all(row.status == "MISSING" and row.run_id is None for row in record.trials)
     finish(tracking, planned(tiny), tmp_path, pcc=0.5)
     record = record_of(tracking, planned(tiny))
-    assert {row["status"] for row in record["trials"]} == {"FINISHED"}
-    assert {row["run_id"] for row in record["older"]}.isdisjoint(row["run_id"] for row in record["trials"])
+    assert {row.status for row in record.trials} == {"FINISHED"}
+    assert {row.run_id for row in record.older}.isdisjoint(row.run_id for row in record.trials)
     other_code(monkeypatch, "third")
     record = record_of(tracking, planned(tiny))
-    assert {(row["code_version"], row["pcc"]) for row in record["older"]} == {("first", 0.25), ("second", 0.5)}
+    assert {(row.code_version, row.pcc) for row in record.older} == {("first", 0.25), ("second", 0.5)}
 
 
 def test_only_finished_runs_of_the_very_trial_are_older_results(tiny, tracking, tmp_path, monkeypatch):
@@ -148,7 +150,7 @@ def test_only_finished_runs_of_the_very_trial_are_older_results(tiny, tracking, 
     tags = {"cgd.code_version": "first", "cgd.trial_key": spec.trial_key}
     tracking.fail(tracking.open_run("trial", spec.fingerprint, "failed", tags), "boom", "")
     other_code(monkeypatch, "second")
-    assert record_of(tracking, planned(tiny))["older"] == []
+    assert record_of(tracking, planned(tiny)).older == ()
 
 
 def test_a_concluded_study_leaves_older_results_and_the_forecast_in_its_record(tiny, tracking, tmp_path, monkeypatch):
@@ -158,14 +160,14 @@ def test_a_concluded_study_leaves_older_results_and_the_forecast_in_its_record(t
     finish(tracking, planned(tiny), tmp_path, pcc=0.5)
     plan = planned(tiny)
     asked = []
-    original = Tracking.trials_of_other_code
-    monkeypatch.setattr(Tracking, "trials_of_other_code", lambda self, v: asked.append(v) or original(self, v))
+    original = Tracking.find_older_trials
+    monkeypatch.setattr(Tracking, "find_older_trials", lambda self, v: asked.append(v) or original(self, v))
     runner = Runner(plan, tracking, tmp_path, {"seeds": 1}, forecast=FORECAST)
     for key in ("study-1", "study-2"):
         parent = tracking.open_run("study", key, "dropout", {})
         outcome = runner.conclude(plan.studies[0], parent, complete=True)
-        record = json.loads(Path(tracking.client.download_artifacts(parent, "study.json", str(tmp_path))).read_text())
+        record = StudyRecord.from_json(tracking.read_artifact(parent, "study.json"), "study.json", "")
         assert not outcome.missing
-        assert (record["forecast"], record["arguments"]) == (FORECAST, {"seeds": 1})
-        assert [row["pcc"] for row in record["older"]] == [0.25, 0.25]
+        assert (record.forecast, record.arguments) == (FORECAST, {"seeds": 1})
+        assert [row.pcc for row in record.older] == [0.25, 0.25]
     assert asked == [{"second"}]  # one query for all studies
