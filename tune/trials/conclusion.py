@@ -17,7 +17,7 @@ from ablations.report.formats.terminal import summarise_report
 from ablations.report.pages.write import write_report
 from tune.store.reading import FAILED, FINISHED, KILLED, OlderRun, RunRecord, load_results
 from tune.store.tracking import Tracking
-from tune.trials.mlflow_notes import collect_numbers, list_study_metrics, write_parent_note
+from tune.trials.mlflow_notes import list_study_metrics, write_parent_note
 from tune.trials.plan import Plan, StudyPlan
 from tune.trials.study_record import make_study_record
 
@@ -98,11 +98,8 @@ class Conclusions:
 
     def _summarise(self, content: Content, parent: str, report: str) -> None:
         """The study's numbers and its answer on the parent run itself."""
-        answers = zip(content.tables, content.verdicts, strict=True)
-        found = [collect_numbers(table, answer) for table, (_, answer) in answers]
-        experiment = self.tracking.experiment_id
-        note = write_parent_note(content.results.study, experiment, parent, found, report, content.headline)
-        self.tracking.summarise_study(parent, list_study_metrics(found), note)
+        note = write_parent_note(content.results.study, self.tracking.experiment_id, parent, content, report)
+        self.tracking.summarise_study(parent, list_study_metrics(content.tables), note)
 
     def _curves(self, plan: StudyPlan, known: Known) -> pd.DataFrame:
         """Validation score by epoch of every trial that has a run."""

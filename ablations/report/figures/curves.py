@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 from typing import Any
@@ -14,28 +13,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ablations.report.figures.drawing import PALETTE, STYLE, to_png, to_svg
 from ablations.report.formats.files import replace_file, to_csv
 from cgd.errors import CGDError
 
 COLUMNS = ("dataset", "level", "replicate", "epoch", "value")
 SMALLEST_SPAN = 0.02  # of the value axis
-_INK = "#1f2330"
-# told apart in grey and by the colour-blind (Okabe and Ito), then by dashes
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1f2330")
 _DASHES = ("-", "--", ":", "-.")
-_STYLE = {
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "font.size": 9,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "causalged",
-    "text.parse_math": False,  # a '$' in a name is a '$'
-}
 
 
 def draw_curves(curves: pd.DataFrame, levels: list[str], label: str = "validation PCC") -> Figure:
@@ -53,18 +37,19 @@ def draw_curves(curves: pd.DataFrame, levels: list[str], label: str = "validatio
     names = list(dict.fromkeys(curves["dataset"]))
     n_columns = min(3, max(1, len(names)))
     n_rows = max(1, math.ceil(len(names) / n_columns))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(1.6 + 4.4 * n_columns, 3.5 * n_rows), layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
         for panel, name in zip(panels, names, strict=False):
             _draw_panel(panel, curves[curves["dataset"] == name], levels)
-            panel.set(title=name, xlabel="epoch", ylabel=label)
+            panel.set(xlabel="epoch", ylabel=label)
+            panel.set_title(name, loc="left", fontweight="bold")
         for panel in panels[max(1, len(names)) :]:
             panel.remove()
         handles, labels = panels[0].get_legend_handles_labels()
         if handles:
-            figure.legend(handles, labels, loc="outside right upper", frameon=False)
+            figure.legend(handles, labels, loc="outside right upper")
     return figure
 
 
@@ -72,8 +57,8 @@ def _draw_panel(panel: mpl.axes.Axes, curves: pd.DataFrame, levels: list[str]) -
     for index, level in enumerate(levels):
         own = curves[curves["level"] == level]
         style: dict[str, Any] = {
-            "color": _COLOURS[index % len(_COLOURS)],
-            "ls": _DASHES[index // len(_COLOURS) % len(_DASHES)],
+            "color": PALETTE[index % len(PALETTE)],
+            "ls": _DASHES[index // len(PALETTE) % len(_DASHES)],
         }
         replicates = [rows.sort_values("epoch") for _, rows in own.groupby("replicate", sort=True)]
         if len(replicates) > 1:
@@ -108,8 +93,7 @@ def write_curves(curves: pd.DataFrame, levels: list[str], folder: str | Path) ->
         return []
     folder = Path(folder)
     figure = draw_curves(curves, levels)
-    contents: dict[str, str | bytes] = {kind: _save(figure, kind) for kind in ("svg", "png")}
-    contents["csv"] = to_csv(curves)
+    contents: dict[str, str | bytes] = {"svg": to_svg(figure), "png": to_png(figure), "csv": to_csv(curves)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for kind, content in contents.items():
@@ -117,10 +101,3 @@ def write_curves(curves: pd.DataFrame, levels: list[str], folder: str | Path) ->
     except OSError as error:
         raise CGDError(f"cannot write the curves to {folder}: {error}; pass a folder you may write") from None
     return [folder / f"curves.{kind}" for kind in contents]
-
-
-def _save(figure: Figure, kind: str) -> bytes:
-    stream = io.BytesIO()
-    with mpl.rc_context(_STYLE):
-        figure.savefig(stream, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)
-    return stream.getvalue()

@@ -1,30 +1,47 @@
 """Names of metrics that MLflow takes, and descriptions that say what was found and let nothing through."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 from mlflow.utils.validation import _validate_metric_name
 
+from ablations.findings.rows import DatasetTable, Row
+from ablations.statistics.paired import Estimate
+from ablations.study.study import load_study
 from cgd.config import Config
 from tune.trials.mlflow_notes import (
-    DatasetNumbers,
-    LevelNumbers,
     clean_metric_part,
-    escaped,
-    list_study_links,
     list_study_metrics,
     make_study_view,
     name_view,
-    write_study_note,
+    write_parent_note,
     write_trial_note,
 )
 
-LEVELS = (
-    LevelNumbers("0.8", 0.40, is_default=True),
-    LevelNumbers("0.7", 0.45, 0.05, 0.01, 0.09),
-    LevelNumbers("1.0", math.nan),
+
+def row(kind, title, pcc, *difference, is_default=False):
+    differences = {"pcc": Estimate(*difference, 9)} if difference else {}
+    return Row(kind, title, title, {"pcc": Estimate(pcc, math.nan, math.nan, 9)}, differences, is_default=is_default)
+
+
+def table(name, *rows):
+    return DatasetTable(name, {}, rows, (), None, math.nan)
+
+
+def note(study=None, answer="", tables=(), opening="", **more):
+    content = SimpleNamespace(tables=tables, verdicts=[(one.name, answer) for one in tables], headline=opening)
+    return write_parent_note(study or load_study("ar_decay"), "1", "abc", content, **more)
+
+
+FOUND = table(
+    "mouse",
+    row("floor", "kernel ridge", 0.38),
+    row("level", "0.8", 0.40, is_default=True),
+    row("level", "0.7", 0.45, 0.05, 0.01, 0.09),
+    row("level", "1.0", math.nan, math.nan, math.nan, math.nan),
+    row("ceiling", "ceiling", 0.6),
 )
-FOUND = DatasetNumbers("mouse", LEVELS, 0.38, "kernel ridge", 0.6, "0.7 is best.")
 
 
 def test_the_metrics_of_a_study_are_its_levels_floor_ceiling_and_differences():
@@ -41,7 +58,7 @@ def test_the_metrics_of_a_study_are_its_levels_floor_ceiling_and_differences():
 
 @pytest.mark.parametrize("label", ["a/b", "..", ".", "x, y=2", "10 %", " spaced  out ", "été", "l" * 300, "(a|b)", "/"])
 def test_any_label_becomes_a_name_that_mlflow_takes(label):
-    found = list_study_metrics([DatasetNumbers(label, (LevelNumbers(label, 0.5), LevelNumbers("other", 0.4)))])
+    found = list_study_metrics([table(label, row("level", label, 0.5), row("level", "other", 0.4))])
     assert sorted(found.values()) == [0.4, 0.5]
     for name in found:
         _validate_metric_name(name)
@@ -49,26 +66,26 @@ def test_any_label_becomes_a_name_that_mlflow_takes(label):
 
 def test_labels_that_would_share_a_name_do_not():
     labels = ("a=1", "a/1", "a-1", "floor")
-    numbers = tuple(LevelNumbers(label, float(i)) for i, label in enumerate(labels))
-    found = list_study_metrics([DatasetNumbers("d", numbers, floor=9.0)])
+    levels = [row("level", label, float(i)) for i, label in enumerate(labels)]
+    found = list_study_metrics([table("d", row("floor", "f", 9.0), *levels)])
     assert sorted(found.values()) == [0.0, 1.0, 2.0, 3.0, 9.0]
     assert found["pcc/d/floor"] == 9.0
     assert clean_metric_part("a=1") == clean_metric_part("a/1") == "a-1"
 
 
 def test_a_study_says_its_answer_first_and_leads_to_report_trials_and_curves():
-    links = list_study_links("ar_decay", "1", "abc", "ar_decay.html")
-    note = write_study_note("How fast?", "Slowly.", [FOUND], links, "Too small.")
-    order = ["How fast?", "Too small.", "Slowly.", "0.7 is best.", "| level |", "the report"]
-    assert sorted(order, key=note.index) == order
-    assert "| 0.7 | 0.450 | +0.050 (+0.010 to +0.090) |" in note
-    assert "| 0.8 (default) | 0.400 |  |" in note
-    assert "| 1.0 | unknown |  |" in note
-    assert "floor: kernel ridge | 0.380" in note
-    assert "](#/experiments/1/runs/abc/artifacts/report/ar_decay.html)" in note
-    assert f"viewStateShareKey={name_view('ar_decay')}" in note
-    unanswered = write_study_note("How fast?", "Slowly.", [], list_study_links("ar_decay", "1", "abc"))
-    assert "level" not in unanswered.split("See")[0]
+    study = load_study("ar_decay")
+    text = note(study, "0.7 is best.", [FOUND], "Too small.", report="ar_decay.html")
+    order = [study.question, "Too small.", study.hypothesis, "0.7 is best.", "| level |", "the report"]
+    assert sorted(order, key=text.index) == order
+    assert "| 0.7 | 0.450 | +0.050 [+0.010, +0.090] |" in text
+    assert "| 0.8 (default) | 0.400 |  |" in text
+    assert "| 1.0 | – |  |" in text
+    assert "floor: kernel ridge | 0.380" in text
+    assert "](#/experiments/1/runs/abc/artifacts/report/ar_decay.html)" in text
+    assert f"viewStateShareKey={name_view('ar_decay')}" in text
+    unanswered = write_parent_note(study, "1", "abc")
+    assert "| level |" not in unanswered
     assert "artifacts" not in unanswered
 
 
@@ -82,13 +99,11 @@ def test_the_view_of_a_study_groups_its_trials_by_level():
 
 def test_text_from_outside_is_text():
     hostile = "<img src=x onerror=alert(1)> [a](javascript:b) | x\n# y `z`"
-    assert escaped(hostile) == (r"\<img src=x onerror=alert\(1\)\> \[a\]\(javascript:b\) \| x \# y \`z\`")
-    note = write_study_note(
-        hostile, hostile, [DatasetNumbers(hostile, (LevelNumbers(hostile, 0.1),), answer=hostile)], {}
-    )
-    assert "<img" not in note.replace(r"\<img", "")
-    assert "](java" not in note.replace(r"\]\(java", "")
-    rows = [line for line in note.splitlines() if line.startswith("|")]
+    study = load_study("ar_decay").model_copy(update={"question": hostile, "hypothesis": hostile})
+    text = note(study, hostile, [table(hostile, row("level", hostile, 0.1))], hostile)
+    assert "<img" not in text.replace(r"\<img", "")
+    assert "](java" not in text.replace(r"\](java", "")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 3
     assert rows[2].replace(r"\|", "").count("|") == 4
 
@@ -96,7 +111,7 @@ def test_text_from_outside_is_text():
 def test_a_trial_says_what_it_is_and_how_to_use_its_model():
     config = Config().with_values({"ar.decay": 0.7})
     note = write_trial_note("ar_decay=0.7 · mouse", {"ar_decay": "0.7", "depth": "3"}, config, "abc", has_model=True)
-    assert r"**ar\_decay** (level 0.7), **depth** (level 3)" in note
+    assert "**ar_decay** (level 0.7), **depth** (level 3)" in note
     assert "`ar.decay` = 0.7;" in note
     assert 'load_model("runs:/abc/model")' in note
     assert "load_model" not in write_trial_note("x", {}, config, "abc", has_model=False)
