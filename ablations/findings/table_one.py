@@ -8,7 +8,7 @@ floors and ceiling are not.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from scipy.stats import rankdata
 from ablations.findings.results import StudyResults
 from ablations.findings.rows import CORRECTED, LOWER_IS_BETTER, PRIMARY, DatasetTable, Row
 from ablations.statistics.intervals import N_RESAMPLES
-from ablations.statistics.paired import Estimate, compare_paired, correct_holm
+from ablations.statistics.paired import Estimate, compare_paired, correct_family
 
 SCORED = ("pcc", "ssim", "rmse", "js")  # the metrics of the paper's Table I, and of the accuracy score
 
@@ -200,27 +200,16 @@ def rank_methods(methods: Sequence[Row]) -> dict[str, dict[str, float]]:
 def _correct(found: list[DatasetPlaces]) -> list[DatasetPlaces]:
     """Holm's correction, a family of leads per metric and one of differences to the best floor."""
     for metric in CORRECTED:
-        found = _correct_family(
-            found,
-            lambda place, metric=metric: place.leads.get(metric),  # type: ignore[misc]
-            lambda place, one, metric=metric: replace(place, leads={**place.leads, metric: one}),  # type: ignore[misc]
-        )
-    return _correct_family(found, lambda place: place.over_floor, lambda place, one: replace(place, over_floor=one))
+        leads = correct_family(place.leads.get(metric) for one in found for place in one.places)
+        found = [
+            replace(one, places=tuple(_set_lead(place, metric, next(leads)) for place in one.places)) for one in found
+        ]
+    over = correct_family(place.over_floor for one in found for place in one.places)
+    return [replace(one, places=tuple(replace(place, over_floor=next(over)) for place in one.places)) for one in found]
 
 
-def _correct_family(
-    found: list[DatasetPlaces],
-    read: Callable[[Place], Estimate | None],
-    write: Callable[[Place, Estimate], Place],
-) -> list[DatasetPlaces]:
-    known = [read(place) for one in found for place in one.places]
-    corrected = iter(correct_holm([estimate.p if estimate else math.nan for estimate in known]))
-
-    def renewed(place: Place) -> Place:
-        p_holm, estimate = next(corrected), read(place)
-        return write(place, replace(estimate, p_holm=p_holm)) if estimate else place
-
-    return [replace(one, places=tuple(renewed(place) for place in one.places)) for one in found]
+def _set_lead(place: Place, metric: str, lead: Estimate | None) -> Place:
+    return replace(place, leads={**place.leads, metric: lead}) if lead else place
 
 
 # ---- over the data sets ---------------------------------------------------------------------------------------------

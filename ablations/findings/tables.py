@@ -25,7 +25,7 @@ from ablations.findings.rows import (
     find_strongest,
 )
 from ablations.statistics.intervals import N_RESAMPLES
-from ablations.statistics.paired import Estimate, compare_by_seed, compare_paired, correct_holm, summarise
+from ablations.statistics.paired import Estimate, compare_by_seed, compare_paired, correct_family, summarise
 from ablations.study.study import Combination, Paper
 
 __all__ = ["FLOORS", "PRIMARY", "DatasetTable", "OlderRow", "Row", "TrialCounts", "build_tables"]
@@ -76,23 +76,16 @@ def _build_references(
 def _correct(tables: list[DatasetTable]) -> list[DatasetTable]:
     """The tables with Holm's correction over every level and data set, a family per primary metric."""
     for metric in CORRECTED:
-        family = [
-            row.differences[metric].p if metric in row.differences else math.nan
-            for table in tables
-            for row in table.rows
-        ]
-        corrected = iter(correct_holm(family))
+        family = correct_family(row.differences.get(metric) for table in tables for row in table.rows)
         tables = [
-            replace(table, rows=tuple(_set_holm(row, metric, next(corrected)) for row in table.rows))
+            replace(table, rows=tuple(_set_difference(row, metric, next(family)) for row in table.rows))
             for table in tables
         ]
     return [replace(table, cheapest=_renew_cheapest(table)) for table in tables]
 
 
-def _set_holm(row: Row, metric: str, p_holm: float) -> Row:
-    if metric not in row.differences:
-        return row
-    return replace(row, differences={**row.differences, metric: replace(row.differences[metric], p_holm=p_holm)})
+def _set_difference(row: Row, metric: str, found: Estimate | None) -> Row:
+    return replace(row, differences={**row.differences, metric: found}) if found else row
 
 
 def _renew_cheapest(table: DatasetTable) -> Row | None:

@@ -8,9 +8,8 @@ three into account is said in `ablations.statistics.intervals`, what each number
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,6 @@ from ablations.statistics.intervals import (
     N_RESAMPLES,
     FloatArray,
     IntArray,
-    Spread,
     find_effective_df,
     find_p_values,
     find_reach,
@@ -109,7 +107,7 @@ def estimate(values: FloatArray, folds: IntArray | None = None, n_resamples: int
     """
     cube = values if values.ndim == 3 else values[None]
     folds = np.zeros(cube.shape[1], dtype=np.intp) if folds is None else folds
-    estimates = [_make_unknown(cube.shape[1])] * cube.shape[2]
+    estimates = [Estimate(math.nan, math.nan, math.nan, 0, n_unscored=cube.shape[1])] * cube.shape[2]
     if not cube.size:
         return estimates
     finite = np.isfinite(cube)
@@ -126,38 +124,30 @@ def estimate(values: FloatArray, folds: IntArray | None = None, n_resamples: int
     return estimates
 
 
-def _make_unknown(n_unscored: int) -> Estimate:
-    return Estimate(math.nan, math.nan, math.nan, 0, n_unscored)
-
-
 def _estimate_columns(cube: FloatArray, folds: IntArray, n_unscored: int, n_resamples: int) -> list[Estimate]:
     n_seeds, n_units, _ = cube.shape
-    design: dict[str, Any] = {"n_unscored": n_unscored, "n_folds": len(np.unique(folds)), "n_seeds": n_seeds}
+    n_folds = len(np.unique(folds))
+    blank = Estimate(math.nan, math.nan, math.nan, n_units, n_unscored, n_folds=n_folds, n_seeds=n_seeds)
     if n_units < 2:
-        means = np.nanmean(cube, axis=(0, 1))
-        return [Estimate(float(mean), math.nan, math.nan, n_units, **design) for mean in means]
-    if n_units == design["n_folds"]:  # a gene a fold: what folds differ by shows among the genes
+        return [replace(blank, mean=float(mean)) for mean in np.nanmean(cube, axis=(0, 1))]
+    if n_units == n_folds:  # a gene a fold: what folds differ by shows among the genes
         folds = np.zeros_like(folds)
     spread = measure(cube, folds, n_resamples)
-    return [Estimate(**numbers, n_genes=n_units, **design) for numbers in _list_numbers(spread)]
-
-
-def _list_numbers(spread: Spread) -> list[dict[str, Any]]:
-    """The fields of `Estimate` that follow from the spread, per column."""
-    error = spread.standard_error
-    width = find_reach(spread)
-    df = find_effective_df(width / np.where(error > 0, error, math.nan))
+    error, p = spread.standard_error, find_p_values(spread)
+    df = find_effective_df(find_reach(spread) / np.where(error > 0, error, math.nan))
     low, high = find_reach(spread, spread.low_shape), find_reach(spread, spread.high_shape)
     with np.errstate(divide="ignore", invalid="ignore"):
         effect = np.where(spread.gene_sd > 0, spread.mean / spread.gene_sd, math.nan)
         share = np.where(error > 0, spread.model_variance / error**2, 0.0)
         mde = np.where(error > 0, nctdtrinc(df, 1 - POWER, np.maximum(low, high) / error) * error, 0.0)
-    columns = {
-        "mean": spread.mean, "low": spread.mean - low, "high": spread.mean + high, "p": find_p_values(spread),
-        "effect_size": effect, "mde": mde, "standard_error": error, "df": df, "model_share": share,
-    }  # fmt: skip
-    known: dict[str, Any] = {"noise_known": spread.model_df > 0}
-    return [known | {name: float(values[i]) for name, values in columns.items()} for i in range(len(error))]
+    return [
+        replace(
+            blank, mean=float(spread.mean[i]), low=float(spread.mean[i] - low[i]), high=float(spread.mean[i] + high[i]),
+            p=float(p[i]), effect_size=float(effect[i]), mde=float(mde[i]), standard_error=float(error[i]),
+            df=float(df[i]), noise_known=spread.model_df > 0, model_share=float(share[i]),
+        )
+        for i in range(len(error))
+    ]  # fmt: skip
 
 
 def correct_holm(p_values: Sequence[float]) -> list[float]:
@@ -171,6 +161,13 @@ def correct_holm(p_values: Sequence[float]) -> list[float]:
     factors = len(order) - np.arange(len(order))
     corrected[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * factors))
     return [float(value) for value in corrected]
+
+
+def correct_family(estimates: Iterable[Estimate | None]) -> Iterator[Estimate | None]:
+    """Estimates with Holm's correction over all of them that are there, in their order."""
+    known = list(estimates)
+    corrected = correct_holm([one.p if one else math.nan for one in known])
+    return (replace(one, p_holm=p) if one else None for one, p in zip(known, corrected, strict=True))
 
 
 def summarise(table: pd.DataFrame, metrics: Sequence[str], n_resamples: int = N_RESAMPLES) -> dict[str, Estimate]:

@@ -7,13 +7,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ablations.report.content import Content, gather
-from ablations.report.formats.files import to_csv
+from ablations.report.formats.files import replace_file, to_csv
 from ablations.report.formats.markdown import escape, set_table, write_table_one
 from ablations.report.formats.tidy import tabulate_sheets
 from ablations.report.sheets.comparison import make_means
 from ablations.study.comparison import PROTOCOLS
 from cgd.errors import ConfigError, TrackingError
-from cgd.files import write_atomically
 from tune.store.reading import find_comparisons, load_results
 
 
@@ -47,7 +46,8 @@ def write_results(uri: str, path: Path, run_ids: Sequence[str] | None = None) ->
     try:
         contents = [gather(by_protocol[protocol]) for protocol in PROTOCOLS if protocol in by_protocol]
         for name, text in make_files(contents, path).items():
-            write_atomically(path.parent / name, text)
+            (path.parent / name).parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path.parent / name, text)
     except (OSError, UnicodeDecodeError) as error:
         raise TrackingError(f"cannot write {path}: {error}; give another file") from None
     for results in found:

@@ -97,6 +97,13 @@ def write_caption(table: DatasetTable, width: int, top: float = math.inf) -> str
     return "\n".join(lines)
 
 
+def write_stamp(figure: Figure, stamp: str) -> None:
+    """A line at the foot of a figure, as wide as it; nothing where there is none."""
+    if stamp:
+        width = int(figure.get_figwidth() / CHARACTER)
+        figure.supxlabel(wrap(stamp, width), fontsize=SMALL + 0.5, color=INK, fontweight="bold")
+
+
 def measure_errors(estimates: Sequence[Estimate]) -> np.ndarray:
     """(2, n) distances from the mean down to `low` and up to `high`; NaN without an interval."""
     spans = [(e.mean - e.low, e.high - e.mean) for e in estimates]

@@ -20,7 +20,6 @@ from ablations.findings.tables import PRIMARY, DatasetTable
 from ablations.findings.wording import CONFIDENCE_PERCENT, format_interval, format_p, format_signed, shorten_name
 from ablations.report.figures.drawing import (
     BAND,
-    CHARACTER,
     INK,
     PALETTE,
     SMALL,
@@ -29,6 +28,7 @@ from ablations.report.figures.drawing import (
     measure_errors,
     settle,
     wrap,
+    write_stamp,
 )
 from ablations.statistics.paired import Estimate
 from ablations.study.study import Study
@@ -59,8 +59,7 @@ def draw_effects(study: Study, tables: Sequence[DatasetTable], stamp: str = "", 
             _write_headings(panel, heading if len(known) > 1 else "", measure or _name_measure(study))
         _write_names(axes[0], rows)
         _draw_legend(figure)
-        if stamp:
-            figure.supxlabel(wrap(stamp, int(size[0] / CHARACTER)), fontsize=SMALL + 0.5, fontweight="bold")
+        write_stamp(figure, stamp)
         return settle(figure)
 
 

@@ -26,6 +26,7 @@ from ablations.report.figures.drawing import (
     settle,
     wrap,
     write_caption,
+    write_stamp,
 )
 from ablations.report.figures.lines import draw_lines
 from ablations.report.figures.table import draw_table
@@ -68,8 +69,7 @@ def _draw_bars(study: Study, tables: Sequence[DatasetTable], stamp: str) -> Figu
         panel.set(ylabel=MEASURE, ylim=limits)
         panel.set_xlim(-0.5, per_row - 0.5)
     _draw_legend(figure, study, labels, inches)
-    if stamp:
-        figure.supxlabel(wrap(stamp, int(inches / CHARACTER)), fontsize=SMALL + 0.5, color=INK, fontweight="bold")
+    write_stamp(figure, stamp)
     return figure
 
 

@@ -22,6 +22,7 @@ from ablations.report.figures.drawing import (
     spread,
     wrap,
     write_caption,
+    write_stamp,
 )
 from ablations.study.study import Study
 
@@ -49,8 +50,7 @@ def draw_lines(study: Study, tables: Sequence[DatasetTable], stamp: str) -> Figu
     panel.set(xlabel=study.title, ylabel="mean PCC over the test genes", ylim=limits)
     _name_lines(panel, tables, names, positions, limits, height)
     _draw_legend(figure)
-    if stamp:
-        figure.supxlabel(wrap(stamp, int(7.2 / CHARACTER)), fontsize=SMALL + 0.5, color=INK, fontweight="bold")
+    write_stamp(figure, stamp)
     return figure
 
 

@@ -37,7 +37,7 @@ def summarise_report(content: Content) -> str:
     if found is None:
         return "\n".join([*lines, *_wrap(_LEGEND)])
     legend = (
-        f"lead: PCC of {study.default_label} minus that of the row; over floor: PCC of the row minus that of the best "
+        f"lead: PCC of {study.default_label} minus that of the row; − floor: PCC of the row minus that of the best "
         "floor; p: of the difference before it, after Holm's correction; rank: by mean PCC; seconds: mean of a trial."
     )
     over = (
@@ -111,7 +111,7 @@ def _set_hidden(row: Row) -> str:
 
 def _set_places(one: DatasetPlaces) -> list[list[str]]:
     has_hidden = any(_HIDDEN in place.leads for place in one.places)
-    heads = ["", *_MEAN, "lead", "p", "over floor", "p", "rank", "seconds", *["hidden"] * has_hidden]
+    heads = ["", *_MEAN, "lead", "p", "− floor", "p", "rank", "seconds", *["hidden"] * has_hidden]
     return [heads, *(_set_place(place) + [_set_hidden(place.row)] * has_hidden for place in one.places)]
 
 
@@ -123,7 +123,7 @@ def _set_place(place: Place) -> list[str]:
 
 
 def _set_overall(found: TableOne) -> list[list[str]]:
-    heads = ["", "mean rank", "score", "ahead", "behind", "undecided", "over floor", "behind", "undecided"]
+    heads = ["", "mean rank", "score", "ahead", "behind", "undecided", "floor: ahead", "behind", "undecided"]
     rows = [heads]
     for row in found.overall:
         ranked = row.kind == "level"

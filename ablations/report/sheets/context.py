@@ -9,7 +9,7 @@ from ablations.findings.forecast import Check, compare_forecast
 from ablations.findings.results import INTERVALS, StudyResults
 from ablations.findings.tables import DatasetTable, Row
 from ablations.findings.wording import format_number, format_percent
-from ablations.report.sheets.results import METRIC_NAMES, show_level
+from ablations.report.sheets.results import METRIC_NAMES, show_label, show_level
 from ablations.report.sheets.sheet import Cell, Line, Sheet
 
 _GUARANTEED_FROM = 19  # calibration genes from which 90 % is guaranteed: 1 - 2 / (genes + 1)
@@ -60,17 +60,12 @@ def make_paper(results: StudyResults) -> Sheet | None:
         return None
     names = list(dict.fromkeys(name for row in paper.values.values() for name in row))
     lines = [
-        Line((_label(results, label), *(Cell(format_number(values.get(name))) for name in names)))
+        Line((show_label(results, label), *(Cell(format_number(values.get(name))) for name in names)))
         for label, values in paper.values.items()
     ]
     note = f"{METRIC_NAMES[paper.metric]} as stated in {paper.figure}, {paper.protocol.replace('_', ' ')} protocol."
     title = f"What the paper reports ({paper.figure}, {paper.protocol.replace('_', ' ')} protocol)"
     return Sheet("paper", title, (results.study.title, *names), tuple(lines), note=note)
-
-
-def _label(results: StudyResults, label: str) -> Cell:
-    is_default = label == results.study.default_label
-    return Cell(label, tags=("default",) * is_default, is_strong=is_default)
 
 
 def make_forecast(results: StudyResults) -> Sheet | None:
