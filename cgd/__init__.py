@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from cgd.estimator import CausalGeD
     from cgd.evaluation import evaluate
 
+__version__ = "0.2.0"  # of the whole project: pyproject.toml reads it here
 __all__ = ["CausalGeD", "Config", "Pair", "evaluate", "read_pair"]
 
 _HOME = {

@@ -10,16 +10,10 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
+from cgd import __version__
+
 _PACKAGES = ("torch", "numpy", "scipy", "pandas", "anndata", "scanpy", "ray", "optuna", "mlflow", "diffusers")
 _METHOD_PACKAGES = ("pot", "scikit-learn", "scvi-tools", "tangram-sc")  # what the compared methods run
-
-
-def package_version() -> str:
-    try:
-        return metadata.version("causalged-ray")
-    except metadata.PackageNotFoundError:
-        return "0+uninstalled"
-
 
 # tables, not computations: what a trial takes from them is in its fingerprint already, or a name
 _NO_CODE = ("config.py", "baselines/__init__.py", "metrics/facts.py")
@@ -34,7 +28,8 @@ def code_version(*modules: str) -> str:
     results of another version. (Another Python version writes trees differently and counts as a change too.)
     """
     root = Path(__file__).parent
-    files = _closure(root, modules) if modules else sorted(root.rglob("*.py"))
+    # cgd/__init__.py computes nothing: the number of a release must not make results those of another version
+    files = _closure(root, modules) if modules else sorted({*root.rglob("*.py")} - {root / "__init__.py"})
     digest = hashlib.sha256()
     for path in files:
         digest.update(path.relative_to(root).as_posix().encode())
@@ -91,7 +86,7 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
 
 def environment() -> dict[str, str]:
     """Versions of Python, this package and the packages numbers depend on."""
-    versions = {"python": platform.python_version(), "causalged-ray": package_version(), "code": code_version()}
+    versions = {"python": platform.python_version(), "causalged-ray": __version__, "code": code_version()}
     for name in (*_PACKAGES, *_METHOD_PACKAGES):
         try:
             versions[name] = metadata.version(name)

@@ -1,12 +1,13 @@
 """What names the code and the environment a number was computed with."""
 
+import re
 import shutil
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from cgd import version
+from cgd import __version__, version
 
 SOURCE = '"""Module."""\n\n\ndef f(x):\n    """Doc."""\n    # why\n    return x + 1\n'
 
@@ -55,6 +56,18 @@ def test_where_code_stands_counts_and_where_the_package_stands_does_not(code_of,
     assert version.code_version.__wrapped__() == base
 
 
+def test_the_number_of_a_release_changes_no_code_version(code_of, tmp_path):
+    base = code_of(SOURCE)
+    (tmp_path / "__init__.py").write_text("__version__ = '1'")
+    assert version.code_version.__wrapped__() == base
+
+
+def test_the_changelog_opens_with_this_version():
+    text = (Path(__file__).parents[2] / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## \[([^\]]+)\]", text, re.MULTILINE)[0] in ("Unreleased", __version__)
+    assert f"## [{__version__}]" in text
+
+
 def test_the_version_of_this_code_is_twelve_hex_digits():
     assert len(version.code_version()) == 12
     assert int(version.code_version(), 16) >= 0
@@ -73,7 +86,6 @@ def test_packages_that_are_not_installed_are_said_to_be(monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(version.metadata, "version", nothing)
-    assert version.package_version() == "0+uninstalled"
     assert version.environment()["ray"] == "not installed"
 
 
