@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from cgd.estimator import CausalGeD
     from cgd.evaluation import evaluate
 
-__version__ = "0.2.0"  # of the whole project: pyproject.toml reads it here
 __all__ = ["CausalGeD", "Config", "Pair", "evaluate", "read_pair"]
 
 _HOME = {
@@ -20,6 +19,7 @@ _HOME = {
     "Pair": "cgd.data.pair",
     "evaluate": "cgd.evaluation",
     "read_pair": "cgd.data.pair",
+    "__version__": "cgd.version",
 }
 
 

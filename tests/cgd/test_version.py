@@ -58,7 +58,7 @@ def test_where_code_stands_counts_and_where_the_package_stands_does_not(code_of,
 
 def test_the_number_of_a_release_changes_no_code_version(code_of, tmp_path):
     base = code_of(SOURCE)
-    (tmp_path / "__init__.py").write_text("__version__ = '1'")
+    (tmp_path / "version.py").write_text("__version__ = '1'")
     assert version.code_version.__wrapped__() == base
 
 
