@@ -286,7 +286,7 @@ class CausalGeD:
         z = generate(state.network, state.context, targets, state.ridge_lambda, seed, n, True, self.parallel)
         values = state.network.decode(z)
         if about is not None:
-            values = values - _center(state.network, state.context, targets, state.ridge_lambda) + about
+            values = values - _decode_center(state.network, state.context, targets, state.ridge_lambda) + about
         return values.cpu().numpy()
 
     def _look_up(self, genes: Sequence[str]) -> tuple[GeneTable, Tensor | None]:
@@ -347,7 +347,7 @@ def _estimate(
     `about` (n_genes, n_spots), if any, takes the place of the diffusion's own centre, the ridge in the latent.
     """
     sampling = network.config.sampling
-    center = _center(network, context, targets, ridge_lambda)
+    center = _decode_center(network, context, targets, ridge_lambda)
     about = center if about is None else about
     if sampling.estimate == "center":
         return about.cpu().numpy()
@@ -358,7 +358,7 @@ def _estimate(
     return (network.decode(z.mean(0)) - center + about).cpu().numpy()
 
 
-def _center(network: Network, context: TrainingTable, targets: GeneTable, ridge_lambda: float) -> Tensor:
+def _decode_center(network: Network, context: TrainingTable, targets: GeneTable, ridge_lambda: float) -> Tensor:
     """(n_genes, n_spots) expression at the ridge prediction in the latent."""
     z, _ = predict_from_context(context.features, context.z[None], targets.features, ridge_lambda)
     return network.decode(z[0])

@@ -11,11 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from cgd.errors import DataError
-from cgd.regression.ridge import fit_ridge_lambda, predict_with_intercept
-from cgd.regression.svd import thin_svd
 
 if TYPE_CHECKING:  # cgd.data.protocol scores with cgd.metrics, so at run time the import goes that way only
     from cgd.data.protocol import VisiblePair
@@ -62,6 +59,10 @@ def knn(visible: VisiblePair, genes: Sequence[str], seed: int = 0) -> FloatArray
 
 def kernel_ridge(visible: VisiblePair, genes: Sequence[str], seed: int = 0) -> FloatArray:
     """Ridge regression over genes, from the scRNA-seq row of a gene to its ST row: the floor to beat."""
+    import torch  # here, as it is slow to import and whoever reads the facts about metrics does without
+
+    from cgd.regression.ridge import fit_ridge_lambda, predict_with_intercept
+
     rows = (_sc_rows(visible, genes), visible.sc_rows(visible.train_genes), visible.x_st)
     queries, features, targets = (torch.from_numpy(x) for x in rows)
     ridge_lambda = fit_ridge_lambda(features, targets)
@@ -124,6 +125,10 @@ def ceiling(visible: VisiblePair, truth: npt.ArrayLike, latent_dim: int) -> Floa
     ValueError
         `latent_dim` below 1.
     """
+    import torch
+
+    from cgd.regression.svd import thin_svd
+
     if latent_dim < 1:
         raise ValueError(f"latent_dim must be at least 1, found {latent_dim}")
     train = visible.x_st.astype(np.float64)

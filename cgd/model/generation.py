@@ -53,7 +53,7 @@ def generate(
     own = range(n)[parallel.share(n)]
     members = torch.zeros(n, len(targets.code), context.z.shape[1], device=context.z.device)
     for i in own:
-        members[i] = generation.member(make_generator(seed, "generate", str(draw), i))
+        members[i] = generation.generate_member(make_generator(seed, "generate", str(draw), i))
     parallel.add_up([members])
     return members
 
@@ -66,9 +66,9 @@ class _Generation:
     ) -> None:
         self.network, self.context, self.targets = network, context, targets
         self.ridge_lambda, self.draw = ridge_lambda, draw
-        self.center, self.scale = self._ridge(context.features, context.z[None], targets.features)
+        self.center, self.scale = self._find_center(context.features, context.z[None], targets.features)
 
-    def _ridge(self, features: Tensor, z: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _find_center(self, features: Tensor, z: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Centre (1, M, K) of the targets and the spread (1, M, 1) of the latents about it."""
         if self.network.config.model.center == "none":
             return z.new_zeros(1, len(targets), z.shape[-1]), z.new_ones(1, len(targets), 1)
@@ -98,7 +98,7 @@ class _Generation:
 class _PanelGeneration(_Generation):
     """Measured genes are the clean context; the targets follow in groups of at most `panel_size`."""
 
-    def member(self, generator: torch.Generator) -> Tensor:
+    def generate_member(self, generator: torch.Generator) -> Tensor:
         tokens, context, config = self._tokens(), self.context, self.network.config
         rotation = torch.eye(tokens.content_dim)
         if config.train.rotate:
@@ -113,10 +113,10 @@ class _PanelGeneration(_Generation):
             order = self.targets.order.argsort(descending=True, stable=True).cpu()
         result = known.new_empty(len(order), tokens.content_dim)
         for group in order.split(config.train.panel_size):
-            result[group] = self._group(prefix, known, group, rotation, generator)
+            result[group] = self._generate_group(prefix, known, group, rotation, generator)
         return result @ rotation.T  # (M, K), turned back
 
-    def _group(
+    def _generate_group(
         self, prefix: Prefix, known: Tensor, group: Tensor, rotation: Tensor, generator: torch.Generator
     ) -> Tensor:
         """Rotated latents of a group of targets, generated in `n_ar_steps` AR steps."""
@@ -131,7 +131,7 @@ class _PanelGeneration(_Generation):
             else:  # the genes generated so far are context now
                 done = group[: sum(map(len, pieces[:i]))]
                 grown = torch.cat([features, targets.features[done]])
-                center, scale = self._ridge(
+                center, scale = self._find_center(
                     grown, torch.cat([known, *(p[None] for p in parts)], 1), targets.features[part]
                 )
             x = center + scale * self._reverse(prefix, center, position, step, generator)  # (1, part, K)
@@ -148,7 +148,7 @@ class _PanelGeneration(_Generation):
 class _LatentGeneration(_Generation):
     """One sequence per target gene: its tokens are generated in AR steps, conditioned on its C-latent."""
 
-    def member(self, generator: torch.Generator) -> Tensor:
+    def generate_member(self, generator: torch.Generator) -> Tensor:
         tokens, n = self.network.tokens, len(self.targets.code)
         assert isinstance(tokens, LatentTokens)
         order = tokens.token_order(n, generator).to(self.center.device)

@@ -49,7 +49,7 @@ class GeneKernel:
         """Kernel of the scRNA profiles (n, C) of the training genes, with (C, k) components of the cells."""
         components = x_sc.new_zeros(x_sc.shape[1], 0) if components is None else components
         moments = []
-        for part in _parts(x_sc, x_sc, sharpness, components):
+        for part in _compute_parts(x_sc, x_sc, sharpness, components):
             diagonal = part.diagonal() - 2 * part.mean(1) + part.mean()
             moments.append((part.mean(1), diagonal.mean().clamp_min(1e-12)))
         kernel = cls(x_sc, sharpness, components, tuple(moments), x_sc[:, :0])
@@ -64,7 +64,7 @@ class GeneKernel:
 
     def _centre(self, x_sc: Tensor) -> Tensor:
         """(G, n) float64 kernel values between any genes and the training genes."""
-        parts = _parts(x_sc, self.profiles, self.sharpness, self.components)
+        parts = _compute_parts(x_sc, self.profiles, self.sharpness, self.components)
         total = torch.zeros_like(parts[0])
         for part, (row_mean, diagonal) in zip(parts, self.moments, strict=True):
             # centred on the training genes, so that the regression needs no intercept; each part weighs the same
@@ -72,7 +72,7 @@ class GeneKernel:
         return total / len(parts)
 
 
-def _parts(x: Tensor, y: Tensor, sharpness: float, components: Tensor) -> list[Tensor]:
+def _compute_parts(x: Tensor, y: Tensor, sharpness: float, components: Tensor) -> list[Tensor]:
     """(G, n) float64 kernel values of the rows of x (G, C) and y (n, C), for each part of the kernel."""
     mean = y.mean(0)  # drops out of the centred kernel; taken off for the sake of precision
     parts = [((x - mean) @ (y - mean).T).double()]

@@ -132,7 +132,9 @@ class Reference:
             leave_one_out=leave_one_out_operator(features, ridge_lambda) if centred_latents else None,
             refined=refined,
             cell_map=cell_map,
-            order=_order(visible, config) if graph_order is None else graph_order.score(visible.train_genes).to(device),
+            order=_score_training_genes(visible, config)
+            if graph_order is None
+            else graph_order.score(visible.train_genes).to(device),
             centred=config.model.center == "ridge",
             graph_order=graph_order,
         )
@@ -160,13 +162,13 @@ class Reference:
                 self._frozen = self._frozen or self._encode(network)
                 mean, log_variance, code = self._frozen
             noise = network.autoencoder.draw(len(mean), generator)
-            return self._table(network.standardise(network.autoencoder.sample(mean, log_variance, noise)), code)
+            return self._make_table(network.standardise(network.autoencoder.sample(mean, log_variance, noise)), code)
 
     @torch.no_grad()
     def context_table(self, network: Network) -> TrainingTable:
         """Standardised mean latents of the training genes: the clean context of a prediction."""
         mean, _, code = self._encode(network)
-        return self._table(network.standardise(mean), code)
+        return self._make_table(network.standardise(mean), code)
 
     def residual(self, z: Tensor) -> Tensor | None:
         """(n, K) leave-one-out errors of the centre; None without one. Gene tokens are trained on errors over their
@@ -181,12 +183,12 @@ class Reference:
     def _encode(self, network: Network) -> tuple[Tensor, Tensor, Tensor]:
         return *network.autoencoder.encode_st(self.x_st), network.encode_code(self.x_sc_train)
 
-    def _table(self, z: Tensor, code: Tensor) -> TrainingTable:
+    def _make_table(self, z: Tensor, code: Tensor) -> TrainingTable:
         center = None if self.leave_one_out is None else self.leave_one_out @ z
         return TrainingTable(code, self.features, self.order, z, center)
 
 
-def _order(visible: VisiblePair, config: Config) -> Tensor | None:
+def _score_training_genes(visible: VisiblePair, config: Config) -> Tensor | None:
     """Scores of the training genes: spread over the cells, or Granger score over the spots."""
     if config.ar.token_order == "random" or config.model.tokens == "latent":
         return None

@@ -140,7 +140,7 @@ def epoch_folder(epoch: int) -> str:
     return f"epoch-{epoch:05d}"
 
 
-def epoch_of(name: str) -> int | None:
+def parse_epoch(name: str) -> int | None:
     """The epoch of which a folder of that name is the checkpoint; None for any other name."""
     found = re.fullmatch(r"epoch-(\d{5,})", name)
     return int(found[1]) if found else None
@@ -231,7 +231,7 @@ class CheckpointFolder:
 
     def epochs(self) -> list[int]:
         """Epochs that have a checkpoint, whole or not; the newest last."""
-        found = (epoch_of(path.name) for path in self.path.glob("epoch-*"))
+        found = (parse_epoch(path.name) for path in self.path.glob("epoch-*"))
         return sorted(epoch for epoch in found if epoch is not None)
 
     def _pass_over(self, name: str, error: CheckpointError) -> None:

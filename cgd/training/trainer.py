@@ -103,7 +103,7 @@ class Trainer:
             if saved is None:
                 self._prepare()
             else:
-                self.network.load_state_dict(_part(saved[0], "network"))
+                self.network.load_state_dict(_select_part(saved[0], "network"))
             self.parallel.copy_from_main([*self.network.parameters(), *self.network.buffers()])
             self.optimizer = self._make_optimizer()
             self.average = {name: p.detach().clone() for name, p in self._trained().items()}
@@ -287,15 +287,15 @@ class Trainer:
             self.network.autoencoder.requires_grad_(False)
         device = self.network.config.runtime.device
         self.average, self.kept = (
-            {name: tensor.to(device) for name, tensor in _part(tensors, prefix).items()}
+            {name: tensor.to(device) for name, tensor in _select_part(tensors, prefix).items()}
             for prefix in ("average", "kept")
         )
         restore_optimizer(self.optimizer, tensors)
-        for name, stream in _part(tensors, "generator").items():
+        for name, stream in _select_part(tensors, "generator").items():
             self.generators[name].set_state(stream)
         self.progress = Progress(**state)
         self.progress.earlier_seconds = sum(metrics["epoch_seconds"] for metrics in self.progress.history)
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _select_part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}

@@ -13,7 +13,7 @@ from ray import tune as ray_tune
 
 from cgd.errors import CheckpointError
 from cgd.files import readable_size
-from cgd.training.checkpoint import epoch_of, read_folder, remove_folder
+from cgd.training.checkpoint import parse_epoch, read_folder, remove_folder
 
 _log = logging.getLogger(__name__)
 
@@ -44,9 +44,9 @@ def find_checkpoints(root: Path) -> Iterator[Stored]:
     """Every checkpoint below `root`, which holds a folder per trial, or per candidate with trials in it."""
     for place, folders, _ in os.walk(root):
         path = Path(place)
-        for name in [name for name in folders if epoch_of(name) is not None]:
+        for name in [name for name in folders if parse_epoch(name) is not None]:
             folders.remove(name)
-            epoch = epoch_of(name)
+            epoch = parse_epoch(name)
             if path != root and epoch is not None and not (path / name).is_symlink():
                 trial = path.relative_to(root).parts[0]
                 yield Stored(path / name, trial, epoch, measure_folder(path / name))

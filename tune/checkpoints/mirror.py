@@ -29,8 +29,8 @@ from cgd.training.checkpoint import (
     CheckpointFolder,
     CheckpointWarning,
     epoch_folder,
-    epoch_of,
     kept_epochs,
+    parse_epoch,
     read_folder,
     write_folder,
 )
@@ -125,7 +125,7 @@ class CheckpointMirror:
         with self._explain("read"):
             files, place = self._place(path)
             entries = files.get_file_info(fs.FileSelector(place, allow_not_found=True))
-        found = (epoch_of(entry.base_name) for entry in entries)
+        found = (parse_epoch(entry.base_name) for entry in entries)
         return sorted(epoch for epoch in found if epoch is not None)
 
     def try_to_put(self, folder: Path) -> None:
