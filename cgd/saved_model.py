@@ -25,35 +25,19 @@ _READABLE = (4, 5)  # format 4 also holds the centre of the context, which no pr
 
 @dataclass
 class Fitted:
-    """A trained network and what it predicts from.
-
-    Attributes
-    ----------
-    context
-        The training genes.
-    train_genes, measured_genes, genes
-        Names of the training genes, of those measured in the ST, and of those that can be predicted.
-    table
-        The genes that can be predicted.
-    cell_features
-        (len(genes), k) their features in the cell map, None without one.
-    refined
-        What predictions are about instead of the ridge in the latent, or None.
-    coordinates
-        (n_spots, 2).
-    """
+    """A trained network and what it predicts from."""
 
     network: Network
-    context: TrainingTable
+    context: TrainingTable  # the training genes
     train_genes: tuple[str, ...]
-    measured_genes: tuple[str, ...]
-    genes: tuple[str, ...]
+    measured_genes: tuple[str, ...]  # in the ST
+    genes: tuple[str, ...]  # that can be predicted: rows of the next two
     table: GeneTable
-    cell_features: Tensor | None
+    cell_features: Tensor | None  # (n_genes, k) in the cell map, None without one
     ridge_lambda: float
     calibration: Calibration
-    refined: RefinedCentre | None
-    coordinates: np.ndarray
+    refined: RefinedCentre | None  # what predictions are about instead of the ridge in the latent
+    coordinates: np.ndarray  # (n_spots, 2)
     spot_names: list[str]
     provenance: dict[str, Any]
 
