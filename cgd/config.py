@@ -95,7 +95,7 @@ class ModelConfig(_Section):
     depth: PositiveInt = Field(3, description="transformer blocks")
     dropout: Share = 0.0
     attention_mask: Literal["causal", "full"] = Field(
-        "causal", description="what a token is predicted from: the earlier AR steps, or all other AR steps"
+        "causal", description="a token sees the earlier AR steps, or all others"
     )
     kernel_sharpness: NonNegative = Field(
         2.0, description="s: the kernel over genes is linear + exp(-s (1 - r)), r their correlation; 0: linear alone"
@@ -106,8 +106,7 @@ class ModelConfig(_Section):
         "compares genes a second time; 0: not at all",
     )
     center: Literal["ridge", "none"] = Field(
-        "ridge",
-        description="what the diffusion is centred on: the kernel-ridge prediction from the clean context, or 0",
+        "ridge", description="what the diffusion is centred on: kernel ridge from the clean context, or 0"
     )
 
     @model_validator(mode="after")
@@ -249,7 +248,7 @@ class Config(_Section):
     """One trial's hyper-parameters. Unknown keys are refused with the closest valid name."""
 
     method: Annotated[str, Field(min_length=1)] = Field(
-        CAUSALGED, description="causalged, a baseline by its name, or MODULE:CLASS of one's own"
+        CAUSALGED, description="causalged, a baseline's name, or MODULE:CLASS"
     )
     seed: NonNegativeInt = 0
     data: DataConfig = DataConfig()

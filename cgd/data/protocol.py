@@ -151,14 +151,12 @@ def _score_hidden(
     prediction: FloatArray, truth: FloatArray, hidden: npt.NDArray[np.bool_]
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Metrics over the hidden entries alone; their number differs by gene, hence the loop. NaN below 3 entries."""
-    rows: list[dict[str, float]] = []
-    for predicted, true, mask in zip(prediction, truth, hidden, strict=True):
-        if mask.sum() < 3:
-            rows.append({})
-        else:
-            values = gene_metrics(predicted[mask][None], true[mask][None])
-            rows.append({key: float(value[0]) for key, value in values.items()})
-    return {key: np.array([row.get(key, np.nan) for row in rows]) for key in SCORES}
+    columns = {name: np.full(len(truth), np.nan) for name in SCORES}
+    for gene, mask in enumerate(hidden):
+        if mask.sum() >= 3:
+            for name, value in gene_metrics(prediction[gene, mask][None], truth[gene, mask][None]).items():
+                columns[name][gene] = value[0]
+    return columns
 
 
 @dataclass(frozen=True)

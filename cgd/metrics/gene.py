@@ -6,8 +6,6 @@ used by Sadia, Ahamed, Cheng, CausalGeD, arXiv:2502.07751, section IV-C.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import numpy.typing as npt
 from scipy.special import rel_entr
@@ -28,7 +26,7 @@ def gene_metrics(prediction: npt.ArrayLike, truth: npt.ArrayLike) -> dict[str, F
     `js` Jensen-Shannon divergence in nats between the vectors scaled to sum 1, negatives set to 0 first, an all-zero
     vector taken as uniform; `spearman` Pearson of average ranks.
 
-    NaN policy: a gene with constant truth is NaN in every metric (it cannot be scored, `summarise` counts it). A
+    NaN policy: a gene with constant truth is NaN in every metric (it cannot be scored, `summarise_table` counts it). A
     constant prediction has `pcc` 0, `spearman` 0 and `rmse` 1, like a prediction of no information.
     Constant means a spread of at most 1e-6 of the largest magnitude. Nothing else is NaN.
 
@@ -47,10 +45,12 @@ def gene_metrics(prediction: npt.ArrayLike, truth: npt.ArrayLike) -> dict[str, F
     ValueError
         Shapes that differ or are not two-dimensional, values that are not finite.
     """
-    arrays = {"prediction": _matrix("prediction", prediction), "truth": _matrix("truth", truth)}
-    _require_same_shape(arrays)
+    predicted, true = _matrix("prediction", prediction), _matrix("truth", truth)
+    if predicted.shape != true.shape:
+        found = f"prediction {predicted.shape}, truth {true.shape}"
+        raise ValueError(f"arrays must have one shape (n_genes, n_spots), found {found}")
     # no metric here depends on the scale of a gene, and squares of tiny values would underflow
-    predicted, true = (_by_magnitude(array) for array in arrays.values())
+    predicted, true = _by_magnitude(predicted), _by_magnitude(true)
     flat_prediction, flat_truth = _is_constant(predicted), _is_constant(true)
     z_predicted, z_true = _z_scores(predicted, flat_prediction), _z_scores(true, flat_truth)
     ranks = _z_scores(rankdata(predicted, axis=1), flat_prediction), _z_scores(rankdata(true, axis=1), flat_truth)
@@ -62,32 +62,6 @@ def gene_metrics(prediction: npt.ArrayLike, truth: npt.ArrayLike) -> dict[str, F
         "spearman": _mean_product(*ranks),
     }
     return {name: np.where(flat_truth, np.nan, values) for name, values in scores.items()}
-
-
-def coverage(lower: npt.ArrayLike, upper: npt.ArrayLike, truth: npt.ArrayLike) -> FloatArray:
-    """Share of the spots of each gene whose truth lies in [lower, upper].
-
-    Parameters
-    ----------
-    lower, upper, truth
-        (n_genes, n_spots) in the same units.
-
-    Returns
-    -------
-    (n_genes,) in [0, 1]. Intervals that keep what they promise have a coverage equal to their level.
-
-    Raises
-    ------
-    ValueError
-        Shapes that differ, values that are not finite, or a lower bound above its upper bound.
-    """
-    arrays = {name: _matrix(name, x) for name, x in {"lower": lower, "upper": upper, "truth": truth}.items()}
-    _require_same_shape(arrays)
-    crossed = int((arrays["lower"] > arrays["upper"]).sum())
-    if crossed:
-        raise ValueError(f"lower must not exceed upper, found {crossed} entries where it does")
-    inside = (arrays["lower"] <= arrays["truth"]) & (arrays["truth"] <= arrays["upper"])
-    return inside.mean(axis=1)
 
 
 def _matrix(name: str, values: npt.ArrayLike) -> FloatArray:
@@ -102,12 +76,6 @@ def _matrix(name: str, values: npt.ArrayLike) -> FloatArray:
             f"(first rows: {bad[:5].tolist()})"
         )
     return array
-
-
-def _require_same_shape(arrays: Mapping[str, FloatArray]) -> None:
-    if len({array.shape for array in arrays.values()}) > 1:
-        found = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
-        raise ValueError(f"arrays must have one shape (n_genes, n_spots), found {found}")
 
 
 def _by_magnitude(x: FloatArray) -> FloatArray:

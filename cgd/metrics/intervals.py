@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from cgd.calibration import LEVEL, Calibration, SpreadTrend
 from cgd.metrics.floors import gene_mean
-from cgd.metrics.gene import coverage
 
 if TYPE_CHECKING:  # cgd.data.protocol scores with cgd.metrics, so at run time the import goes that way only
     from cgd.data.protocol import HiddenGenes, HiddenPair
@@ -31,15 +30,23 @@ def score_intervals(low: FloatArray, high: FloatArray, test: HiddenGenes) -> tup
     -------
     coverage, width
         NaN without a scored gene; a constant gene has no width. The width is infinite where a bound is.
+
+    Raises
+    ------
+    ValueError
+        A lower bound above its upper bound, or a bound that is NaN.
     """
     low, high, truth = low[test.scored], high[test.scored], test.truth[test.scored].astype(np.float64)
     if not len(truth):
         return float("nan"), float("nan")
-    covered = coverage(low, np.minimum(high, np.finfo(np.float32).max), truth)
+    if not (low <= high).all():
+        n_wrong = int((~(low <= high)).sum())
+        raise ValueError(f"a lower bound must be a number not above its upper bound, found {n_wrong} that are not")
+    covered = (low <= truth) & (truth <= high)
     spread = truth.std(axis=1)
     varies = spread > 1e-6 * truth.max(axis=1)
     width = (high.astype(np.float64) - low).mean(axis=1)[varies] / spread[varies]
-    return float(covered.mean()), float(width.mean()) if width.size else float("nan")
+    return float(covered.mean(axis=1).mean()), float(width.mean()) if width.size else float("nan")
 
 
 def constant_intervals(hidden: HiddenPair) -> tuple[FloatArray, FloatArray]:

@@ -95,6 +95,8 @@ def test_intervals_of_a_gene_without_spread_or_without_bound():
     low, high = np.zeros((3, 2), np.float32), np.full((3, 2), 2.0, np.float32)
     assert score_intervals(low, high, test) == (0.75, 2.0)
     assert score_intervals(low, np.full_like(high, np.inf), test) == (1.0, np.inf)
+    with pytest.raises(ValueError, match="found 4 that are not"):
+        score_intervals(high + 1, low, test)
     assert np.isnan(score_intervals(low[2:], high[2:], HiddenGenes(("c",), truth[2:], None, 0.05))).all()
 
 

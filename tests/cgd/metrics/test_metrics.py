@@ -1,14 +1,15 @@
 """Metrics against SciPy and scikit-image, their NaN policy and the summary."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import pearsonr, spearmanr
 from skimage.metrics import structural_similarity
 
 from cgd.metrics.facts import SCORES
-from cgd.metrics.gene import coverage, gene_metrics
-from cgd.metrics.summary import summarise
+from cgd.metrics.gene import gene_metrics
+from cgd.metrics.summary import summarise_table
 
 N_GENES, N_SPOTS = 12, 101  # an odd number of spots, so that one window of scikit-image spans them
 
@@ -94,33 +95,19 @@ def test_non_finite_prediction_is_refused_with_its_rows(pair, bad):
         gene_metrics(prediction, truth)
 
 
-def test_coverage_counts_both_bounds_and_equals_the_level_of_true_intervals():
-    truth = np.array([[0.0, 1.0, 2.0, 3.0]])
-    assert coverage(np.full((1, 4), 1.0), np.full((1, 4), 2.0), truth).tolist() == [0.5]
-    draws = np.random.default_rng(0).normal(size=(3, 20_000))
-    np.testing.assert_allclose(coverage(np.full_like(draws, -1.645), np.full_like(draws, 1.645), draws), 0.9, atol=0.01)
-    with pytest.raises(ValueError, match="found 4 entries"):
-        coverage(truth + 1, truth, truth)
-
-
 def test_summary_is_over_the_genes_that_can_be_scored(pair):
     prediction, truth = pair
     truth[4] = 0.0
     per_gene = gene_metrics(prediction, truth)
     kept = np.arange(N_GENES) != 4
-    summary = summarise(per_gene | {"coverage": np.linspace(0, 1, N_GENES)})
+    table = pd.DataFrame(per_gene | {"copied_share": np.linspace(0, 1, N_GENES)})
+    summary = summarise_table(table.assign(gene="g"))
     assert (summary["n_genes"], summary["n_scored"]) == (N_GENES, N_GENES - 1)
     assert summary["pcc"] == pytest.approx(per_gene["pcc"][kept].mean())
-    assert summary["coverage"] == pytest.approx(np.linspace(0, 1, N_GENES)[kept].mean())
+    assert summary["copied_share"] == pytest.approx(np.linspace(0, 1, N_GENES)[kept].mean())
 
 
 def test_summary_without_a_scorable_gene_is_nan_and_counted():
-    summary = summarise(gene_metrics(np.ones((2, 4)), np.zeros((2, 4))))
+    summary = summarise_table(pd.DataFrame(gene_metrics(np.ones((2, 4)), np.zeros((2, 4)))), "test_")
     assert summary["n_scored"] == 0
-    assert np.isnan(summary["ssim"])
-
-
-@pytest.mark.parametrize("per_gene", [{}, {"pcc": [0.1, 0.2], "js": [0.1]}, {"pcc": 0.3}])
-def test_summary_refuses_metrics_over_different_genes(per_gene):
-    with pytest.raises(ValueError, match="same genes"):
-        summarise(per_gene)
+    assert np.isnan(summary["test_ssim"])
