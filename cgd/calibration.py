@@ -132,8 +132,8 @@ class Calibration:
         if self.n_genes < 2:
             return float("inf")
         if self.is_guaranteed(level):
-            return self._pooled(level)
-        return max(self._pooled(self.guaranteed_level), self._extrapolated(level))
+            return self._pool(level)
+        return max(self._pool(self.guaranteed_level), self._extrapolate(level))
 
     def is_guaranteed(self, level: float = LEVEL) -> bool:
         return level <= self.guaranteed_level + 1e-12
@@ -150,12 +150,12 @@ class Calibration:
             "log-normal errors across genes"
         )
 
-    def _pooled(self, level: float) -> float:
+    def _pool(self, level: float) -> float:
         """Quantile of the scores with weight 1 / (G + 1) for each gene and as much at infinity."""
         rank = int(np.ceil(level * (self.n_genes + 1) * N_POINTS - 1e-9))
         return float(np.sort(self.scores, axis=None)[rank - 1])
 
-    def _extrapolated(self, level: float) -> float:
+    def _extrapolate(self, level: float) -> float:
         size = np.sqrt(np.square(self.scores).mean(axis=1))
         if not size.any():
             return 0.0

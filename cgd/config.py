@@ -95,7 +95,7 @@ class ModelConfig(_Section):
     depth: PositiveInt = Field(3, description="transformer blocks")
     dropout: Share = 0.0
     attention_mask: Literal["causal", "full"] = Field(
-        "causal", description="a token sees the earlier AR steps, or all others"
+        "causal", description="a token sees earlier AR steps, or all others"
     )
     kernel_sharpness: NonNegative = Field(
         2.0, description="s: the kernel over genes is linear + exp(-s (1 - r)), r their correlation; 0: linear alone"
@@ -167,9 +167,7 @@ class SamplingConfig(_Section):
         "refined: the mean of four ridge regressions in expression space; blended: that and, as far as it helps with "
         "training genes left out, what the cells that a spot resembles express",
     )
-    guidance: NonNegative = Field(
-        1.0, description="classifier-free: 0 without the condition, 1 with it, above 1 beyond it"
-    )
+    guidance: NonNegative = Field(1.0, description="classifier-free: 0 without condition, 1 with it, above 1 beyond")
 
 
 class TrainConfig(_Section):
@@ -192,9 +190,7 @@ class TrainConfig(_Section):
     gradient_clip: Positive = 1.0
     ema_decay: Share = 0.99
     patience: PositiveInt = Field(8, description="epochs worse than the best, less tolerance, before stopping")
-    tolerance: NonNegative = Field(
-        0.002, description="an epoch this little worse in validation PCC than the best is kept"
-    )
+    tolerance: NonNegative = Field(0.002, description="an epoch less than this below the best validation PCC is kept")
     rotate: bool = Field(True, description="random orthogonal rotation of the ST latent per panel (tokens: gene)")
     mixture_size: PositiveInt = Field(3, description="at most this many genes mixed into one token; 1: no mixing")
     condition_drop: Share = Field(0.0, description="share of training sequences whose condition is a learned blank")
@@ -217,9 +213,7 @@ class EvaluationConfig(_Section):
     """What is hidden and how it is scored."""
 
     protocol: Literal["heldout_genes", "published"] = "heldout_genes"
-    min_spot_fraction: Share = Field(
-        0.05, description="genes detected in a smaller share of the spots are counted, not scored"
-    )
+    min_spot_fraction: Share = Field(0.05, description="genes detected in fewer of the spots are counted, not scored")
     hidden_fraction: Fraction = Field(0.3, description="share of the non-zeros hidden (protocol: published)")
 
 
@@ -247,9 +241,7 @@ class RuntimeConfig(_Section):
 class Config(_Section):
     """One trial's hyper-parameters. Unknown keys are refused with the closest valid name."""
 
-    method: Annotated[str, Field(min_length=1)] = Field(
-        CAUSALGED, description="causalged, a baseline's name, or MODULE:CLASS"
-    )
+    method: Annotated[str, Field(min_length=1)] = Field(CAUSALGED, description="causalged, a baseline or MODULE:CLASS")
     seed: NonNegativeInt = 0
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()

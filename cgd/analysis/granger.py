@@ -32,6 +32,7 @@ def granger_f(expression: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     own = (past * now).sum(1) / n  # corr(y_{t-1}, y_t)
     lagged = past @ past.T / n  # corr(x_{t-1}, y_{t-1})
     spread = (1 - own**2)[None, :] * (1 - lagged**2)
+    # F of one regressor added to another is a function of their partial correlation alone: no regression is solved
     numerator = (cause_effect - lagged * own[None, :]) ** 2
     partial = np.divide(numerator, spread, out=np.zeros_like(spread), where=spread > 1e-10).clip(0, 1 - 1e-12)
     f = partial * (n - 3) / (1 - partial)

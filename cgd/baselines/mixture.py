@@ -61,7 +61,9 @@ def poisson_mixture(
         basis = profiles * platform + _TINY
         for _ in range(n_iterations):
             weights = weights * ((counts / (weights @ basis)) @ basis.T / basis.sum(axis=1)) + 1e-12
+        # the platform that maximises the likelihood, given the weights
         ratio = (counts.sum(axis=0) + _TINY) / ((weights @ profiles).sum(axis=0) + _TINY)
         platform = np.clip(ratio, 1e-3, 1e3)  # a gene that one technology hardly sees says nothing about the other
+        # weights and platform have one factor between them: the weights take it
         platform = platform / np.exp(np.log(platform).mean())
     return weights, platform

@@ -66,12 +66,13 @@ def _largest(similarity: npt.NDArray[Any], k: int) -> tuple[npt.NDArray[np.intp]
 
 
 def _weights(distances: Matrix) -> Matrix:
-    near = distances < 1
+    near = distances < 1  # a cell at 1 or more says nothing, or the opposite
     total = np.where(near, distances, 0.0).sum(axis=1, keepdims=True)
     n_near = near.sum(axis=1, keepdims=True)
     safe_total = np.where(total > 0, total, 1.0)
     weights = np.where(near, 1.0 - distances / safe_total, 0.0) / np.maximum(n_near - 1, 1)
     weights = np.where(n_near == 1, near, weights)
+    # 0 / 0 in the formula: no near cell, or near cells all at distance 0
     undefined = (n_near == 0) | ((total == 0) & (n_near > 1))
     plain = np.where(n_near == 0, 1.0, near) / np.where(n_near == 0, near.shape[1], n_near)
     return np.where(undefined, plain, weights)

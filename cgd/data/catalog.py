@@ -26,7 +26,7 @@ def data_dir() -> Path | None:
     return Path(value).expanduser() if value else None
 
 
-def available() -> list[str]:
+def list_datasets() -> list[str]:
     """Names that `load_dataset` knows here."""
     folder = data_dir()
     found = [] if folder is None or not folder.is_dir() else sorted(p.name for p in folder.iterdir() if _is_dataset(p))
@@ -54,9 +54,9 @@ def load_dataset(name: str) -> Pair:
     if path.exists():
         return read_pair(path)
     if os.sep in name:
-        raise DataError(f"no folder at {name}; give a folder with a data set, or one of: {', '.join(available())}")
+        raise DataError(f"no folder at {name}; give a folder with a data set, or one of: {', '.join(list_datasets())}")
     where = f"in CGD_DATA_DIR ({folder})" if folder else "(CGD_DATA_DIR is not set)"
-    raise DataError(f"no data set '{name}' {where} and no folder of that name here; {closest(name, available())}")
+    raise DataError(f"no data set '{name}' {where} and no folder of that name here; {closest(name, list_datasets())}")
 
 
 def _is_dataset(path: Path) -> bool:

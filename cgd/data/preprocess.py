@@ -164,7 +164,7 @@ def _cell_components(expression: sp.csc_matrix) -> np.ndarray:
     )
     start = np.random.default_rng(0).standard_normal(min(n_cells, n_genes))
     left, singular, _ = svds(centred, k=n, v0=start)
-    order = np.argsort(-singular)
+    order = np.argsort(-singular)  # svds promises no order
     kept = order[singular[order] > 1e-6 * singular.max(initial=1e-12)]
     return np.ascontiguousarray(left[:, kept], dtype=np.float32)
 

@@ -153,7 +153,7 @@ def _score_hidden(
     """Metrics over the hidden entries alone; their number differs by gene, hence the loop. NaN below 3 entries."""
     columns = {name: np.full(len(truth), np.nan) for name in SCORES}
     for gene, mask in enumerate(hidden):
-        if mask.sum() >= 3:
+        if mask.sum() >= 3:  # of two entries every correlation is 1 or -1
             for name, value in gene_metrics(prediction[gene, mask][None], truth[gene, mask][None]).items():
                 columns[name][gene] = value[0]
     return columns

@@ -61,15 +61,14 @@ class Floor:
     is_fill: bool = False  # of the hidden entries: under the `published` protocol alone
 
 
-def _cost(name: str, label: str, description: str) -> Metric:
-    return Metric(name, label, "lower", (0.0, None), None, description)
+def _amount(name: str, label: str, description: str, reference: float | None = None) -> Metric:
+    """Something of which less is better, without a bound above."""
+    return Metric(name, label, "lower", (0.0, None), reference, description)
 
 
 _SCORES = (
     Metric("pcc", "PCC", "higher", (-1.0, 1.0), 1.0, "Pearson correlation over the spots."),
-    Metric(
-        "ssim", "SSIM", "higher", (-1.0, 1.0), 1.0, "Structural similarity in one window, each divided by its maximum."
-    ),
+    Metric("ssim", "SSIM", "higher", (-1.0, 1.0), 1.0, "Structural similarity in one window."),
     Metric("rmse", "RMSE", "lower", (0.0, 2.0), 0.0, "Root mean square difference between z-scores."),
     Metric("js", "JS", "lower", (0.0, math.log(2)), 0.0, "Jensen-Shannon divergence in nats, each scaled to sum 1."),
     Metric("spearman", "Spearman", "higher", (-1.0, 1.0), 1.0, "Pearson correlation of the ranks over the spots."),
@@ -83,31 +82,17 @@ _COPIED = Metric("copied_share", "copied", None, (0.0, 1.0), None, "Share of the
 _INTERVALS = (
     Metric("coverage_90", "coverage", None, (0.0, 1.0), 0.9, "Share of the truth inside calibrated intervals of 90 %."),
     Metric("coverage_90_raw", "of the draws alone", None, (0.0, 1.0), 0.9, "Coverage of the uncalibrated draws."),
-    Metric(
-        "interval_width_90",
-        "width",
-        "lower",
-        (0.0, None),
-        0.0,
-        "Mean width in standard deviations of a gene.",
-    ),
-    Metric(
-        "interval_width_90_constant",
-        "width without the model",
-        "lower",
-        (0.0, None),
-        None,
-        "Width of intervals that are the same at every spot, calibrated the same way.",
-    ),
+    _amount("interval_width_90", "width", "Mean width in standard deviations of a gene over the spots.", reference=0.0),
+    _amount("interval_width_90_constant", "width without the model", "Width where it is the same at every spot."),
     Metric("calibration_genes", "calibration genes", "higher", (0.0, None), None, "Genes they are calibrated on."),
 )
 _COSTS = (
-    _cost("train_seconds", "train s", "Seconds of training, mean over the finished trials."),
-    _cost("wall_seconds", "seconds a trial", "Seconds from start to end, mean over the finished trials."),
-    _cost("peak_memory_mb", "peak MB", "Largest peak of memory of a trial's processes."),
-    _cost("n_parameters", "parameters", "Number of trained parameters."),
-    _cost("cpu_hours", "CPU hours", "Hours on CPU threads, summed over the finished trials."),
-    _cost("gpu_hours", "GPU hours", "Hours on GPUs, summed over the finished trials."),
+    _amount("train_seconds", "train s", "Seconds of training, mean over the finished trials."),
+    _amount("wall_seconds", "seconds a trial", "Seconds from start to end, mean over the finished trials."),
+    _amount("peak_memory_mb", "peak MB", "Largest peak of memory of a trial's processes."),
+    _amount("n_parameters", "parameters", "Number of trained parameters."),
+    _amount("cpu_hours", "CPU hours", "Hours on CPU threads, summed over the finished trials."),
+    _amount("gpu_hours", "GPU hours", "Hours on GPUs, summed over the finished trials."),
 )
 
 METRICS = {metric.name: metric for metric in (*_SCORES, *_HIDDEN, _COPIED, *_INTERVALS, *_COSTS)}
@@ -117,39 +102,26 @@ PUBLISHED_COLUMNS = (*HIDDEN_SCORES, _COPIED.name)  # of the table of genes, aft
 INTERVALS = tuple(metric.name for metric in _INTERVALS)
 COSTS = tuple(metric.name for metric in _COSTS)
 
-FLOORS = {
-    floor.name: floor
-    for floor in (
-        Floor("random", "random", "random", "A training gene drawn at random, its spots shuffled."),
-        Floor("gene_mean", "gene mean", "gene mean", "A constant: the level the scRNA-seq mean predicts."),
-        Floor(
-            "mean_pattern",
-            "mean pattern of the training genes",
-            "mean pattern",
-            "The mean z-score of the training genes at each spot.",
-        ),
-        Floor("knn", "k nearest genes", "k nearest genes", "Mean of the 10 training genes most correlated over cells."),
-        Floor("kernel_ridge", "kernel ridge", "kernel ridge", "Ridge regression over genes, from cells to spots."),
-        Floor(
-            "zero_fill",
-            "hidden entries set to 0",
-            "hidden = 0",
-            "All others copied from the truth.",
-            is_fill=True,
-        ),
-        Floor(
-            "visible_mean_fill",
-            "hidden entries set to the gene's visible mean",
-            "hidden = visible mean",
-            "All others copied from the truth; the mean is over those above 0.",
-            is_fill=True,
-        ),
-        Floor(
-            CEILING,
-            "ceiling: the truth through the latent",
-            "ceiling",
-            "The truth projected on the leading directions of the training genes.",
-            is_ceiling=True,
-        ),
-    )
-}
+_FLOORS = (
+    Floor("random", "random", "random", "A training gene drawn at random, its spots shuffled."),
+    Floor("gene_mean", "gene mean", "gene mean", "A constant: the level the scRNA-seq mean predicts."),
+    Floor("mean_pattern", "mean pattern of the training genes", "mean pattern", "Their mean z-score at each spot."),
+    Floor("knn", "k nearest genes", "k nearest genes", "Mean of the 10 training genes most correlated over cells."),
+    Floor("kernel_ridge", "kernel ridge", "kernel ridge", "Ridge regression over genes, from cells to spots."),
+    Floor("zero_fill", "hidden entries set to 0", "hidden = 0", "All others copied from the truth.", is_fill=True),
+    Floor(
+        "visible_mean_fill",
+        "hidden entries set to the gene's visible mean",
+        "hidden = visible mean",
+        "All others copied from the truth; the mean is over those above 0.",
+        is_fill=True,
+    ),
+    Floor(
+        CEILING,
+        "ceiling: the truth through the latent",
+        "ceiling",
+        "The truth projected on the leading directions of the training genes.",
+        is_ceiling=True,
+    ),
+)
+FLOORS = {floor.name: floor for floor in _FLOORS}

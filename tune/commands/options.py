@@ -54,10 +54,10 @@ def file_name(text: str) -> str:
 
 def print_datasets() -> None:
     """The data sets a command can name, for --list."""
-    from cgd.data.catalog import available  # imports anndata, which --help does without
+    from cgd.data.catalog import list_datasets  # imports anndata, which --help does without
 
     print("Data sets:")
-    for name in available():
+    for name in list_datasets():
         print(f"  {name}")
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cgd.data.catalog import PAPER_NAMES, SIMULATED, available, load_dataset
+from cgd.data.catalog import PAPER_NAMES, SIMULATED, list_datasets, load_dataset
 from cgd.data.pair import make_pair
 from cgd.errors import DataError
 
@@ -21,7 +21,7 @@ def folders(tmp_path, monkeypatch, tiny):
 
 def test_simulated_data_sets_need_no_folder_and_repeat(monkeypatch):
     monkeypatch.delenv("CGD_DATA_DIR", raising=False)
-    assert available() == list(SIMULATED)
+    assert list_datasets() == list(SIMULATED)
     pair = load_dataset("simulated")
     assert pair.name == "simulated"
     assert len(pair.genes) >= 100
@@ -30,7 +30,7 @@ def test_simulated_data_sets_need_no_folder_and_repeat(monkeypatch):
 
 
 def test_names_are_the_folders_that_hold_a_data_set(folders):
-    assert available() == [*SIMULATED, "tissue"]
+    assert list_datasets() == [*SIMULATED, "tissue"]
 
 
 def test_one_data_set_by_name_by_folder_and_by_two_files(folders, tiny):
@@ -50,7 +50,7 @@ def test_a_home_directory_in_a_path_is_expanded(folders, monkeypatch):
 def test_a_home_directory_in_the_variable_is_expanded(folders, monkeypatch):
     monkeypatch.setenv("HOME", str(folders))
     monkeypatch.setenv("CGD_DATA_DIR", "~/data")
-    assert "tissue" in available()
+    assert "tissue" in list_datasets()
     assert load_dataset("tissue").name == "tissue"
 
 
@@ -74,9 +74,9 @@ def test_a_path_to_nothing_lists_the_names(folders):
 
 def test_a_variable_that_points_nowhere_leaves_the_simulated_ones(monkeypatch, tmp_path):
     monkeypatch.setenv("CGD_DATA_DIR", str(tmp_path / "gone"))
-    assert available() == list(SIMULATED)
+    assert list_datasets() == list(SIMULATED)
 
 
 @pytest.mark.data
 def test_real_data_sets_with_a_name_in_the_paper_are_there(data_dir):
-    assert set(PAPER_NAMES) <= set(available())
+    assert set(PAPER_NAMES) <= set(list_datasets())
