@@ -26,8 +26,7 @@ from tune.commands.ending import EXIT_FAILED, EXIT_OK, Ending
 from tune.store.errors import hide_password
 from tune.store.lock import lock_folder
 from tune.store.opening import choose_store
-from tune.store.reading import FINISHED, KILLED, RUNNING, find_database
-from tune.store.tracking import Tracking
+from tune.store.reading import FINISHED, KILLED, RUNNING, open_reader
 
 TUNE_FOLDER = "ray_tune"
 _HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{32}(\.old)?")  # how `cgd.training.checkpoint` names what is not whole yet
@@ -63,13 +62,13 @@ class Known:
 
 def read_store(uri: str, output: Path) -> Known | None:
     """What the store says of trials; None where there is no store yet. Raises TrackingError."""
-    database = find_database(uri)
-    if database is not None and not database.exists():
+    store = open_reader(uri)
+    if store is None:
         return None
     status: dict[str, str] = {}
     code: dict[str, str] = {}
     interrupted = False
-    for ended_as, tags in Tracking(uri, output / "artifacts").list_statuses():
+    for ended_as, tags in store.list_statuses():
         if key := tags.get("cgd.fingerprint"):
             status.setdefault(key, ended_as)
             code.setdefault(key, tags.get("cgd.code_version", ""))

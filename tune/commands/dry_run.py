@@ -12,8 +12,7 @@ from tune.cluster.connection import check_here, connect_for
 from tune.cluster.resources import NO_SHARE, Request, Share, has_groups
 from tune.commands.plan_table import print_forecast, print_plan
 from tune.store.errors import hide_password
-from tune.store.reading import FINISHED, RunRecord, find_database
-from tune.store.tracking import Tracking
+from tune.store.reading import FINISHED, RunRecord, open_reader
 from tune.terminal.logs import CommandLog
 from tune.terminal.text import make_console
 from tune.trials.forecast import (
@@ -58,8 +57,8 @@ class DryRun:
 
     def show(self, log: CommandLog, with_forecast: bool) -> None:
         """Print the plan and, unless everything is finished, a forecast from probes, which is kept."""
-        plan, console, tracking = self.plan, make_console(), self._open_tracking()
-        known = tracking.find_runs("trial") if tracking else {}
+        plan, console, store = self.plan, make_console(), open_reader(self.uri)
+        known = store.find_runs("trial") if store else {}
         missing = find_unfinished(plan, known)
         requests = [self.share.request(spec.config) for spec in missing]
         probed = [spec for spec in missing if spec.has_epochs]
@@ -68,7 +67,7 @@ class DryRun:
             n = len(group_by_cost(probed))
             console.print(f"probing what {len(probed)} trials cost, {n} configurations (--no-forecast skips it) ...")
             names = [study.study.name for study in plan.studies]
-            shares = measure_epoch_shares(tracking.find_finished("trial"), names) if tracking else {}
+            shares = measure_epoch_shares(store.find_finished("trial"), names) if store else {}
             forecast, probes = self._forecast(probed, shares, requests)
             print_plan(console, plan, known, forecast)
             print_forecast(console, forecast, probes, shares, self.output)
@@ -89,10 +88,6 @@ class DryRun:
         place = hide_password(self.uri)
         text = f"\n{n_trials} distinct trials: {n_finished} finished in {place}, {len(missing)} to run"
         console.print(text, soft_wrap=True)
-
-    def _open_tracking(self) -> Tracking | None:
-        database = find_database(self.uri)
-        return Tracking(self.uri, self.output / "artifacts") if database is None or database.exists() else None
 
     def _check(self, requests: list[Request]) -> None:
         """Raise ResourceError if a trial could never run; a cluster has to be asked."""

@@ -206,7 +206,7 @@ def load_results(uri: str, run_id: str) -> StudyResults:
     TrackingError
         The store or a run or artifact is missing, or is not what a study writes; says which and what to do.
     """
-    reader = open_reader(uri)
+    reader = _require_reader(uri)
     kind = reader.read_run(run_id).tags.get("cgd.kind")
     if kind != "study":
         raise TrackingError(f"run {run_id} is not a study (cgd.kind is {kind!r})", "pass the study's parent run")
@@ -226,7 +226,7 @@ def find_comparisons(uri: str) -> list[str]:
     TrackingError
         There is none, or the store cannot be read.
     """
-    reader = open_reader(uri)
+    reader = _require_reader(uri)
     newest = [reader.find_newest_study(name_comparison(protocol)) for protocol in PROTOCOLS]
     found = [run_id for run_id in newest if run_id is not None]
     if not found:
@@ -234,9 +234,15 @@ def find_comparisons(uri: str) -> list[str]:
     return found
 
 
-def open_reader(uri: str) -> Reader:
-    """A store that is there. Raises TrackingError."""
+def open_reader(uri: str) -> Reader | None:
+    """A store to read from; None where there is none yet, which MLflow would create. Raises TrackingError."""
     database = find_database(uri)
-    if database is not None and not database.is_file():  # MLflow would create an empty one
-        raise TrackingError(f"no tracking store at {database}", "run a study first, or pass the store it wrote to")
-    return Reader(uri)
+    return Reader(uri) if database is None or database.is_file() else None
+
+
+def _require_reader(uri: str) -> Reader:
+    reader = open_reader(uri)
+    if reader is None:
+        advice = "run a study first, or pass the store it wrote to"
+        raise TrackingError(f"no tracking store at {find_database(uri)}", advice)
+    return reader
