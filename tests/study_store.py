@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ablations.findings.results import HIDDEN_METRICS, METRICS, StudyResults
+from ablations.findings.results import StudyResults
 from ablations.study.study import Study, Trial, load_study
 from cgd.config import Config
+from cgd.metrics.facts import HIDDEN_SCORES, SCORES
 from tune.store.reading import load_results
 
 HOSTILE = "boom <script>alert('x')</script> & $\\frac{1}{0}$"
@@ -45,13 +46,13 @@ def gene_table(pcc: float, seed: int, published: bool) -> pd.DataFrame:
     """Genes around `pcc`; the gene effects are the same for every `pcc`, so that differences are sharp."""
     effect = np.linspace(-0.05, 0.05, N_GENES) + 0.002 * np.random.default_rng(seed).normal(size=N_GENES)
     table = pd.DataFrame({"gene": [f"Gene{i}" for i in range(N_GENES)]})
-    for offset, metric in enumerate(METRICS):
+    for offset, metric in enumerate(SCORES):
         table[metric] = pcc + effect - 0.01 * offset
     if published:
-        for metric in METRICS:
+        for metric in SCORES:
             table[f"hidden_{metric}"] = table[metric] / 10
         table["copied_share"] = 0.87
-    scores = [*METRICS, *(HIDDEN_METRICS if published else ())]
+    scores = [*SCORES, *(HIDDEN_SCORES if published else ())]
     table.loc[table["gene"] == UNSCORABLE, scores] = np.nan
     return table
 

@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 
 from ablations.findings.results import StudyResults
-from ablations.findings.rows import PUBLISHED_FLOORS, TrialCounts
-from ablations.findings.table_one import Counts, DatasetPlaces, Overall, Place, TableOne
+from ablations.findings.rows import TrialCounts
+from ablations.findings.table_one import Counts, DatasetPlaces, Place, TableOne
 from ablations.findings.verdict import describe_gap
+from ablations.findings.wording import SCORE
+from cgd.metrics.facts import FLOORS, PRIMARY
 
 _MOST_NAMED = 4
 
@@ -16,8 +18,10 @@ _MOST_NAMED = 4
 def open_comparison(results: StudyResults, found: TableOne) -> str:
     """The first line: how often the reference is ahead of the methods and of the best floors, and by what evidence."""
     reference = results.study.default_label
-    firsts = [one.table.name for one in found.data_sets if one.reference.row.name in one.best("pcc")]
-    sentences = [f"{reference} has the highest mean PCC of the methods on {len(firsts)} of {_count_data_sets(found)}."]
+    firsts = [one.table.name for one in found.data_sets if one.reference.row.name in one.best(PRIMARY)]
+    sentences = [
+        f"{reference} has the highest mean {SCORE} of the methods on {len(firsts)} of {_count_data_sets(found)}."
+    ]
     methods = [row for row in found.overall if row.kind == "level" and not row.is_reference]
     if methods:
         together = _sum_counts([row.leads for row in methods if row.leads])
@@ -69,8 +73,8 @@ def judge_comparison(one: DatasetPlaces) -> str:
 
 
 def _describe_rank(one: DatasetPlaces, reference: Place) -> str:
-    n, rank = len(one.methods), reference.ranks["pcc"]
-    place = f"ranks {rank:g} of {n} by mean PCC, at" if n > 1 else "is the only method, with a mean PCC of"
+    n, rank = len(one.methods), reference.ranks[PRIMARY]
+    place = f"ranks {rank:g} of {n} by mean {SCORE}, at" if n > 1 else f"is the only method, with a mean {SCORE} of"
     return f"{reference.row.title} {place} {reference.row.primary.mean:.3f}."
 
 
@@ -121,9 +125,10 @@ def _describe_finished(trials: TrialCounts | None) -> str:
 def describe_fills(one: DatasetPlaces) -> str:
     """What filling the hidden entries without any method scores; empty but under the published protocol."""
     rows = {place.row.name: place.row for place in one.places if place.row.kind == "floor"}
-    found = [(words, rows[name].primary.mean) for name, words in PUBLISHED_FLOORS.items() if name in rows]
+    fills = [floor for floor in FLOORS.values() if floor.is_fill and floor.name in rows]
+    found = [(floor.label, rows[floor.name].primary.mean) for floor in fills]
     scores = [f"{words}: {mean:.3f}" for words, mean in found if math.isfinite(mean)]
-    return f"PCC without any method, {'; '.join(scores)}." if scores else ""
+    return f"{SCORE} without any method, {'; '.join(scores)}." if scores else ""
 
 
 def list_failures(one: DatasetPlaces) -> list[str]:
@@ -133,8 +138,3 @@ def list_failures(one: DatasetPlaces) -> list[str]:
         for place in one.methods
         if place.row.errors
     ]
-
-
-def list_method_notes(results: StudyResults, overall: Sequence[Overall]) -> list[tuple[str, str]]:
-    """(method, what is to be said of it), in the order of the table."""
-    return [(row.title, results.study.notes[row.name]) for row in overall if row.name in results.study.notes]

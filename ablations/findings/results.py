@@ -12,21 +12,11 @@ from ablations.findings.stored import read_per_gene
 from ablations.findings.study_json import FloorRow, Forecast, OlderTrial, StudyRecord
 from ablations.study.study import Study
 from cgd.errors import TrackingError, closest
+from cgd.metrics.facts import INTERVALS, PUBLISHED_COLUMNS, SCORES
 
-METRICS = ("pcc", "ssim", "rmse", "js", "spearman")
-HIDDEN_METRICS = tuple(f"hidden_{metric}" for metric in METRICS)
-PUBLISHED_COLUMNS = (*HIDDEN_METRICS, "copied_share")
 _WHERE = ["dataset", "level", "seed", "fold"]
 _COSTS = ("train_seconds", "wall_seconds", "peak_memory_mb", "n_parameters", "n_scored")
 _CLOCK = ("started", "ended", "n_threads", "n_workers")
-# columns of the trials too: of intervals of 90 % their coverage, that of the draws alone, widths in standard deviations
-INTERVALS = (
-    "coverage_90",
-    "coverage_90_raw",
-    "interval_width_90",
-    "interval_width_90_constant",
-    "calibration_genes",
-)
 _OLDER = list(OlderTrial.model_fields)
 
 
@@ -140,7 +130,7 @@ def assemble_results(
 
 
 def _metrics_of(protocol: str) -> tuple[str, ...]:
-    return METRICS + (PUBLISHED_COLUMNS if protocol == "published" else ())
+    return SCORES + (PUBLISHED_COLUMNS if protocol == "published" else ())
 
 
 def _make_trials(record: StudyRecord, runs: Mapping[str, TrialRun]) -> pd.DataFrame:

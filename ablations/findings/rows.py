@@ -8,23 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ablations.statistics.paired import Estimate
+from cgd.metrics.facts import METRICS, PRIMARY
 
-PRIMARY = "pcc"
-CORRECTED = (PRIMARY, f"hidden_{PRIMARY}")  # each is one family of Holm's correction
-LOWER_IS_BETTER = ("rmse", "js", "hidden_rmse", "hidden_js")
-CEILING = "ceiling"
-FLOORS = {
-    "random": "random",
-    "gene_mean": "gene mean",
-    "mean_pattern": "mean pattern of the training genes",
-    "knn": "k nearest genes",
-    "kernel_ridge": "kernel ridge",
-}
-PUBLISHED_FLOORS = {
-    "zero_fill": "hidden entries set to 0",
-    "visible_mean_fill": "hidden entries set to the gene's visible mean",
-}
-TITLES = FLOORS | PUBLISHED_FLOORS | {CEILING: "ceiling: the truth through the latent"}
+HIDDEN_PRIMARY = f"hidden_{PRIMARY}"
+CORRECTED = (PRIMARY, HIDDEN_PRIMARY)  # each is one family of Holm's correction
 
 
 @dataclass(frozen=True)
@@ -198,12 +185,12 @@ class DatasetTable:
 
 def find_strongest(rows: list[Row]) -> Row | None:
     known = [row for row in rows if row.kind == "floor" and row.primary.is_known]
-    return max(known, key=lambda row: row.primary.mean, default=None)
+    return max(known, key=lambda row: METRICS[PRIMARY].sign * row.primary.mean, default=None)
 
 
 def find_best_level(levels: list[Row]) -> Row | None:
-    known = [row for row in levels if row.primary.is_known]
+    known, sign = [row for row in levels if row.primary.is_known], METRICS[PRIMARY].sign
     if any(row.is_default for row in known):  # means over different genes, where trials failed, do not compare
         known = [row for row in known if row.is_default or row.differences[PRIMARY].is_known]
-        return max(known, key=lambda row: 0.0 if row.is_default else row.differences[PRIMARY].mean)
-    return max(known, key=lambda row: row.primary.mean, default=None)
+        return max(known, key=lambda row: 0.0 if row.is_default else sign * row.differences[PRIMARY].mean)
+    return max(known, key=lambda row: sign * row.primary.mean, default=None)

@@ -16,9 +16,10 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from ablations.findings.results import StudyResults
-from ablations.findings.rows import CORRECTED, LOWER_IS_BETTER, PRIMARY, DatasetTable, Row
+from ablations.findings.rows import CORRECTED, DatasetTable, Row
 from ablations.statistics.intervals import N_RESAMPLES
 from ablations.statistics.paired import Estimate, compare_paired, correct_family
+from cgd.metrics.facts import METRICS, PRIMARY
 
 SCORED = ("pcc", "ssim", "rmse", "js")  # the metrics of the paper's Table I, and of the accuracy score
 
@@ -190,9 +191,8 @@ def rank_methods(methods: Sequence[Row]) -> dict[str, dict[str, float]]:
     """
     found: dict[str, dict[str, float]] = {row.name: {} for row in methods}
     for metric in SCORED:
-        sign = 1 if metric in LOWER_IS_BETTER else -1
-        means = np.array([sign * row.estimates[metric].mean if row.is_whole else np.nan for row in methods])
-        for row, rank in zip(methods, rankdata(np.where(np.isnan(means), np.inf, means)), strict=True):
+        worth = [METRICS[metric].sign * row.estimates[metric].mean if row.is_whole else np.nan for row in methods]
+        for row, rank in zip(methods, rankdata(-np.nan_to_num(worth, nan=-np.inf)), strict=True):
             found[row.name][metric] = float(rank)
     return found
 

@@ -8,15 +8,9 @@ from dataclasses import replace
 
 import pandas as pd
 
-from ablations.findings.results import INTERVALS, StudyResults
+from ablations.findings.results import StudyResults
 from ablations.findings.rows import (
-    CEILING,
     CORRECTED,
-    FLOORS,
-    LOWER_IS_BETTER,
-    PRIMARY,
-    PUBLISHED_FLOORS,
-    TITLES,
     DatasetTable,
     OlderRow,
     Row,
@@ -27,8 +21,7 @@ from ablations.findings.rows import (
 from ablations.statistics.intervals import N_RESAMPLES
 from ablations.statistics.paired import Estimate, compare_by_seed, compare_paired, correct_family, summarise
 from ablations.study.study import Combination, Paper
-
-__all__ = ["FLOORS", "PRIMARY", "DatasetTable", "OlderRow", "Row", "TrialCounts", "build_tables"]
+from cgd.metrics.facts import CEILING, FLOORS, INTERVALS, METRICS, PRIMARY
 
 
 def build_tables(results: StudyResults, n_resamples: int = N_RESAMPLES) -> list[DatasetTable]:
@@ -66,11 +59,11 @@ def _build_references(
     results: StudyResults, floors: pd.DataFrame, n_resamples: int
 ) -> tuple[list[Row], tuple[str, ...]]:
     """The rows of the floors and the ceiling, and the titles of those that were not recorded."""
-    expected = list(FLOORS) + (list(PUBLISHED_FLOORS) if results.protocol == "published" else []) + [CEILING]
+    expected = [name for name, floor in FLOORS.items() if results.protocol == "published" or not floor.is_fill]
     recorded = list(dict.fromkeys(floors["method"]))
     methods = [m for m in expected if m in recorded] + [m for m in recorded if m not in expected]
     rows = [_build_reference(results, method, floors[floors["method"] == method], n_resamples) for method in methods]
-    return rows, tuple(TITLES[method] for method in expected if method not in recorded)
+    return rows, tuple(FLOORS[method].label for method in expected if method not in recorded)
 
 
 def _correct(tables: list[DatasetTable]) -> list[DatasetTable]:
@@ -99,9 +92,8 @@ def find_best_floors(references: list[Row]) -> dict[str, str]:
     found = {}
     for metric in dict.fromkeys(metric for row in floors for metric in row.estimates):
         known = [row for row in floors if row.estimates[metric].is_known]
-        sign = -1 if metric in LOWER_IS_BETTER else 1
         if known:
-            found[metric] = max(known, key=lambda row: sign * row.estimates[metric].mean).name
+            found[metric] = max(known, key=lambda row: METRICS[metric].sign * row.estimates[metric].mean).name
     return found
 
 
@@ -132,8 +124,7 @@ def _find_ends(floors: pd.DataFrame, floor_of: Mapping[str, str], metrics: list[
             float(means.loc[method, metric]) if method in means.index else math.nan
             for method in (floor_of.get(metric, ""), CEILING)
         )
-        sign = -1 if metric in LOWER_IS_BETTER else 1
-        ends[metric] = (floor, ceiling - floor if sign * (ceiling - floor) > 0 else math.nan)
+        ends[metric] = (floor, ceiling - floor if METRICS[metric].sign * (ceiling - floor) > 0 else math.nan)
     return ends
 
 
@@ -168,7 +159,8 @@ def _list_scores(results: StudyResults) -> list[str]:
 
 def _build_reference(results: StudyResults, method: str, table: pd.DataFrame, n_resamples: int) -> Row:
     estimates = summarise(table, _list_scores(results), n_resamples)
-    return Row("ceiling" if method == CEILING else "floor", method, TITLES.get(method, method), estimates, {})
+    title = FLOORS[method].label if method in FLOORS else method
+    return Row("ceiling" if method == CEILING else "floor", method, title, estimates, {})
 
 
 def _build_level(results: StudyResults, dataset: str, level: Combination, genes: pd.DataFrame, n_resamples: int) -> Row:

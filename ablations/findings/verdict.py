@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 
 from ablations.findings.results import StudyResults
-from ablations.findings.tables import PRIMARY, DatasetTable, Row
-from ablations.findings.wording import CONFIDENCE_PERCENT, format_p, format_signed
+from ablations.findings.rows import HIDDEN_PRIMARY
+from ablations.findings.tables import DatasetTable, Row
+from ablations.findings.wording import CONFIDENCE_PERCENT, SCORE, format_p, format_signed
 from ablations.statistics.intervals import ALPHA, MIN_MODEL_DF
 from ablations.statistics.paired import FEW_GENES, Estimate
 from ablations.statistics.power import find_needed
+from cgd.metrics.facts import METRICS, PRIMARY
 
 # a difference that cannot be seen in three decimals is none, however narrow its interval
 NEGLIGIBLE = 0.0005
@@ -23,7 +25,7 @@ def open_report(results: StudyResults, tables: list[DatasetTable]) -> str:
     effect = results.study.smallest_effect
     found = "; ".join(_describe_too_small(table, effect) for table in small)
     answers = [_answer_for(table) for table in tables if not table.too_small or _list_shown(table)]
-    first = f"Too small to see what it asks, a difference of {effect:g} in mean PCC. {found}."
+    first = f"Too small to see what it asks, a difference of {effect:g} in mean {SCORE}. {found}."
     return " ".join([first, *(["What it does show:"] if answers else []), *answers, *_limit_claims(tables)])
 
 
@@ -58,11 +60,11 @@ def _answer_for(table: DatasetTable) -> str:
     if not known:
         return f"{table.name}: no answer, for want of trials."
     shown = _list_shown(table)
-    best = max(shown, key=lambda row: row.differences[PRIMARY].mean, default=None)
+    best = max(shown, key=lambda row: METRICS[PRIMARY].sign * row.differences[PRIMARY].mean, default=None)
     if best is None:
         return f"{table.name}: no difference from the default, {default.title}, is shown."
     if (gain := best.differences[PRIMARY].mean) > 0:
-        return f"{table.name}: {best.title} is {gain:.3f} PCC above the default, {default.title}."
+        return f"{table.name}: {best.title} is {gain:.3f} {SCORE} above the default, {default.title}."
     return (
         f"{table.name}: no level is shown to be better than the default, {default.title}; "
         f"{', '.join(row.title for row in shown)} {'is' if len(shown) == 1 else 'are'} worse."
@@ -137,10 +139,10 @@ def judge(results: StudyResults, table: DatasetTable) -> str:
     if not default.primary.is_known:
         return (
             f"The default, {default.title}, has no result, so no level can be compared with it; "
-            f"{best.title} has the highest mean PCC, {best.primary.mean:.3f}."
+            f"{best.title} has the highest mean {SCORE}, {best.primary.mean:.3f}."
         )
     sentences = [_compare_with_default(best, default, table.levels)]
-    hidden = best.differences.get(f"hidden_{PRIMARY}")  # of the published protocol
+    hidden = best.differences.get(HIDDEN_PRIMARY)  # of the published protocol
     if hidden is not None and hidden.is_known:
         sentences.append(f"On the hidden entries alone it is {describe_gap(hidden, 'the default')}.")
     if table.strongest_floor and table.over_floor and table.over_floor.is_known:
@@ -153,17 +155,17 @@ def _compare_with_default(best: Row, default: Row, levels: list[Row]) -> str:
     differences = [row.differences[PRIMARY] for row in levels if not row.is_default]
     if differences and all(d.is_known and max(abs(d.low), abs(d.high)) < NEGLIGIBLE for d in differences):
         return (
-            f"The levels do as well as each other, with a mean PCC of {default.primary.mean:.3f}: no difference from "
-            f"the default, {default.title}, reaches {NEGLIGIBLE} anywhere in its {CONFIDENCE_PERCENT} interval."
+            f"The levels do as well as each other, with a mean {SCORE} of {default.primary.mean:.3f}: no difference "
+            f"from the default, {default.title}, reaches {NEGLIGIBLE} anywhere in its {CONFIDENCE_PERCENT} interval."
         )
     if not best.is_default:
         found = describe_gap(best.differences[PRIMARY], f"the default, {default.title}", _describe_replicates(best))
-        return f"{best.title} is best with a mean PCC of {best.primary.mean:.3f}, {found}."
+        return f"{best.title} is best with a mean {SCORE} of {best.primary.mean:.3f}, {found}."
     others = [row for row in levels if not row.is_default and row.differences[PRIMARY].is_known]
-    opening = f"The default, {default.title}, is best with a mean PCC of {default.primary.mean:.3f}"
+    opening = f"The default, {default.title}, is best with a mean {SCORE} of {default.primary.mean:.3f}"
     if not others:
         return f"{opening}; no other level has a result."
-    closest = max(others, key=lambda row: row.differences[PRIMARY].mean)
+    closest = max(others, key=lambda row: METRICS[PRIMARY].sign * row.differences[PRIMARY].mean)
     found = describe_gap(closest.differences[PRIMARY], "it", _describe_replicates(closest))
     return f"{opening}; the closest level, {closest.title}, is {found}."
 

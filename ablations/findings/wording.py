@@ -10,9 +10,9 @@ from typing import Any
 from ablations.findings.rows import Row
 from ablations.statistics.intervals import CONFIDENCE
 from ablations.statistics.paired import Estimate
+from cgd.metrics.facts import FLOORS, METRICS, PRIMARY
 
-_SHORT = {"mean_pattern": "mean pattern", "knn": "k nearest genes", "ceiling": "ceiling"}
-_SHORT |= {"zero_fill": "hidden = 0", "visible_mean_fill": "hidden = visible mean"}
+SCORE = METRICS[PRIMARY].label  # what the number that answers a question is called
 CONFIDENCE_PERCENT = f"{100 * CONFIDENCE:.0f} %"
 
 
@@ -55,7 +55,7 @@ def format_percent(share: float, digits: int = 0) -> str:
 
 def shorten_name(row: Row) -> str:
     """A floor or the ceiling in few words; a level as it is called."""
-    return row.title if row.kind == "level" else _SHORT.get(row.name, row.title)
+    return FLOORS[row.name].short_label if row.kind != "level" and row.name in FLOORS else row.title
 
 
 def format_value(value: Any) -> str:

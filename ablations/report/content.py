@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
-from ablations.findings.comparison_verdict import judge_comparison, list_failures, list_method_notes, open_comparison
+from ablations.findings.comparison_verdict import judge_comparison, list_failures, open_comparison
 from ablations.findings.results import StudyResults
 from ablations.findings.table_one import TableOne, build_table_one
 from ablations.findings.tables import DatasetTable, build_tables
 from ablations.findings.verdict import judge, list_notes, list_troubles, open_report
-from ablations.findings.wording import CONFIDENCE_PERCENT, format_percent, format_value
+from ablations.findings.wording import CONFIDENCE_PERCENT, SCORE, format_percent, format_value
 from ablations.report.sheets.comparison import make_overall, make_table_one
 from ablations.report.sheets.context import (
-    describe_cheapest,
     make_costs,
     make_forecast,
     make_intervals,
@@ -22,11 +21,9 @@ from ablations.report.sheets.context import (
     make_paper,
 )
 from ablations.report.sheets.results import make_data_set, make_effects, make_fractions, make_levels
-from ablations.report.sheets.sheet import Sheet
+from ablations.report.sheets.sheet import DATA_SET, TABLE_ONE, Sheet
 from ablations.statistics.intervals import N_RESAMPLES
 from ablations.study.study import Study
-
-_FACTS = (("n_spots", "spots"), ("n_cells", "cells"), ("n_genes", "genes"), ("n_test", "test genes"))
 
 
 @dataclass(frozen=True)
@@ -37,16 +34,14 @@ class Content:
     ----------
     opening, troubles, verdicts, notes
         The first line; what must be known before a number is read; (data set, sentences); what intervals leave out.
-    intervals
-        The table of coverages and widths; None where no trial recorded any.
     levels, fixed
         (label, what it sets, whether it is the default) per level; dotted path -> value of all that was not varied.
     stamp, copied
         The line of the published protocol and (data set, copied share); empty under any other.
-    effects, levels_by_data, data_sets, fractions, cost, paper, forecast, older
-        The tables; None where there is nothing to say. Of a comparison `data_sets` are its Tables I.
-    table_one, overall, method_notes
-        Of a comparison of methods: its numbers, the table over all data sets, (method, what is to be said of it).
+    sheets
+        The tables in the order of the page; of a comparison of methods those of Table I in place of effects.
+    table_one
+        The numbers of a comparison, else None.
     unfinished, trials
         Trials as mappings: those without a result, and all.
     """
@@ -61,21 +56,10 @@ class Content:
     fixed: dict[str, str]
     stamp: str
     copied: list[tuple[str, str]]
-    effects: Sheet
-    levels_by_data: Sheet | None
-    data_sets: list[Sheet]
-    fractions: Sheet
-    cost: Sheet
-    cheapest: list[str]
-    paper: Sheet | None
-    intervals: Sheet | None
-    forecast: Sheet | None
-    older: Sheet | None
+    sheets: list[Sheet]
     trials: list[dict[str, Any]]
     unfinished: list[dict[str, Any]]
-    table_one: TableOne | None = None
-    overall: Sheet | None = None
-    method_notes: list[tuple[str, str]] = field(default_factory=list)
+    table_one: TableOne | None
 
     @property
     def headline(self) -> str:
@@ -83,64 +67,50 @@ class Content:
         return f"{self.stamp} {self.opening}".strip()
 
     @property
-    def sheets(self) -> list[Sheet]:
-        """All tables, in the order of the page."""
-        if self.overall is not None:
-            found: list[Sheet | None] = [self.overall, *self.data_sets]
-        else:
-            found = [self.effects, self.levels_by_data, *self.data_sets, self.fractions, self.cost, self.paper]
-        return [sheet for sheet in (*found, self.intervals, self.forecast, self.older) if sheet is not None]
+    def data_sets(self) -> list[Sheet]:
+        """The tables of one data set each."""
+        return [sheet for sheet in self.sheets if sheet.key.startswith((DATA_SET, TABLE_ONE))]
+
+    def find(self, key: str) -> Sheet | None:
+        """The table of that key, where there is one."""
+        return next((sheet for sheet in self.sheets if sheet.key == key), None)
 
 
 def gather(results: StudyResults, n_resamples: int = N_RESAMPLES) -> Content:
     """Everything a report says about a study. `n_resamples`: of the bootstrap behind the intervals."""
-    content = _gather_study(results, build_tables(results, n_resamples))
-    if not results.study.is_comparison:
-        return content
-    return _turn_into_comparison(content, build_table_one(results, content.tables, n_resamples))
-
-
-def _turn_into_comparison(content: Content, found: TableOne) -> Content:
-    """The content with methods compared in place of levels with a default."""
-    results = content.results
-    return replace(
-        content,
-        opening=open_comparison(results, found),
-        troubles=[*content.troubles, *(line for one in found.data_sets for line in list_failures(one))],
-        verdicts=[(one.table.name, judge_comparison(one)) for one in found.data_sets],
-        data_sets=[make_table_one(results, one) for one in found.data_sets],
-        table_one=found,
-        overall=make_overall(results, found),
-        method_notes=list_method_notes(results, found.overall),
-    )
-
-
-def _gather_study(results: StudyResults, tables: list[DatasetTable]) -> Content:
+    tables = build_tables(results, n_resamples)
+    found = build_table_one(results, tables, n_resamples) if results.study.is_comparison else None
     trials = results.trials.astype(object).where(results.trials.notna(), None).to_dict("records")
+    places = found.data_sets if found else ()
     return Content(
         results=results,
         tables=tables,
-        opening=open_report(results, tables),
-        troubles=list_troubles(tables),
-        verdicts=[(table.name, judge(results, table)) for table in tables],
+        opening=open_comparison(results, found) if found else open_report(results, tables),
+        troubles=[*list_troubles(tables), *(line for one in places for line in list_failures(one))],
+        verdicts=[(one.table.name, judge_comparison(one)) for one in places]
+        or [(table.name, judge(results, table)) for table in tables],
         notes=list_notes(tables),
         levels=[(row.label, _describe_settings(row.values), row.is_default) for row in results.study.combinations],
         fixed=_list_fixed(results),
         stamp=write_stamp(results),
         copied=[(t.name, format_percent(t.copied_share, 1)) for t in tables] if results.protocol == "published" else [],
-        effects=make_effects(results, tables),
-        levels_by_data=make_levels(results, tables) if results.study.figure == "table" else None,
-        data_sets=[make_data_set(results, table) for table in tables],
-        fractions=make_fractions(results, tables),
-        cost=make_costs(results, tables),
-        cheapest=describe_cheapest(tables),
-        paper=make_paper(results),
-        intervals=make_intervals(results, tables),
-        forecast=make_forecast(results),
-        older=make_older(results, tables),
+        sheets=_make_sheets(results, tables, found),
         trials=trials,
         unfinished=[trial for trial in trials if trial["status"] != "FINISHED"],
+        table_one=found,
     )
+
+
+def _make_sheets(results: StudyResults, tables: list[DatasetTable], found: TableOne | None) -> list[Sheet]:
+    sheets: list[Sheet | None]
+    if found:
+        sheets = [make_overall(results, found), *(make_table_one(results, one) for one in found.data_sets)]
+    else:
+        levels = make_levels(results, tables) if results.study.figure == "table" else None
+        sheets = [make_effects(results, tables), levels, *(make_data_set(results, table) for table in tables)]
+        sheets += [make_fractions(results, tables), make_costs(results, tables), make_paper(results)]
+    sheets += [make_intervals(results, tables), make_forecast(results), make_older(results, tables)]
+    return [sheet for sheet in sheets if sheet is not None]
 
 
 def write_stamp(results: StudyResults) -> str:
@@ -159,12 +129,6 @@ def explain_stamp(content: Content) -> str:
         f"is predicted. Share of a test gene's entries that is copied, on average: {shares}. The metrics over the "
         "hidden entries alone stand beside."
     )
-
-
-def describe_data(table: DatasetTable) -> str:
-    """`1 549 spots · 14 249 cells`, as far as recorded."""
-    known = [(table.facts[key], what) for key, what in _FACTS if table.facts.get(key) is not None]
-    return " · ".join(f"{value:,} {what}".replace(",", "\u202f") for value, what in known)
 
 
 def describe_replicates(content: Content) -> str:
@@ -186,14 +150,14 @@ def describe_statistics(study: Study) -> str:
     if study.is_comparison:
         return (
             f"{how} Holm's correction runs over all methods and floors of all data sets for the leads of the reference "
-            "(for PCC, and apart from it for PCC over hidden entries), and over all methods of all data sets for the "
-            "differences to the best floor, which is the floor with the highest mean PCC on a data set; being the best "
-            "of several flatters it a little."
+            f"(for {SCORE}, and apart from it over hidden entries), and over all methods of all data sets for the "
+            f"differences to the best floor, which is the floor with the highest mean {SCORE} on a data set; being the "
+            "best of several flatters it a little."
         )
     return (
-        f"{how} Holm's correction runs over all levels and data sets of the study, for PCC (and apart from it for "
-        "PCC over hidden entries); neither the other metrics nor the lead over the strongest floor are corrected. The "
-        "best level is the one furthest above the default; being the best of several flatters it a little."
+        f"{how} Holm's correction runs over all levels and data sets of the study, for {SCORE} (and apart from it over "
+        "hidden entries); neither the other metrics nor the lead over the strongest floor are corrected. The best "
+        "level is the one furthest above the default; being the best of several flatters it a little."
     )
 
 

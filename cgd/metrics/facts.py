@@ -73,23 +73,32 @@ _SCORES = (
     Metric("js", "JS", "lower", (0.0, math.log(2)), 0.0, "Jensen-Shannon divergence in nats, each scaled to sum 1."),
     Metric("spearman", "Spearman", "higher", (-1.0, 1.0), 1.0, "Pearson correlation of the ranks over the spots."),
 )
-# over the entries that the `published` protocol hides; under the same labels, a heading of their own says so
+# over the entries that the `published` protocol hides
 _HIDDEN = tuple(
-    replace(metric, name=f"hidden_{metric.name}", description=f"{metric.description[:-1]}, hidden entries alone.")
+    replace(
+        metric,
+        name=f"hidden_{metric.name}",
+        label=f"{metric.label}, hidden entries",
+        description=f"{metric.description[:-1]}, hidden entries alone.",
+    )
     for metric in _SCORES
 )
 _COPIED = Metric("copied_share", "copied", None, (0.0, 1.0), None, "Share of the entries copied from the truth.")
 _INTERVALS = (
     Metric("coverage_90", "coverage", None, (0.0, 1.0), 0.9, "Share of the truth inside calibrated intervals of 90 %."),
-    Metric("coverage_90_raw", "of the draws alone", None, (0.0, 1.0), 0.9, "Coverage of the uncalibrated draws."),
+    Metric(
+        "coverage_90_raw", "coverage of the draws alone", None, (0.0, 1.0), 0.9, "Coverage of the uncalibrated draws."
+    ),
     _amount("interval_width_90", "width", "Mean width in standard deviations of a gene over the spots.", reference=0.0),
-    _amount("interval_width_90_constant", "width without the model", "Width where it is the same at every spot."),
+    _amount(
+        "interval_width_90_constant", "width without the model", "Width of intervals that are the same at every spot."
+    ),
     Metric("calibration_genes", "calibration genes", "higher", (0.0, None), None, "Genes they are calibrated on."),
 )
 _COSTS = (
-    _amount("train_seconds", "train s", "Seconds of training, mean over the finished trials."),
-    _amount("wall_seconds", "seconds a trial", "Seconds from start to end, mean over the finished trials."),
-    _amount("peak_memory_mb", "peak MB", "Largest peak of memory of a trial's processes."),
+    _amount("train_seconds", "training (s)", "Seconds of training, mean over the finished trials."),
+    _amount("wall_seconds", "total (s)", "Seconds from start to end, mean over the finished trials."),
+    _amount("peak_memory_mb", "peak memory (MB)", "Largest peak of memory of a trial's processes."),
     _amount("n_parameters", "parameters", "Number of trained parameters."),
     _amount("cpu_hours", "CPU hours", "Hours on CPU threads, summed over the finished trials."),
     _amount("gpu_hours", "GPU hours", "Hours on GPUs, summed over the finished trials."),

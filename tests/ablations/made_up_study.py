@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablations.findings.results import HIDDEN_METRICS, METRICS, StudyResults
+from ablations.findings.results import StudyResults
 from ablations.findings.study_json import FloorRow
 from ablations.study.comparison import Compared, make_comparison
 from ablations.study.study import Study
 from cgd.config import Config
+from cgd.metrics.facts import HIDDEN_SCORES, SCORES
 
 FLOORS = {"random": 0.0, "gene_mean": 0.0, "mean_pattern": 0.08, "knn": 0.13, "kernel_ridge": 0.17, "ceiling": 0.78}
 
@@ -61,11 +62,11 @@ def made_up(
 
 def _genes(pcc: np.ndarray, published: bool) -> pd.DataFrame:
     table = pd.DataFrame({"gene": [f"Gene{i}" for i in range(len(pcc))]})
-    for offset, metric in enumerate(METRICS):
+    for offset, metric in enumerate(SCORES):
         sign = -1 if metric in ("rmse", "js") else 1
         table[metric] = (0.0 if sign > 0 else 1.0) + sign * (pcc - 0.01 * offset)
     if published:
-        table = table.assign(**{metric: table[metric.removeprefix("hidden_")] / 2 for metric in HIDDEN_METRICS})
+        table = table.assign(**{metric: table[metric.removeprefix("hidden_")] / 2 for metric in HIDDEN_SCORES})
         table["copied_share"] = 0.87
     return table
 

@@ -61,11 +61,10 @@ def make_files(contents: Sequence[Content], path: Path) -> dict[str, str]:
     folder, text = path.stem, path.read_text(encoding="utf-8") if path.exists() else ""
     files = {}
     for content in contents:
-        assert content.overall is not None, "a comparison"
         protocol = content.results.protocol
         files[f"{folder}/{protocol}.md"] = write_table_one(content)
         files[f"{folder}/{protocol}.csv"] = to_csv(tabulate_sheets(content.data_sets))
-        files[f"{folder}/{protocol}_overall.csv"] = to_csv(tabulate_sheets([content.overall]))
+        files[f"{folder}/{protocol}_overall.csv"] = to_csv(tabulate_sheets(content.sheets[:1]))
         text = replace_section(text, protocol, write_section(content, quote(f"{folder}/{protocol}")))
     return files | {path.name: text}
 

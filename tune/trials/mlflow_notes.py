@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from ablations.findings.rows import CEILING, PRIMARY, DatasetTable
-from ablations.findings.wording import CONFIDENCE_PERCENT, format_interval, format_number, format_signed
+from ablations.findings.rows import DatasetTable
+from ablations.findings.wording import CONFIDENCE_PERCENT, SCORE, format_interval, format_number, format_signed
 from ablations.report.content import Content
 from ablations.report.formats.markdown import escape
 from ablations.study.study import Study
 from cgd.config import Config
+from cgd.metrics.facts import CEILING, PRIMARY
 
 UI = "?workflowType=machine_learning"  # MLflow opens its pages for language models otherwise
 FLOOR = "floor"
@@ -81,7 +82,7 @@ def write_parent_note(
 
 
 def _set_table(table: DatasetTable) -> list[str]:
-    lines = [f"| level | mean test PCC | minus default ({CONFIDENCE_PERCENT} interval) |", "|---|---:|---:|"]
+    lines = [f"| level | mean test {SCORE} | minus default ({CONFIDENCE_PERCENT} interval) |", "|---|---:|---:|"]
     if floor := table.strongest_floor:
         lines.append(f"| {FLOOR}: {escape(floor.title)} | {format_number(floor.primary.mean)} | |")
     for row in table.levels:

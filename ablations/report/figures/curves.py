@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ablations.findings.wording import SCORE
 from ablations.report.figures.drawing import PALETTE, STYLE, to_png, to_svg
 from ablations.report.formats.files import replace_file, to_csv
 from cgd.errors import CGDError
@@ -22,7 +23,7 @@ SMALLEST_SPAN = 0.02  # of the value axis
 _DASHES = ("-", "--", ":", "-.")
 
 
-def draw_curves(curves: pd.DataFrame, levels: list[str], label: str = "validation PCC") -> Figure:
+def draw_curves(curves: pd.DataFrame, levels: list[str], label: str = f"validation {SCORE}") -> Figure:
     """One panel per data set, a line per level: the mean over its replicates, which stand behind it as thin lines.
 
     The mean ends where the first replicate that stopped early ends, for beyond it would be over others.

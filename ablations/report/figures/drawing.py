@@ -17,6 +17,7 @@ from scipy.optimize import isotonic_regression
 from ablations.findings.rows import DatasetTable
 from ablations.findings.wording import format_number, shorten_name
 from ablations.statistics.paired import Estimate
+from cgd.metrics.facts import METRICS, PRIMARY
 
 INK, SOFT, BAND = "#1f2330", "#6b7280", "#c9ced8"
 # Okabe and Ito (2008), the order chosen so that neighbours also differ in lightness; its yellow is lost on white
@@ -102,6 +103,12 @@ def write_stamp(figure: Figure, stamp: str) -> None:
     if stamp:
         width = int(figure.get_figwidth() / CHARACTER)
         figure.supxlabel(wrap(stamp, width), fontsize=SMALL + 0.5, color=INK, fontweight="bold")
+
+
+def clip_limits(low: float, high: float) -> tuple[float, float]:
+    """Limits of an axis of the main metric, within what it can be."""
+    least, most = METRICS[PRIMARY].range
+    return low if least is None else max(low, least), high if most is None else min(high, most)
 
 
 def measure_errors(estimates: Sequence[Estimate]) -> np.ndarray:

@@ -14,10 +14,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from ablations.findings.rows import Row
+from ablations.findings.rows import HIDDEN_PRIMARY, Row
 from ablations.findings.table_one import DatasetPlaces, TableOne
-from ablations.findings.tables import PRIMARY, DatasetTable
-from ablations.findings.wording import CONFIDENCE_PERCENT, format_interval, format_p, format_signed, shorten_name
+from ablations.findings.tables import DatasetTable
+from ablations.findings.wording import CONFIDENCE_PERCENT, SCORE, format_interval, format_p, format_signed, shorten_name
 from ablations.report.figures.drawing import (
     BAND,
     INK,
@@ -32,6 +32,7 @@ from ablations.report.figures.drawing import (
 )
 from ablations.statistics.paired import Estimate
 from ablations.study.study import Study
+from cgd.metrics.facts import PRIMARY
 
 _ROW = 0.23  # inches
 _TEXT, _PANEL = 2.4, 3.4  # inches: the column of numbers, and the panel left of it
@@ -44,7 +45,7 @@ def draw_effects(study: Study, tables: Sequence[DatasetTable], stamp: str = "", 
 
     `measure`: what the differences are, where they are not level minus default.
     """
-    panels = [(PRIMARY, "all entries, copied ones included"), (f"hidden_{PRIMARY}", "hidden entries only")]
+    panels = [(PRIMARY, "all entries, copied ones included"), (HIDDEN_PRIMARY, "hidden entries only")]
     known = [p for p in panels if any(p[0] in row.differences for table in tables for row in table.levels)] or panels[
         :1
     ]
@@ -66,7 +67,7 @@ def draw_effects(study: Study, tables: Sequence[DatasetTable], stamp: str = "", 
 def draw_leads(study: Study, found: TableOne, stamp: str = "") -> Figure:
     """One row per method and data set, and one for the best floor of each."""
     tables = [replace(one.table, rows=tuple(_list_leads(one))) for one in found.data_sets]
-    return draw_effects(study, tables, stamp, measure=f"PCC of {study.default_label} − PCC of the other")
+    return draw_effects(study, tables, stamp, measure=f"{SCORE} of {study.default_label} − {SCORE} of the other")
 
 
 def _list_leads(one: DatasetPlaces) -> Sequence[Row]:
@@ -131,7 +132,7 @@ def _find_limits(shown: Sequence[Estimate]) -> tuple[float, float]:
 
 
 def _name_measure(study: Study) -> str:
-    return f"PCC − default ({wrap(study.default_label, 40)})"
+    return f"{SCORE} − default ({wrap(study.default_label, 40)})"
 
 
 def _write_headings(panel: Any, heading: str, measure: str) -> None:

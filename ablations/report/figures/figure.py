@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ablations.findings.tables import DatasetTable, Row
-from ablations.findings.wording import format_number
+from ablations.findings.wording import SCORE, format_number
 from ablations.report.figures.drawing import (
     CHARACTER,
     HATCHES,
@@ -20,6 +20,7 @@ from ablations.report.figures.drawing import (
     PALETTE,
     SMALL,
     STYLE,
+    clip_limits,
     count_legend_columns,
     list_reach,
     measure_errors,
@@ -32,7 +33,7 @@ from ablations.report.figures.lines import draw_lines
 from ablations.report.figures.table import draw_table
 from ablations.study.study import Study
 
-MEASURE = "mean PCC over the test genes"
+MEASURE = f"mean {SCORE} over the test genes"
 _WIDEST = 10.5  # inches; more data sets than fit continue on a row below
 _WIDEST_BAR = 0.55  # inches
 _SQUEEZE = 1.6  # a ceiling further up than this many times everything else would flatten what the figure is about
@@ -81,7 +82,7 @@ def _find_limits(tables: Sequence[DatasetTable]) -> tuple[float, float]:
     top = max(values)
     ceilings = [row.primary.mean for table in tables if (row := table.ceiling)]
     top = max([top, *(value for value in ceilings if value <= _SQUEEZE * top)]) or 1.0
-    return 1.1 * min(values), top + 0.1 * (top - min(values))
+    return clip_limits(1.1 * min(values), top + 0.1 * (top - min(values)))
 
 
 def _draw_groups(

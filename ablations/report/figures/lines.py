@@ -11,12 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ablations.findings.tables import DatasetTable
+from ablations.findings.wording import SCORE
 from ablations.report.figures.drawing import (
     CHARACTER,
     INK,
     MARKERS,
     PALETTE,
     SMALL,
+    clip_limits,
     list_reach,
     measure_errors,
     spread,
@@ -47,7 +49,7 @@ def draw_lines(study: Study, tables: Sequence[DatasetTable], stamp: str) -> Figu
     for i, table in enumerate(tables):
         _draw_line(panel, table, positions, i, shift=step * (i - (len(tables) - 1) / 2))
         _draw_floor_and_ceiling(panel, table, limits, PALETTE[i % len(PALETTE)])
-    panel.set(xlabel=study.title, ylabel="mean PCC over the test genes", ylim=limits)
+    panel.set(xlabel=study.title, ylabel=f"mean {SCORE} over the test genes", ylim=limits)
     _name_lines(panel, tables, names, positions, limits, height)
     _draw_legend(figure)
     write_stamp(figure, stamp)
@@ -90,7 +92,7 @@ def _find_limits(tables: Sequence[DatasetTable]) -> tuple[float, float]:
     for value in sorted(row.primary.mean for table in tables if (row := table.ceiling)):
         high = value if high < value <= low + _SQUEEZE * (high - low) else high
     pad = 0.06 * (high - low or 1.0)
-    return low - pad, high + pad
+    return clip_limits(low - pad, high + pad)
 
 
 def _draw_line(panel: Any, table: DatasetTable, positions: dict[str, float], which: int, shift: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ablations.findings.tables import DatasetTable, Row
-from ablations.findings.wording import format_number, shorten_name
+from ablations.findings.wording import SCORE, format_number, shorten_name
 from ablations.report.figures.drawing import (
     BAND,
     CHARACTER,
@@ -138,6 +138,8 @@ def _make_scale(table: DatasetTable, left: float, right: float) -> Any:
 
 def _list_notes(stamp: str, width: float) -> list[tuple[str, str]]:
     """(wrapped text, weight) of the lines under the table."""
-    text = "Mean PCC, bold where best; beneath, its interval, on a scale of its own per data set (tick: the default)."
+    text = (
+        f"Mean {SCORE}, bold where best; beneath, its interval, on a scale of its own per data set (tick: the default)."
+    )
     notes = [(text, "normal")] + [(stamp, "bold")] * bool(stamp)
     return [(wrap(note, int(width / 0.054)), weight) for note, weight in notes]

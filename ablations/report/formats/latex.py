@@ -48,7 +48,11 @@ def escape(text: str) -> str:
 def to_latex(content: Content) -> str:
     """All tables. Under the published protocol every caption carries the stamp."""
     name = content.results.study.name
-    tables = [_set_table(sheet, name, "" if sheet.key == "paper" else content.stamp) for sheet in content.sheets]
+    tables = [
+        _set_table(sheet, name, "" if sheet.key == "paper" else content.stamp)
+        for sheet in content.sheets
+        if sheet.lines
+    ]
     text = "\n\n".join(tables)
     head = _HEAD.format(name=name) + (f"\n{_BEYOND}" if re.search(r"[^\x00-\u017f]", text) else "")
     return f"{head}\n\n{text}\n"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ablations.report.content import Content, describe_data, describe_replicates, describe_statistics, explain_stamp
-from ablations.report.sheets.sheet import Cell, Sheet
+from ablations.findings.wording import SCORE
+from ablations.report.content import Content, describe_replicates, describe_statistics, explain_stamp
+from ablations.report.sheets.sheet import TABLE_ONE, Cell, Sheet
 
 # Left alone: an interval such as [0.1, 0.2] that no link can be made of, and a `_` within a word
 _SPECIAL = re.compile(
@@ -35,39 +36,41 @@ def to_markdown(content: Content, figure: str, effects: str) -> str:
     parts = [f"# {escape(study.title)}", f"**{escape(content.opening)}**"]
     parts += [f"**{escape(text)}**" for text in content.troubles]
     parts += [*_describe_setup(content), *_set_stamp(content)]
-    parts += [f"![Mean PCC of each level on each data set]({figure})", f"![Paired differences]({effects})"]
+    parts += [f"![Mean {SCORE} of each level on each data set]({figure})", f"![Paired differences]({effects})"]
     parts += [f"**{escape(name)}.** {escape(text)}" for name, text in content.verdicts]
     parts += [escape(text) for text in content.notes]
     for sheet in content.sheets:
-        parts += [f"## {escape(sheet.title)}", *_introduce(content, sheet), set_table(sheet)]
+        stamp = [f"**{escape(content.stamp)}**"] * bool(content.stamp and sheet.key != "paper")
+        parts += [f"## {escape(sheet.title)}", *stamp, *map(escape, sheet.intro), set_table(sheet)]
         parts += [f"*{escape(sheet.note)}*"] * bool(sheet.note)
     parts += [*_list_unfinished(content), "## How it was made", escape(describe_statistics(study))]
-    return "\n\n".join([*parts, *_describe_origin(content)]) + "\n"
+    return "\n\n".join(part for part in [*parts, *_describe_origin(content)] if part) + "\n"
 
 
 def write_table_one(content: Content) -> str:
     """Table I of a comparison as a page of its own: over all data sets, per data set, and how it was made."""
-    overall, results = content.overall, content.results
-    assert overall is not None, "a comparison"
+    results, stamp = content.results, [f"**{escape(content.stamp)}**"] * bool(content.stamp)
     parts = [f"# Table I, {results.protocol.replace('_', ' ')} protocol", escape(content.opening), *_set_stamp(content)]
     parts += [f"**{escape(text)}**" for text in content.troubles] + [escape(text) for text in content.notes]
-    parts += [f"## {escape(overall.title)}", set_table(overall), f"*{escape(overall.note)}*"]
-    parts += ["\n".join(f"- {escape(f'{name}: {text}')}" for name, text in content.method_notes)]
-    parts += ["## How to read the tables below"]
-    parts += [f"*{escape(note)}*" for note in dict.fromkeys(sheet.note for sheet in content.data_sets)]
-    for sheet, numbers, (_, verdict) in zip(content.data_sets, content.tables, content.verdicts, strict=True):
-        parts += [f"## {escape(sheet.title)}", escape(describe_data(numbers)), escape(verdict)]
-        parts += [f"**{escape(content.stamp)}**"] * bool(content.stamp) + [set_table(sheet)]
-    if content.intervals:
-        intervals = content.intervals
-        parts += [f"## {escape(intervals.title)}", set_table(intervals), f"*{escape(intervals.note)}*"]
+    verdicts, noted = dict(content.verdicts), set()
+    for sheet in content.sheets:
+        parts.append(f"## {escape(sheet.title)}")
+        if sheet in content.data_sets:
+            verdict = verdicts[sheet.key.removeprefix(TABLE_ONE)]
+            parts += [*map(escape, sheet.intro), escape(verdict), *stamp, set_table(sheet)]
+        else:
+            parts += [set_table(sheet), "\n".join(f"- {escape(text)}" for text in sheet.intro)]
+        parts += [f"*{escape(sheet.note)}*"] * (sheet.note not in noted)  # once for all data sets
+        noted.add(sheet.note)
     parts += ["## How it was made", escape(f"{describe_replicates(content)} {describe_statistics(results.study)}")]
     parts += [escape(f"Run {results.run_id}, code {results.code_version or 'not recorded'}.")]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def set_table(sheet: Sheet) -> str:
-    """A table; where every line has names first, numbers are set right."""
+    """A table, numbers set right; nothing where it has no line."""
+    if not sheet.lines:
+        return ""
     rule = [":--" if i < sheet.n_names else "--:" for i in range(len(sheet.columns))]
     rows = [[*map(escape, sheet.columns)], rule, *([_set_cell(cell) for cell in line.cells] for line in sheet.lines)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -93,21 +96,6 @@ def _describe_setup(content: Content) -> Iterator[str]:
 def _set_stamp(content: Content) -> Iterator[str]:
     if content.stamp:
         yield f"> **{escape(content.stamp)}** {escape(explain_stamp(content))}"
-
-
-def _introduce(content: Content, sheet: Sheet) -> Iterator[str]:
-    """What stands between a heading and its table."""
-    study = content.results.study
-    if content.stamp and sheet.key != "paper":
-        yield f"**{escape(content.stamp)}**"
-    if sheet in content.data_sets:
-        yield escape(describe_data(content.tables[content.data_sets.index(sheet)]))
-    if sheet is content.overall:
-        yield from (escape(f"{name}: {text}") for name, text in content.method_notes)
-    if sheet.key == "cost":
-        yield from (escape(text) for text in content.cheapest)
-    if sheet.key == "paper" and study.paper:
-        yield escape(f"{study.paper.claim} {study.paper.note}".strip())
 
 
 def _list_unfinished(content: Content) -> Iterator[str]:

@@ -6,10 +6,12 @@ import math
 import textwrap
 from collections.abc import Sequence
 
+from ablations.findings.rows import HIDDEN_PRIMARY
 from ablations.findings.table_one import DatasetPlaces, Place, TableOne
-from ablations.findings.tables import PRIMARY, DatasetTable, Row
+from ablations.findings.tables import DatasetTable, Row
 from ablations.findings.wording import (
     CONFIDENCE_PERCENT,
+    SCORE,
     format_interval,
     format_number,
     format_p,
@@ -19,11 +21,11 @@ from ablations.findings.wording import (
 )
 from ablations.report.content import Content
 from ablations.statistics.paired import Estimate
+from cgd.metrics.facts import PRIMARY
 
 WIDTH = 100
 _NAME = 24
-_HIDDEN = f"hidden_{PRIMARY}"
-_MEAN = ("PCC", f"{CONFIDENCE_PERCENT} interval")
+_MEAN = (SCORE, f"{CONFIDENCE_PERCENT} interval")
 
 
 def summarise_report(content: Content) -> str:
@@ -37,8 +39,9 @@ def summarise_report(content: Content) -> str:
     if found is None:
         return "\n".join([*lines, *_wrap(_LEGEND)])
     legend = (
-        f"lead: PCC of {study.default_label} minus that of the row; − floor: PCC of the row minus that of the best "
-        "floor; p: of the difference before it, after Holm's correction; rank: by mean PCC; seconds: mean of a trial."
+        f"lead: {SCORE} of {study.default_label} minus that of the row; − floor: {SCORE} of the row minus that of the "
+        "best floor; p: of the difference before it, after Holm's correction; rank: by mean "
+        f"{SCORE}; seconds: mean of a trial."
     )
     over = (
         "score: accuracy score of SpatialBenchmarking, 1 is best in everything; then on how many data sets "
@@ -49,8 +52,8 @@ def summarise_report(content: Content) -> str:
 
 
 _LEGEND = (
-    "of range: PCC on the scale from the strongest floor (0 %) to the ceiling (100 %); p: of the difference to the "
-    "default, after Holm's correction; seconds: mean of a trial."
+    f"of range: {SCORE} on the scale from the strongest floor (0 %) to the ceiling (100 %); p: of the difference to "
+    "the default, after Holm's correction; seconds: mean of a trial."
 )
 
 
@@ -58,7 +61,7 @@ def _describe_copied(table: DatasetTable) -> list[str]:
     if math.isnan(table.copied_share):
         return []
     share = format_percent(table.copied_share)
-    return _wrap(f"{share} of the scored entries are copied; hidden PCC is over the others alone", "  ")
+    return _wrap(f"{share} of the scored entries are copied; hidden {SCORE} is over the others alone", "  ")
 
 
 def _wrap(text: str, indent: str = "") -> list[str]:
@@ -76,7 +79,7 @@ def _align(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _set_levels(table: DatasetTable) -> list[list[str]]:
-    has_hidden = any(_HIDDEN in row.estimates for row in table.rows)
+    has_hidden = any(HIDDEN_PRIMARY in row.estimates for row in table.rows)
     heads = ["", *_MEAN, "of range", "− default", "p", "seconds", *["hidden"] * has_hidden]
     return [heads, *([*_set_level(row)] + [_set_hidden(row)] * has_hidden for row in table.rows)]
 
@@ -102,7 +105,7 @@ def _set_seconds(row: Row) -> str:
 
 
 def _set_hidden(row: Row) -> str:
-    hidden = row.estimates.get(_HIDDEN)
+    hidden = row.estimates.get(HIDDEN_PRIMARY)
     return format_number(hidden.mean) if hidden else ""
 
 
@@ -110,7 +113,7 @@ def _set_hidden(row: Row) -> str:
 
 
 def _set_places(one: DatasetPlaces) -> list[list[str]]:
-    has_hidden = any(_HIDDEN in place.leads for place in one.places)
+    has_hidden = any(HIDDEN_PRIMARY in place.leads for place in one.places)
     heads = ["", *_MEAN, "lead", "p", "− floor", "p", "rank", "seconds", *["hidden"] * has_hidden]
     return [heads, *(_set_place(place) + [_set_hidden(place.row)] * has_hidden for place in one.places)]
 

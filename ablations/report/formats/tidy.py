@@ -11,14 +11,15 @@ import pandas as pd
 from ablations.findings.forecast import compare_forecast
 from ablations.findings.results import StudyResults
 from ablations.findings.table_one import Overall, TableOne
-from ablations.findings.tables import CEILING, PRIMARY, DatasetTable, Row
+from ablations.findings.tables import DatasetTable, Row
 from ablations.report.sheets.sheet import Sheet
 from ablations.statistics.paired import Estimate
+from cgd.metrics.facts import CEILING, COSTS, PRIMARY
 
 _STATISTICS = ("p", "p_holm", "effect_size", "mde", "standard_error", "df", "n_genes", "n_unscored")
 _COLUMNS = ["study", "protocol", "dataset", "paper_name", "kind", "name", "is_default", "quantity"]
 _COLUMNS += ["value", "low", "high", *_STATISTICS]
-_COSTS = ("train_seconds", "wall_seconds", "peak_memory_mb", "n_parameters", "cpu_hours", "gpu_hours", "n_replicates")
+_COSTS = (*COSTS, "n_replicates")
 
 
 def tabulate_numbers(

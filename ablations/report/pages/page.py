@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ablations.findings.wording import CONFIDENCE_PERCENT, format_number, format_value
-from ablations.report.content import Content, describe_data, describe_replicates, describe_statistics, explain_stamp
+from ablations.report.content import Content, describe_replicates, describe_statistics, explain_stamp
 
 _PIXELS_PER_POINT = 1.42  # 8 points of the figure then read like the text of the tables
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -27,7 +27,6 @@ def render_report(content: Content, figure: str, effects: str) -> str:
         effects_figure=Markup(effects),
         figure_width=_measure_width(figure),
         effects_width=_measure_width(effects),
-        facts=[describe_data(table) for table in content.tables],
         design=describe_replicates(content),
         method=describe_statistics(content.results.study),
         stamp_meaning=explain_stamp(content) if content.stamp else "",

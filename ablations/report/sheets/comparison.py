@@ -6,36 +6,47 @@ import math
 from dataclasses import replace
 
 from ablations.findings.results import StudyResults
-from ablations.findings.rows import CEILING
-from ablations.findings.table_one import PRIMARY, SCORED, Counts, DatasetPlaces, Overall, Place, TableOne
+from ablations.findings.rows import HIDDEN_PRIMARY
+from ablations.findings.table_one import SCORED, Counts, DatasetPlaces, Overall, Place, TableOne
 from ablations.findings.wording import (
     CONFIDENCE_PERCENT,
+    SCORE,
     format_bounds,
     format_number,
     format_p,
     shorten_name,
 )
-from ablations.report.sheets.results import COPIED, METRIC_NAMES, show_difference, show_trials
-from ablations.report.sheets.sheet import Cell, Line, Sheet
+from ablations.report.sheets.results import COPIED, describe_data, show_difference, show_trials
+from ablations.report.sheets.sheet import TABLE_ONE, Cell, Line, Sheet
 from ablations.statistics.paired import Estimate
 from cgd.config import BROUGHT
+from cgd.metrics.facts import CEILING, FLOORS, METRICS, PRIMARY
 
-_HIDDEN = f"hidden_{PRIMARY}"
+_COSTS = {"train_seconds": 1, "wall_seconds": 1, "peak_memory_mb": 0}  # and digits shown
 
 
 def make_table_one(results: StudyResults, one: DatasetPlaces) -> Sheet:
     """Methods, floors and ceiling of one data set."""
-    hidden = [_HIDDEN] * (results.protocol == "published")
-    lead = f"PCC: {results.study.default_label} − this row"
-    columns = ["Method", *(METRIC_NAMES[metric] for metric in (*SCORED, *hidden)), lead, "adjusted p"]
-    columns += [f"{lead}, hidden entries", "adjusted p"] * len(hidden) + ["PCC: this row − best floor", "adjusted p"]
-    columns += ["rank", "training (s)", "total (s)", "peak memory (MB)", "trials"]
+    hidden = [HIDDEN_PRIMARY] * (results.protocol == "published")
+    lead = f"{SCORE}: {results.study.default_label} − this row"
+    columns = ["Method", *(METRICS[metric].heading for metric in (*SCORED, *hidden)), lead, "adjusted p"]
+    columns += [f"{lead}, hidden entries", "adjusted p"] * len(hidden) + [
+        f"{SCORE}: this row − best floor",
+        "adjusted p",
+    ]
+    columns += ["rank", *(METRICS[cost].label for cost in _COSTS), "trials"]
     lines = [
         Line(tuple(_make_cells(results, one, place, hidden)), place.row.kind, has_rule=_begins_kind(one, place))
         for place in one.places
     ]
-    key = f"table-one:{one.table.name}"
-    return Sheet(key, one.table.title, tuple(columns), tuple(lines), note=_write_note(results))
+    return Sheet(
+        f"{TABLE_ONE}{one.table.name}",
+        one.table.title,
+        tuple(columns),
+        tuple(lines),
+        note=_write_note(results),
+        intro=describe_data(one.table),
+    )
 
 
 def _begins_kind(one: DatasetPlaces, place: Place) -> bool:
@@ -50,9 +61,23 @@ def _write_note(results: StudyResults) -> str:
         "genes; bold where a method is best. The floors and the ceiling stand below the methods. Differences are "
         "paired by seed, fold and gene, bold where they differ from 0. Adjusted p: of the difference before it, after "
         f"Holm's correction over all data sets and all methods and, against {reference}, all floors. Rank: among the "
-        "methods, by mean PCC; one with a trial that did not finish is last. Seconds are means of a trial, memory the "
-        "largest peak of its process." + COPIED * (results.protocol == "published")
+        f"methods, by mean {SCORE}; one with a trial that did not finish is last. Seconds are means of a trial, memory "
+        "the largest peak of its process." + COPIED * (results.protocol == "published") + _explain_names(results)
     )
+
+
+def _explain_names(results: StudyResults) -> str:
+    """What the metrics, the floors and the ceiling are."""
+    metrics = ", ".join(f"{METRICS[name].label} ({_begin_low(METRICS[name].description)})" for name in SCORED)
+    shown = [floor for floor in FLOORS.values() if results.protocol == "published" or not floor.is_fill]
+    floors = ", ".join(f"{floor.short_label} ({_begin_low(floor.description)})" for floor in shown)
+    return f" Metrics, ↑ where higher is better: {metrics}. What stands below the methods: {floors}."
+
+
+def _begin_low(sentence: str) -> str:
+    """A sentence as part of another; abbreviations and names keep their capital."""
+    word = sentence.partition(" ")[0]
+    return (sentence if word in ("Pearson", "Jensen-Shannon") else sentence[0].lower() + sentence[1:]).rstrip(".")
 
 
 def _make_cells(results: StudyResults, one: DatasetPlaces, place: Place, hidden: list[str]) -> list[Cell]:
@@ -89,10 +114,9 @@ def _show_standing(results: StudyResults, place: Place) -> list[Cell]:
     row = place.row
     if row.trials is None:
         return [Cell()] * 5
-    costs: tuple[float, ...] = (row.train_seconds, row.wall_seconds, row.peak_memory_mb)
-    if is_brought(results, row.name):
-        costs = (math.nan,) * 3
-    numbers = [Cell(format_number(value, digits)) for value, digits in zip(costs, (1, 1, 0), strict=True)]
+    unknown = is_brought(results, row.name)
+    costs = [(math.nan if unknown else getattr(row, cost), digits) for cost, digits in _COSTS.items()]
+    numbers = [Cell(format_number(value, digits)) for value, digits in costs]
     return [Cell(f"{place.ranks[PRIMARY]:g}"), *numbers, show_trials(row)]
 
 
@@ -108,7 +132,7 @@ def is_brought(results: StudyResults, label: str) -> bool:
 def make_overall(results: StudyResults, found: TableOne) -> Sheet:
     """Ranks, the accuracy score, and on how many data sets the reference is ahead."""
     reference, n = results.study.default_label, len(found.data_sets)
-    columns = ["Method", "mean PCC ↑", "mean rank ↓", "accuracy score ↑", f"{reference} has the higher mean"]
+    columns = ["Method", f"mean {SCORE} ↑", "mean rank ↓", "accuracy score ↑", f"{reference} has the higher mean"]
     columns += [f"{reference} is ahead", f"{reference} is behind", "undecided"]
     columns += ["ahead of the best floor", "behind the best floor", "undecided against it"]
     best = max((row.accuracy_score for row in found.overall if row.kind == "level"), default=math.nan)
@@ -116,15 +140,18 @@ def make_overall(results: StudyResults, found: TableOne) -> Sheet:
         Line(tuple(_make_overall_cells(row, best)), row.kind, has_rule=i > 0 and row.kind != found.overall[i - 1].kind)
         for i, row in enumerate(found.overall)
     ]
-    scored = ", ".join(METRIC_NAMES[metric].split()[0] for metric in SCORED)
+    scored = ", ".join(METRICS[metric].label for metric in SCORED)
     note = (
-        f"Over {n} data set{'s' * (n != 1)}, each of which counts once. Mean rank: among the methods, by mean PCC. "
+        f"Over {n} data set{'s' * (n != 1)}, each of which counts once. Mean rank: among the methods, by mean {SCORE}. "
         f"Accuracy score, that of SpatialBenchmarking: on each data set and in each of {scored} the worst of N methods "
         "gets 1 point and the best N; the score is the mean of the points over N. A method without a result on a data "
         "set, or with a trial that did not finish, is last there. The columns after it count data sets: ahead, behind "
-        "and undecided are those on which the paired interval of the difference in PCC is above 0, below 0, or holds 0."
+        f"and undecided are those on which the paired interval of the difference in {SCORE} is above 0, below 0, or "
+        "holds 0."
     )
-    return Sheet("overall", "All data sets", tuple(columns), tuple(lines), note=note)
+    notes = results.study.notes
+    intro = tuple(f"{row.title}: {notes[row.name]}" for row in found.overall if row.name in notes)
+    return Sheet("overall", "All data sets", tuple(columns), tuple(lines), note=note, intro=intro)
 
 
 def _make_overall_cells(row: Overall, best: float) -> list[Cell]:
@@ -159,7 +186,8 @@ def make_means(found: TableOne) -> Sheet:
     ceiling = (Cell(format_number(value)) for value in (*tops, sum(tops) / len(tops)))
     lines.append(Line((Cell(CEILING), *ceiling), "ceiling"))
     columns = ("Method", *(one.table.name for one in found.data_sets), "mean")
-    return Sheet("means", "Mean PCC", columns, tuple(lines), note="Mean PCC over the test genes; bold: best method.")
+    note = f"Mean {SCORE} over the test genes; bold: best method."
+    return Sheet("means", f"Mean {SCORE}", columns, tuple(lines), note=note)
 
 
 def _show_best_mean(one: DatasetPlaces, overall: Overall, names_floor: bool) -> Cell:

@@ -6,18 +6,21 @@ import math
 from collections.abc import Sequence
 
 from ablations.findings.forecast import Check, compare_forecast
-from ablations.findings.results import INTERVALS, StudyResults
+from ablations.findings.results import StudyResults
 from ablations.findings.tables import DatasetTable, Row
-from ablations.findings.wording import format_number, format_percent
-from ablations.report.sheets.results import METRIC_NAMES, show_label, show_level
+from ablations.findings.wording import SCORE, format_number, format_percent
+from ablations.report.sheets.results import show_label, show_level
 from ablations.report.sheets.sheet import Cell, Line, Sheet
+from cgd.metrics.facts import INTERVALS, METRICS
 
 _GUARANTEED_FROM = 19  # calibration genes from which 90 % is guaranteed: 1 - 2 / (genes + 1)
+
+_COSTS = {"wall_seconds": 1, "cpu_hours": 2, "gpu_hours": 2, "peak_memory_mb": 0, "n_parameters": 0}  # and digits
 
 
 def make_costs(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:
     """What a level costs."""
-    columns = ("data set", results.study.title, "seconds a trial", "CPU hours", "GPU hours", "peak MB", "parameters")
+    columns = ("data set", results.study.title, *(METRICS[cost].label for cost in _COSTS))
     lines = [
         Line(tuple(_show_cost(table, row)), has_rule=row is table.levels[0]) for table in tables for row in table.levels
     ]
@@ -25,18 +28,16 @@ def make_costs(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:
         "Seconds are the mean wall time of a finished trial, hours their sum, memory the largest peak. Cheapest: the "
         "shortest trials among the best level and those whose paired difference to it has an interval that reaches 0."
     )
-    return Sheet("cost", "Cost", columns, tuple(lines), n_names=2, note=note)
+    return Sheet("cost", "Cost", columns, tuple(lines), n_names=2, note=note, intro=tuple(_describe_cheapest(tables)))
 
 
 def _show_cost(table: DatasetTable, row: Row) -> list[Cell]:
     is_cheapest = table.cheapest is not None and row.name == table.cheapest.name
     name = show_level(table, row, *(["cheapest as good"] * is_cheapest))
-    cells = [Cell(table.name), name, Cell(format_number(row.wall_seconds, 1))]
-    cells += [Cell(format_number(hours, 2)) for hours in (row.cpu_hours, row.gpu_hours)]
-    return [*cells, Cell(format_number(row.peak_memory_mb, 0)), Cell(format_number(row.n_parameters, 0))]
+    return [Cell(table.name), name, *(Cell(format_number(getattr(row, cost), n)) for cost, n in _COSTS.items())]
 
 
-def describe_cheapest(tables: Sequence[DatasetTable]) -> list[str]:
+def _describe_cheapest(tables: Sequence[DatasetTable]) -> list[str]:
     """Per data set the level one would take if seconds count."""
     found = []
     for table in tables:
@@ -54,18 +55,24 @@ def describe_cheapest(tables: Sequence[DatasetTable]) -> list[str]:
 
 
 def make_paper(results: StudyResults) -> Sheet | None:
-    """The paper's own numbers; None where it states none."""
+    """What the paper claims and its own numbers, no line where it states none; None where it says nothing."""
     paper = results.study.paper
-    if paper is None or not paper.values:
+    if paper is None:
         return None
     names = list(dict.fromkeys(name for row in paper.values.values() for name in row))
     lines = [
         Line((show_label(results, label), *(Cell(format_number(values.get(name))) for name in names)))
         for label, values in paper.values.items()
     ]
-    note = f"{METRIC_NAMES[paper.metric]} as stated in {paper.figure}, {paper.protocol.replace('_', ' ')} protocol."
-    title = f"What the paper reports ({paper.figure}, {paper.protocol.replace('_', ' ')} protocol)"
-    return Sheet("paper", title, (results.study.title, *names), tuple(lines), note=note)
+    where = f"{paper.figure}, {paper.protocol.replace('_', ' ')} protocol"
+    return Sheet(
+        key="paper",
+        title=f"What the paper reports ({where})",
+        columns=(results.study.title, *names),
+        lines=tuple(lines),
+        note=f"{METRICS[paper.metric].heading} as stated in {where}." if lines else "",
+        intro=tuple(text for text in (paper.claim, paper.note) if text),
+    )
 
 
 def make_forecast(results: StudyResults) -> Sheet | None:
@@ -111,7 +118,7 @@ def make_older(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet |
     ]
     if not lines:
         return None
-    columns = ("data set", results.study.title, "code version", "PCC ↑", "trials", "newest")
+    columns = ("data set", results.study.title, "code version", f"{SCORE} ↑", "trials", "newest")
     current = results.code_version or "not recorded"
     note = f"By other versions of the code, and in none of the tables above; those are of version {current}."
     return Sheet("older", "Results of older code", columns, tuple(lines), n_names=3, note=note)
@@ -130,13 +137,13 @@ def make_intervals(results: StudyResults, tables: Sequence[DatasetTable]) -> She
     if not lines:
         return None
     what = "Method" if is_comparison else results.study.title
-    columns = ("data set", what, "coverage", "coverage of the draws alone", "width", "width without the model")
+    columns = ("data set", what, *(METRICS[name].label for name in INTERVALS))
     note = (
         "Share of the truth inside, mean over test genes, then over trials; 90 % is asked for. Calibrated on the "
         "validation genes; the draws alone are not. Widths are in standard deviations of a gene over the spots; "
         "without the model: the same bounds at every spot, calibrated the same way."
     )
-    return Sheet("intervals", "Intervals of 90 %", (*columns, "calibration genes"), tuple(lines), n_names=2, note=note)
+    return Sheet("intervals", "Intervals of 90 %", columns, tuple(lines), n_names=2, note=note)
 
 
 def _is_known(row: Row) -> bool:

@@ -5,22 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ablations.findings.results import HIDDEN_METRICS, METRICS, StudyResults
-from ablations.findings.tables import PRIMARY, DatasetTable, Row
+from ablations.findings.results import StudyResults
+from ablations.findings.rows import HIDDEN_PRIMARY
+from ablations.findings.tables import DatasetTable, Row
 from ablations.findings.wording import (
     CONFIDENCE_PERCENT,
+    SCORE,
     format_bounds,
     format_number,
     format_p,
     format_percent,
     format_signed,
 )
-from ablations.report.sheets.sheet import Cell, Line, Sheet
+from ablations.report.sheets.sheet import DATA_SET, Cell, Line, Sheet
 from ablations.statistics.paired import Estimate
+from cgd.metrics.facts import HIDDEN_SCORES, METRICS, PRIMARY, SCORES
 
-METRIC_NAMES = {"pcc": "PCC ↑", "ssim": "SSIM ↑", "rmse": "RMSE ↓", "js": "JS ↓", "spearman": "Spearman ↑"}
-METRIC_NAMES |= {f"hidden_{metric}": f"{name[:-2]}, hidden entries{name[-2:]}" for metric, name in METRIC_NAMES.items()}
-_HIDDEN = f"hidden_{PRIMARY}"
+_FACTS = (("n_spots", "spots"), ("n_cells", "cells"), ("n_genes", "genes"), ("n_test", "test genes"))
 COPIED = " Where a column does not say hidden entries it is over all entries, copied ones included."
 _WIDTH = "model.latent_dim"  # of the ceiling, which is computed once per data set
 
@@ -31,14 +32,14 @@ def make_effects(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet
     columns = [
         "data set",
         results.study.title,
-        "PCC − default",
+        f"{SCORE} − default",
         "p",
         "adjusted p",
         "effect size",
         "smallest detectable",
     ]
     columns += ["seeds agreeing", "genes"] + [
-        "PCC − default, hidden entries",
+        f"{SCORE} − default, hidden entries",
         "adjusted p, hidden entries",
     ] * has_hidden
     lines = [
@@ -64,7 +65,7 @@ def _show_effect(table: DatasetTable, row: Row, has_hidden: bool) -> list[Cell]:
     cells += [Cell(format_signed(found.effect_size, 2)), Cell(format_number(found.mde))]
     cells += [Cell(seeds), Cell(str(found.n_genes))]
     if has_hidden:
-        hidden = row.differences[_HIDDEN]
+        hidden = row.differences[HIDDEN_PRIMARY]
         cells += [show_difference(hidden), Cell(format_p(hidden.p_holm), is_strong=hidden.differs)]
     return cells
 
@@ -82,9 +83,9 @@ def show_level(table: DatasetTable, row: Row, *more: str) -> Cell:
 
 def make_data_set(results: StudyResults, table: DatasetTable) -> Sheet:
     """Floors, ceiling and levels of one data set in every metric."""
-    metrics = (*METRICS, *(HIDDEN_METRICS if results.protocol == "published" else ()))
+    metrics = (*SCORES, *(HIDDEN_SCORES if results.protocol == "published" else ()))
     has_paper = any(row.paper is not None for row in table.levels)
-    columns = [results.study.title, *(METRIC_NAMES[metric] for metric in metrics)]
+    columns = [results.study.title, *(METRICS[metric].heading for metric in metrics)]
     columns += [_head_paper(results)] * has_paper + ["genes scored", "replicates", "trials"]
     lines = [
         Line(tuple(_make_cells(table, row, metrics, has_paper)), row.kind, row is table.levels[0]) for row in table.rows
@@ -93,7 +94,17 @@ def make_data_set(results: StudyResults, table: DatasetTable) -> Sheet:
         "Beneath each mean: its interval, and how far it stands from the best floor in that metric (0 %) to the "
         "ceiling (100 %)." + COPIED * (results.protocol == "published")
     )
-    return Sheet(f"data:{table.name}", table.title, tuple(columns), tuple(lines), note=note)
+    return Sheet(
+        f"{DATA_SET}{table.name}", table.title, tuple(columns), tuple(lines), note=note, intro=describe_data(table)
+    )
+
+
+def describe_data(table: DatasetTable) -> tuple[str, ...]:
+    """`1 549 spots · 14 249 cells`, as far as recorded, and what is missing."""
+    known = [(table.facts[key], what) for key, what in _FACTS if table.facts.get(key) is not None]
+    counts = " · ".join(f"{value:,} {what}".replace(",", "\u202f") for value, what in known)
+    absent = [f"Not recorded: {', '.join(table.absent_floors)}."] * bool(table.absent_floors)
+    return tuple(text for text in (counts, *absent) if text)
 
 
 def _head_paper(results: StudyResults) -> str:
@@ -147,7 +158,7 @@ def make_levels(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:
         )
     )
     heads = (results.study.title, *(table.heading for table in tables))
-    note = "Mean PCC with its interval; bold where best." + (
+    note = f"Mean {SCORE} with its interval; bold where best." + (
         f" The paper's numbers are of the {results.study.paper.protocol.replace('_', ' ')} protocol."
         if results.study.paper and any(row.paper is not None for table in tables for row in table.levels)
         else ""
@@ -157,9 +168,9 @@ def make_levels(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:
 
 def make_fractions(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:
     """How far each level stands from the strongest floor to the ceiling, so that data sets compare."""
-    metrics = [PRIMARY] + [_HIDDEN] * (results.protocol == "published")
+    metrics = [PRIMARY] + [HIDDEN_PRIMARY] * (results.protocol == "published")
     heads = [(table, metric) for table in tables for metric in metrics]
-    names = [f"{table.heading}{', hidden entries' if metric == _HIDDEN else ''}" for table, metric in heads]
+    names = [f"{table.heading}{', hidden entries' if metric == HIDDEN_PRIMARY else ''}" for table, metric in heads]
     lines = []
     for label in results.study.labels:
         rows = [(_find_level(table, label), metric) for table, metric in heads]
@@ -168,8 +179,8 @@ def make_fractions(results: StudyResults, tables: Sequence[DatasetTable]) -> She
         mean = [Cell(format_percent(sum(own) / len(own)))] * (len(tables) > 1)
         lines.append(Line((show_label(results, label), *(Cell(format_percent(share)) for share in shares), *mean)))
     note = (
-        "PCC on the scale from the strongest floor (0 %) to the ceiling (100 %); below 0 % a level does worse than a "
-        "method that learns nothing of this kind."
+        f"{SCORE} on the scale from the strongest floor (0 %) to the ceiling (100 %); below 0 % a level does worse "
+        "than a method that learns nothing of this kind."
     )
     if _WIDTH in results.study.paths:
         note += f" The ceiling is that of a latent of {results.config[_WIDTH]} dimensions, whatever the level."

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+DATA_SET, TABLE_ONE = "data:", "table-one:"  # how the keys of the tables of one data set begin
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -46,8 +48,8 @@ class Sheet:
         Every line has a cell for every column.
     n_names
         The first so many columns are names, not numbers.
-    note
-        What a reader must know to read it.
+    intro, note
+        Paragraphs before it, and what a reader must know to read it.
     """
 
     key: str
@@ -56,6 +58,7 @@ class Sheet:
     lines: tuple[Line, ...]
     n_names: int = 1
     note: str = ""
+    intro: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         assert all(len(line.cells) == len(self.columns) for line in self.lines)

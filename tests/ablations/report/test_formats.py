@@ -217,14 +217,14 @@ def test_results_of_older_code_are_in_no_other_table(files, content):
     assert [row for row in page.rows if "0.777" in "".join(row)] == [
         ["tissue_a", "two", "old_1", "−0.777", "1", "2026-01-02"]
     ]
-    assert content.older.title == "Results of older code"
+    assert content.find("older").title == "Results of older code"
 
 
 def test_the_ceiling_of_a_study_of_the_latent_is_explained(content):
     found = made_up(load_study("latent_width"), {"tissue_a": None})
-    note = gather(found).fractions.note
+    note = gather(found).find("fractions").note
     assert note.endswith("The ceiling is that of a latent of 48 dimensions, whatever the level.")
-    assert "dimensions" not in content.fractions.note
+    assert "dimensions" not in content.find("fractions").note
 
 
 def test_forecast_stands_beside_the_outcome(results):
@@ -232,7 +232,7 @@ def test_forecast_stands_beside_the_outcome(results):
     planned = tuple(TrialForecast(key, seconds=20.0, memory_mb=1000.0) for key in trials["fingerprint"])
     forecast = Forecast(n_concurrent=2, trials=planned, made="1970-01-02")
     timed = dataclasses.replace(results, trials=trials, forecast=forecast)
-    sheet = gather(timed).forecast
+    sheet = gather(timed).find("forecast")
     n = int((trials["status"] == "FINISHED").sum())
     wall, seconds, memory = ([cell.text for cell in line.cells[1:]] for line in sheet.lines)
     expected = forecast.wall_seconds * n / len(trials)

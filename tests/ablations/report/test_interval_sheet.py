@@ -18,7 +18,7 @@ def tables(heldout):
 
 
 def test_coverage_and_width_stand_beside_those_of_the_draws_and_without_the_model(heldout, tables):
-    sheet = gather(heldout, n_resamples=50).intervals
+    sheet = gather(heldout, n_resamples=50).find("intervals")
     rows = [[cell.text for cell in line.cells] for line in sheet.lines]
     numbers = ["91.2 %", "55.0 %", "2.50", "2.88", "18"]
     assert rows == [["tissue_a", "frozen", *numbers], ["tissue_a", "joint", *numbers]]  # tissue_b recorded none
@@ -28,7 +28,7 @@ def test_coverage_and_width_stand_beside_those_of_the_draws_and_without_the_mode
 def test_too_few_genes_to_guarantee_them_are_said(heldout, tables):
     def last(n_genes):
         changed = replace(heldout, trials=heldout.trials.assign(calibration_genes=float(n_genes)))
-        return gather(changed, n_resamples=50).intervals.lines[0].cells[-1]
+        return gather(changed, n_resamples=50).find("intervals").lines[0].cells[-1]
 
     assert last(18).notes == ("too few to guarantee 90 %",)
     assert last(18).is_bad
@@ -59,7 +59,7 @@ def test_a_study_whose_trials_recorded_none_has_no_such_table(heldout):
         float("nan"),
     )))  # fmt: skip
     content = gather(bare, n_resamples=50)
-    assert content.intervals is None
+    assert content.find("intervals") is None
     assert "intervals" not in {sheet.key for sheet in content.sheets}
 
 

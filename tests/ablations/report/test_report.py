@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 from report_reader import Page
 
-from ablations.findings.results import METRICS
 from ablations.findings.tables import build_tables
 from ablations.findings.verdict import judge, list_troubles
 from ablations.report.content import gather
@@ -15,6 +14,7 @@ from ablations.report.formats.tidy import tabulate_numbers
 from ablations.report.pages.write import write_report
 from ablations.study.study import load_study
 from cgd.errors import CGDError
+from cgd.metrics.facts import SCORES
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def lift(results, level, seed, by):
     """`results` with `by` added to every metric of a level, for one seed or (None) for all."""
     genes = results.per_gene.copy()
     rows = (genes["level"] == level) & ((genes["seed"] == seed) if seed is not None else True)
-    genes.loc[rows, list(METRICS)] += by
+    genes.loc[rows, list(SCORES)] += by
     return dataclasses.replace(results, per_gene=genes)
 
 

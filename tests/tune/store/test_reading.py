@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from ablations.findings.results import METRICS, PUBLISHED_COLUMNS
 from ablations.study.comparison import name_comparison
 from cgd.errors import TrackingError
+from cgd.metrics.facts import PUBLISHED_COLUMNS, SCORES
 from tune.store.reading import find_comparisons, load_results
 
 
@@ -21,7 +21,7 @@ def test_everything_comes_back_from_the_store(heldout, store):
 
 def test_per_gene_table_is_long_and_holds_finished_trials_only(heldout):
     table = heldout.per_gene
-    assert list(table) == ["dataset", "level", "seed", "fold", "gene", *METRICS]
+    assert list(table) == ["dataset", "level", "seed", "fold", "gene", *SCORES]
     assert len(table) == 7 * 12
     assert table.groupby(["dataset", "level"])["seed"].nunique().to_dict() == {
         ("tissue_a", "frozen"): 2, ("tissue_a", "joint"): 2, ("tissue_b", "frozen"): 2, ("tissue_b", "joint"): 1,
@@ -45,7 +45,7 @@ def test_trials_carry_status_error_and_costs(heldout):
 
 
 def test_floors_have_no_level_and_no_seed(heldout):
-    assert list(heldout.floors) == ["dataset", "fold", "method", "gene", *METRICS]
+    assert list(heldout.floors) == ["dataset", "fold", "method", "gene", *SCORES]
     assert set(heldout.floors["method"]) == {"random", "gene_mean", "mean_pattern", "knn", "kernel_ridge", "ceiling"}
 
 

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from ablations.findings.results import METRICS
 from ablations.findings.stored import write_per_gene
 from ablations.findings.study_json import Forecast, StudyRecord
 from ablations.study.study import Study
+from cgd.metrics.facts import SCORES
 from tune.store.tracking import Tracking
 from tune.trials.plan import Planner
 from tune.trials.runner import Runner
@@ -55,7 +55,7 @@ def finish(tracking, plan, output, pcc=0.5):
     """Leave every trial and floor of a plan in the store as finished."""
     runner = Runner(plan, tracking, output, {})
     tags = runner._tags()
-    table = pd.DataFrame({"gene": ["x", "y"]} | {metric: [pcc, pcc] for metric in METRICS})
+    table = pd.DataFrame({"gene": ["x", "y"]} | {metric: [pcc, pcc] for metric in SCORES})
     table["method"] = "kernel_ridge"
     for kind, specs in (("trial", plan.trials), ("floors", plan.floors)):
         for key, spec in specs.items():
