@@ -12,11 +12,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from ablations.findings.wording import SCORE
 from ablations.report.figures.drawing import BAND, INK, PALETTE, SOFT, STYLE, wrap
 from ablations.search.parameter import Parameter
 from ablations.search.results import Sample, SearchResults
 
-_VALUE = "mean validation PCC"
+_VALUE = f"mean validation {SCORE}"
 _MAIN, _ACCENT = PALETTE[0], PALETTE[5]
 _MOST_SLICES, _MOST_AXES, _MOST_BARS = 12, 7, 15
 

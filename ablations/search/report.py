@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from ablations.findings.wording import format_percent
+from ablations.findings.wording import SCORE, format_percent
 from ablations.report.figures.drawing import to_pdf, to_png, to_svg
 from ablations.report.formats.files import replace_file, to_csv
 from ablations.report.pages.page import render_template
@@ -30,7 +30,10 @@ _FIGURES = {
         "Every finished sample across the leading parameters, the best tenth dark; a line below an axis: not searched "
         "there.",
     ),
-    "slices": (draw_slices, "Validation PCC against each of the leading parameters alone; hopeless samples cut off."),
+    "slices": (
+        draw_slices,
+        f"Validation {SCORE} against each of the leading parameters alone; hopeless samples cut off.",
+    ),
 }
 
 
@@ -101,7 +104,7 @@ def summary_text(results: SearchResults) -> str:
     """The search in plain text, for a terminal."""
     lines = [f"search {results.name}: {opening(results)}", counts(results)]
     if results.best is not None:
-        lines.append(f"best sample: {results.best.sample}, validation PCC {score(results.best.value)}")
+        lines.append(f"best sample: {results.best.sample}, validation {SCORE} {score(results.best.value)}")
     lines += [f"note: {text}" for text in cautions(results)]
     if results.finalists:
         width = max(len(row.label) for row in results.finalists)

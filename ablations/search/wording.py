@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from ablations.findings.wording import format_number, format_signed, format_value
+from ablations.findings.wording import SCORE, format_number, format_signed, format_value
 from ablations.search.results import Comparison, SearchResults
 from ablations.statistics.paired import Estimate
 
@@ -45,7 +45,7 @@ def gain(found: Comparison) -> str:
     if len(found.by_dataset) == 1:
         return with_interval(next(iter(found.by_dataset.values())))
     each = "; ".join(f"{name} {with_interval(estimate)}" for name, estimate in found.by_dataset.items())
-    return f"{format_signed(found.mean, 4)} PCC over the data sets ({each})"
+    return f"{format_signed(found.mean, 4)} {SCORE} over the data sets ({each})"
 
 
 def with_interval(found: Estimate) -> str:

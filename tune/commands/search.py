@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ablations.search.space import Space, list_spaces, load_space
 from cgd.config import Config
+from cgd.metrics.facts import METRICS, PRIMARY
 from tune.checkpoints.options import add_checkpoint_options, check_checkpoint_options
 from tune.commands.ending import EXIT_CODES, EXIT_FAILED, EXIT_STOPPED, Ending, run_command
 from tune.commands.options import (
@@ -55,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--objective",
         choices=["accuracy", "pareto"],
         default="accuracy",
-        help="validation PCC, or the Pareto front of it and the seconds it takes (default: accuracy)",
+        help=f"validation {METRICS[PRIMARY].label}, or the Pareto front of it and its seconds (default: accuracy)",
     )
     add("--max-memory-mb", metavar="MB", type=positive_number, help="peak memory a winner may need")
     add(

@@ -20,6 +20,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from cgd.config import Config
+from cgd.metrics.facts import METRICS, PRIMARY
 from tune.search.plan import SearchPlan
 from tune.search.sampler import SAMPLE, PositionedSampler
 from tune.search.storage import SearchError, readable_storage_errors
@@ -88,7 +89,7 @@ class SearchBook:
             self.n_interrupted = self.replace_interrupted()
 
     def _begin(self, points: Sequence[Point]) -> None:
-        names = ["mean validation PCC", "seconds"]
+        names = [f"mean validation {METRICS[PRIMARY].label}", "seconds"]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             self.study.set_metric_names(names if self.plan.objective == "pareto" else names[:1])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ablations.findings.stored import write_per_gene
 from cgd.config import Config
 from cgd.data.preprocess import PreparedPair
+from cgd.metrics.facts import METRICS, PRIMARY
 from tune.store.opening import explain_absence
 from tune.store.outbox import Outbox
 from tune.store.outbox_files import Entry, Open
@@ -164,7 +165,7 @@ class SearchRecorder(Recorder):
         self.keep(key, result)
         self.runs.finish(self.candidate_of(key), result)
         self.work.forget(key)
-        text = f"validation PCC {result.value:.4f} in {result.summary['seconds']:.0f} s"
+        text = f"validation {METRICS[PRIMARY].label} {result.value:.4f} in {result.summary['seconds']:.0f} s"
         if not self.is_eligible(result):
             return f"{text}, over the memory asked for"
         if not self.is_ranked:
@@ -184,5 +185,7 @@ class SearchRecorder(Recorder):
         name, last = self._flush(key), self._last.get(key, Epoch({}, math.nan, 0))
         self.outbox.tag(key, STOPPED, str(last.percent))
         self.outbox.end(key, FINISHED)
-        self.progress.finish(name, f"stopped at {last.percent} % with validation PCC {last.value:.4f}")
+        self.progress.finish(
+            name, f"stopped at {last.percent} % with validation {METRICS[PRIMARY].label} {last.value:.4f}"
+        )
         self.work.forget(key)

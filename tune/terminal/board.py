@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cgd.metrics.facts import METRICS, PRIMARY
 from tune.terminal.text import format_clock, format_duration, join_lines
 
 SCORE = "val_pcc"
@@ -111,7 +112,7 @@ def draw(board: Board, width: int, height: int) -> RenderableType:
 
 
 def _draw_running(running: Mapping[str, RunningTrial], n_rows: int) -> Table:
-    table = _make_table("running", "epoch", "validation PCC")
+    table = _make_table("running", "epoch", f"validation {METRICS[PRIMARY].label}")
     for name, trial in list(running.items())[:n_rows]:
         score = f"{trial.score:.3f}" if math.isfinite(trial.score) else ""
         table.add_row(_make_cell(name), f"{trial.epoch}/{trial.n_epochs}" if trial.has_epochs else "", score)
@@ -121,7 +122,7 @@ def _draw_running(running: Mapping[str, RunningTrial], n_rows: int) -> Table:
 
 
 def _draw_best(best: Mapping[str, tuple[float, str]], n_rows: int) -> Table:
-    table = _make_table("best so far", "validation PCC")
+    table = _make_table("best so far", f"validation {METRICS[PRIMARY].label}")
     table.show_header = bool(best)
     for dataset, (score, name) in list(best.items())[:n_rows]:
         table.add_row(_make_cell(name if dataset in name else f"{dataset}: {name}"), f"{score:.3f}")

@@ -13,6 +13,7 @@ from typing import Any
 from ablations.findings.stored import write_per_gene
 from cgd.config import Config, says_where
 from cgd.data.preprocess import PreparedPair
+from cgd.metrics.facts import METRICS, PRIMARY
 from cgd.training.checkpoint import CheckpointFolder
 from tune.store.outbox import Outbox
 from tune.store.outbox_files import RUN_ID, Entry, Open
@@ -213,7 +214,9 @@ class StudyRecorder(Recorder):
             CheckpointFolder(self.work.checkpoints / key, key).clear()
             if self.work.mirror:
                 self.work.mirror.forget(key)
-        return f"PCC {summary.get('test_pcc', float('nan')):.3f} in {summary['wall_seconds']:.0f} s"
+        return (
+            f"{METRICS[PRIMARY].label} {summary.get('test_pcc', float('nan')):.3f} in {summary['wall_seconds']:.0f} s"
+        )
 
     def _keeps_model(self, spec: TrialSpec) -> bool:
         return self.work.log_models and spec.has_epochs

@@ -25,6 +25,7 @@ from cgd.baselines.trial import evaluate_baseline
 from cgd.config import Config
 from cgd.data.preprocess import PreparedPair
 from cgd.evaluation import Evaluation, evaluate
+from cgd.metrics.facts import METRICS, PRIMARY
 from cgd.parallel import ALONE, Parallel
 from cgd.probe import probe
 from cgd.training.checkpoint import LOST, CheckpointFolder
@@ -227,7 +228,7 @@ def combine(outcomes: Sequence[tuple[Replicate, Evaluation]]) -> TrialResult:
     by_dataset = summaries.groupby("dataset", sort=False)[VALUE].mean()
     value = float(by_dataset.mean())
     if not math.isfinite(value):
-        raise ValueError(f"the mean validation PCC is {value}: no validation gene could be scored")
+        raise ValueError(f"the mean validation {METRICS[PRIMARY].label} is {value}: no validation gene could be scored")
     costs = {
         "seconds": float(summaries["wall_seconds"].sum()),
         "train_seconds": float(summaries["train_seconds"].sum()),

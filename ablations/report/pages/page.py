@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ablations.findings.wording import CONFIDENCE_PERCENT, format_number, format_value
+from ablations.findings.wording import CONFIDENCE_PERCENT, SCORE, format_number, format_value
 from ablations.report.content import Content, describe_replicates, describe_statistics, explain_stamp
 
 _PIXELS_PER_POINT = 1.42  # 8 points of the figure then read like the text of the tables
@@ -50,5 +50,6 @@ def render_template(name: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["label"] = SCORE
     environment.filters |= {"number": format_number, "plain": format_value}
     return environment.get_template(name).render(**values)
