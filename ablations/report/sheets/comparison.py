@@ -132,7 +132,13 @@ def is_brought(results: StudyResults, label: str) -> bool:
 def make_overall(results: StudyResults, found: TableOne) -> Sheet:
     """Ranks, the accuracy score, and on how many data sets the reference is ahead."""
     reference, n = results.study.default_label, len(found.data_sets)
-    columns = ["Method", f"mean {SCORE} ↑", "mean rank ↓", "accuracy score ↑", f"{reference} has the higher mean"]
+    columns = [
+        "Method",
+        f"mean {METRICS[PRIMARY].heading}",
+        "mean rank ↓",
+        "accuracy score ↑",
+        f"{reference} has the higher mean",
+    ]
     columns += [f"{reference} is ahead", f"{reference} is behind", "undecided"]
     columns += ["ahead of the best floor", "behind the best floor", "undecided against it"]
     best = max((row.accuracy_score for row in found.overall if row.kind == "level"), default=math.nan)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from ablations.findings.forecast import Check, compare_forecast
 from ablations.findings.results import StudyResults
 from ablations.findings.tables import DatasetTable, Row
-from ablations.findings.wording import SCORE, format_number, format_percent
+from ablations.findings.wording import format_number, format_percent
 from ablations.report.sheets.results import show_label, show_level
 from ablations.report.sheets.sheet import Cell, Line, Sheet
-from cgd.metrics.facts import INTERVALS, METRICS
+from cgd.metrics.facts import INTERVALS, METRICS, PRIMARY
 
 _GUARANTEED_FROM = 19  # calibration genes from which 90 % is guaranteed: 1 - 2 / (genes + 1)
 
@@ -118,7 +118,7 @@ def make_older(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet |
     ]
     if not lines:
         return None
-    columns = ("data set", results.study.title, "code version", f"{SCORE} ↑", "trials", "newest")
+    columns = ("data set", results.study.title, "code version", METRICS[PRIMARY].heading, "trials", "newest")
     current = results.code_version or "not recorded"
     note = f"By other versions of the code, and in none of the tables above; those are of version {current}."
     return Sheet("older", "Results of older code", columns, tuple(lines), n_names=3, note=note)
