@@ -39,10 +39,11 @@ def to_markdown(content: Content, figure: str, effects: str) -> str:
     parts += [f"![Mean {SCORE} of each level on each data set]({figure})", f"![Paired differences]({effects})"]
     parts += [f"**{escape(name)}.** {escape(text)}" for name, text in content.verdicts]
     parts += [escape(text) for text in content.notes]
+    noted: set[str] = set()
     for sheet in content.sheets:
         stamp = [f"**{escape(content.stamp)}**"] * bool(content.stamp and sheet.key != "paper")
         parts += [f"## {escape(sheet.title)}", *stamp, *map(escape, sheet.intro), set_table(sheet)]
-        parts += [f"*{escape(sheet.note)}*"] * bool(sheet.note)
+        parts += _set_note(sheet, noted)
     parts += [*_list_unfinished(content), "## How it was made", escape(describe_statistics(study))]
     return "\n\n".join(part for part in [*parts, *_describe_origin(content)] if part) + "\n"
 
@@ -52,7 +53,7 @@ def write_table_one(content: Content) -> str:
     results, stamp = content.results, [f"**{escape(content.stamp)}**"] * bool(content.stamp)
     parts = [f"# Table I, {results.protocol.replace('_', ' ')} protocol", escape(content.opening), *_set_stamp(content)]
     parts += [f"**{escape(text)}**" for text in content.troubles] + [escape(text) for text in content.notes]
-    verdicts, noted = dict(content.verdicts), set()
+    verdicts, noted = dict(content.verdicts), set[str]()
     for sheet in content.sheets:
         parts.append(f"## {escape(sheet.title)}")
         if sheet in content.data_sets:
@@ -60,11 +61,17 @@ def write_table_one(content: Content) -> str:
             parts += [*map(escape, sheet.intro), escape(verdict), *stamp, set_table(sheet)]
         else:
             parts += [set_table(sheet), "\n".join(f"- {escape(text)}" for text in sheet.intro)]
-        parts += [f"*{escape(sheet.note)}*"] * (sheet.note not in noted)  # once for all data sets
-        noted.add(sheet.note)
+        parts += _set_note(sheet, noted)
     parts += ["## How it was made", escape(f"{describe_replicates(content)} {describe_statistics(results.study)}")]
     parts += [escape(f"Run {results.run_id}, code {results.code_version or 'not recorded'}.")]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _set_note(sheet: Sheet, noted: set[str]) -> list[str]:
+    """The note of a table, unless a table before it had the same."""
+    is_new = bool(sheet.note) and sheet.note not in noted
+    noted.add(sheet.note)
+    return [f"*{escape(sheet.note)}*"] * is_new
 
 
 def set_table(sheet: Sheet) -> str:
