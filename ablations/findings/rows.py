@@ -118,8 +118,6 @@ class DatasetTable:
         Metric -> name of the best floor in that metric.
     best_versus
         Level -> level minus best, paired PCC; empty without a best level.
-    cheapest
-        The level with the shortest trials among the best and those whose interval against the best reaches 0.
     too_small
         Whether some level's minimum detectable effect exceeds the smallest effect the study asks about, or is not
         even known (one gene).
@@ -133,11 +131,10 @@ class DatasetTable:
     facts: Mapping[str, Any]
     rows: tuple[Row, ...]
     absent_floors: tuple[str, ...]
-    over_floor: Estimate | None
-    copied_share: float
+    over_floor: Estimate | None = None
+    copied_share: float = math.nan
     floor_of: Mapping[str, str] = field(default_factory=dict)
     best_versus: Mapping[str, Estimate] = field(default_factory=dict)
-    cheapest: Row | None = None
     too_small: bool = False
     noise_known: bool = False
     older: tuple[OlderRow, ...] = ()
@@ -176,21 +173,21 @@ class DatasetTable:
     @property
     def best(self) -> Row | None:
         """The level furthest above the default on the same genes; by plain mean where the default has no result."""
-        return find_best_level(self.levels)
+        known, sign = [row for row in self.levels if row.primary.is_known], METRICS[PRIMARY].sign
+        if any(row.is_default for row in known):  # means over different genes, where trials failed, do not compare
+            known = [row for row in known if row.is_default or row.differences[PRIMARY].is_known]
+            return max(known, key=lambda row: 0.0 if row.is_default else sign * row.differences[PRIMARY].mean)
+        return max(known, key=lambda row: sign * row.primary.mean, default=None)
 
     @property
     def strongest_floor(self) -> Row | None:
-        return find_strongest(self.references)
+        known = [row for row in self.rows if row.kind == "floor" and row.primary.is_known]
+        return max(known, key=lambda row: METRICS[PRIMARY].sign * row.primary.mean, default=None)
 
-
-def find_strongest(rows: list[Row]) -> Row | None:
-    known = [row for row in rows if row.kind == "floor" and row.primary.is_known]
-    return max(known, key=lambda row: METRICS[PRIMARY].sign * row.primary.mean, default=None)
-
-
-def find_best_level(levels: list[Row]) -> Row | None:
-    known, sign = [row for row in levels if row.primary.is_known], METRICS[PRIMARY].sign
-    if any(row.is_default for row in known):  # means over different genes, where trials failed, do not compare
-        known = [row for row in known if row.is_default or row.differences[PRIMARY].is_known]
-        return max(known, key=lambda row: 0.0 if row.is_default else sign * row.differences[PRIMARY].mean)
-    return max(known, key=lambda row: sign * row.primary.mean, default=None)
+    @property
+    def cheapest(self) -> Row | None:
+        """The level with the shortest trials among the best and those whose interval against the best reaches 0."""
+        best, versus = self.best, self.best_versus
+        within = [row for row in self.levels if row is best or (row.name in versus and versus[row.name].high >= 0)]
+        known = [row for row in within if math.isfinite(row.wall_seconds)]
+        return min(known, key=lambda row: row.wall_seconds, default=None)

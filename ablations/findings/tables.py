@@ -15,12 +15,10 @@ from ablations.findings.rows import (
     OlderRow,
     Row,
     TrialCounts,
-    find_best_level,
-    find_strongest,
 )
 from ablations.statistics.intervals import N_RESAMPLES
 from ablations.statistics.paired import Estimate, compare_by_seed, compare_paired, correct_family, summarise
-from ablations.study.study import Combination, Paper
+from ablations.study.study import Combination
 from cgd.metrics.facts import CEILING, FLOORS, INTERVALS, METRICS, PRIMARY
 
 
@@ -32,38 +30,31 @@ def build_tables(results: StudyResults, n_resamples: int = N_RESAMPLES) -> list[
 def _build_table(results: StudyResults, dataset: str, n_resamples: int) -> DatasetTable:
     genes = results.per_gene[results.per_gene["dataset"] == dataset]
     floors = results.floors[results.floors["dataset"] == dataset]
-    references, absent = _build_references(results, floors, n_resamples)
+    expected = [name for name, floor in FLOORS.items() if results.protocol == "published" or not floor.is_fill]
+    recorded = dict.fromkeys(floors["method"])
+    methods = [*(m for m in expected if m in recorded), *(m for m in recorded if m not in expected)]
+    references = [_build_reference(results, m, floors[floors["method"] == m], n_resamples) for m in methods]
     levels = [
         _build_level(results, dataset, level, genes, n_resamples) for level in results.study.combinations_on(dataset)
     ]
-    best, floor_of = find_best_level(levels), find_best_floors(references)
-    versus = _compare_with_best(genes, best, levels, n_resamples)
     effects = [row.differences[PRIMARY] for row in levels if row.differences and row.differences[PRIMARY].is_known]
-    return DatasetTable(
+    table = DatasetTable(
         name=dataset,
         facts=results.datasets[dataset],
-        rows=add_fractions([*references, *levels], floor_of, floors, genes),
-        absent_floors=absent,
-        over_floor=_compare_with_floor(genes, floors, best, find_strongest(references), n_resamples),
+        rows=(*references, *levels),
+        absent_floors=tuple(FLOORS[method].label for method in expected if method not in recorded),
         copied_share=float(genes["copied_share"].mean()) if "copied_share" in genes and len(genes) else math.nan,
-        floor_of=floor_of,
-        best_versus=versus,
-        cheapest=_find_cheapest(levels, best, versus),
+        floor_of=_find_best_floors(references),
         too_small=not all(effect.mde <= results.study.smallest_effect for effect in effects),  # NaN: sees nothing
         noise_known=bool(effects) and all(effect.noise_known for effect in effects),
         older=_summarise_older(results.older[results.older["dataset"] == dataset]),
     )
-
-
-def _build_references(
-    results: StudyResults, floors: pd.DataFrame, n_resamples: int
-) -> tuple[list[Row], tuple[str, ...]]:
-    """The rows of the floors and the ceiling, and the titles of those that were not recorded."""
-    expected = [name for name, floor in FLOORS.items() if results.protocol == "published" or not floor.is_fill]
-    recorded = list(dict.fromkeys(floors["method"]))
-    methods = [m for m in expected if m in recorded] + [m for m in recorded if m not in expected]
-    rows = [_build_reference(results, method, floors[floors["method"] == method], n_resamples) for method in methods]
-    return rows, tuple(FLOORS[method].label for method in expected if method not in recorded)
+    return replace(
+        table,
+        rows=_add_fractions(table, floors, genes),
+        over_floor=_compare_with_floor(genes, floors, table, n_resamples),
+        best_versus=_compare_with_best(genes, table, n_resamples),
+    )
 
 
 def _correct(tables: list[DatasetTable]) -> list[DatasetTable]:
@@ -74,19 +65,14 @@ def _correct(tables: list[DatasetTable]) -> list[DatasetTable]:
             replace(table, rows=tuple(_set_difference(row, metric, next(family)) for row in table.rows))
             for table in tables
         ]
-    return [replace(table, cheapest=_renew_cheapest(table)) for table in tables]
+    return tables
 
 
 def _set_difference(row: Row, metric: str, found: Estimate | None) -> Row:
     return replace(row, differences={**row.differences, metric: found}) if found else row
 
 
-def _renew_cheapest(table: DatasetTable) -> Row | None:
-    """The cheapest row as it now stands among the rows."""
-    return next((row for row in table.levels if table.cheapest and row.name == table.cheapest.name), None)
-
-
-def find_best_floors(references: list[Row]) -> dict[str, str]:
+def _find_best_floors(references: list[Row]) -> dict[str, str]:
     """Metric -> name of the floor that does best in it."""
     floors = [row for row in references if row.kind == "floor"]
     found = {}
@@ -97,18 +83,16 @@ def find_best_floors(references: list[Row]) -> dict[str, str]:
     return found
 
 
-def add_fractions(
-    rows: list[Row], floor_of: Mapping[str, str], floors: pd.DataFrame, genes: pd.DataFrame
-) -> tuple[Row, ...]:
+def _add_fractions(table: DatasetTable, floors: pd.DataFrame, genes: pd.DataFrame) -> tuple[Row, ...]:
     """The rows with `fractions`: 0 is the best floor in a metric, 1 the ceiling; NaN where that is not above it.
 
     Floor and ceiling of a level are taken over its own folds and genes, which are fewer where trials failed.
     """
     found = []
-    for row in rows:
+    for row in table.rows:
         own = genes.loc[genes["level"] == row.name, ["fold", "gene"]].drop_duplicates()
         seen = floors.merge(own, on=["fold", "gene"]) if row.kind == "level" else floors
-        ends = _find_ends(seen, floor_of, list(row.estimates))
+        ends = _find_ends(seen, table.floor_of, list(row.estimates))
         # rounded, so that the floor itself stands at 0 whatever the order of its sum
         fractions = {m: round((e.mean - ends[m][0]) / ends[m][1], 12) for m, e in row.estimates.items()}
         found.append(replace(row, fractions=fractions))
@@ -128,21 +112,13 @@ def _find_ends(floors: pd.DataFrame, floor_of: Mapping[str, str], metrics: list[
     return ends
 
 
-def _compare_with_best(
-    genes: pd.DataFrame, best: Row | None, levels: list[Row], n_resamples: int
-) -> dict[str, Estimate]:
+def _compare_with_best(genes: pd.DataFrame, table: DatasetTable, n_resamples: int) -> dict[str, Estimate]:
     """Level -> level minus best, on the same genes."""
-    if best is None:
+    if (best := table.best) is None:
         return {}
     reference = genes[genes["level"] == best.name]
-    others = {row.name: genes[genes["level"] == row.name] for row in levels if row is not best}
+    others = {row.name: genes[genes["level"] == row.name] for row in table.levels if row is not best}
     return {name: compare_paired(own, reference, [PRIMARY], n_resamples)[PRIMARY] for name, own in others.items()}
-
-
-def _find_cheapest(levels: list[Row], best: Row | None, versus: Mapping[str, Estimate]) -> Row | None:
-    within = [row for row in levels if row is best or (row.name in versus and versus[row.name].high >= 0)]
-    known = [row for row in within if math.isfinite(row.wall_seconds)]
-    return min(known, key=lambda row: row.wall_seconds, default=None)
 
 
 def _summarise_older(runs: pd.DataFrame) -> tuple[OlderRow, ...]:
@@ -169,6 +145,7 @@ def _build_level(results: StudyResults, dataset: str, level: Combination, genes:
     scores = _list_scores(results)
     trials = results.trials[(results.trials["dataset"] == dataset) & (results.trials["level"] == level.label)]
     finished = trials[trials["status"] == "FINISHED"]
+    paper, name = results.study.paper, results.datasets[dataset].get("paper_name")
     worker_seconds = finished["wall_seconds"] * finished["n_workers"]
     return Row(
         kind="level",
@@ -178,7 +155,7 @@ def _build_level(results: StudyResults, dataset: str, level: Combination, genes:
         differences={} if level.is_default else compare_paired(own, default, scores, n_resamples),
         by_seed={} if level.is_default else compare_by_seed(own, default, PRIMARY),
         is_default=level.is_default,
-        paper=_find_paper_value(results.study.paper, level.label, results.datasets[dataset].get("paper_name")),
+        paper=paper.values.get(level.label, {}).get(name or "") if paper and paper.metric == PRIMARY else None,
         trials=_count_trials(trials, n_expected=len(results.trials[["seed", "fold"]].drop_duplicates())),
         errors=tuple(dict.fromkeys(str(error) for error in trials["error"] if isinstance(error, str))),
         train_seconds=float(finished["train_seconds"].mean()),
@@ -203,15 +180,11 @@ def _count_trials(trials: pd.DataFrame, n_expected: int) -> TrialCounts:
     return TrialCounts(ok, failed, max(n_expected, len(trials)) - ok - failed)
 
 
-def _find_paper_value(paper: Paper | None, level: str, paper_name: str | None) -> float | None:
-    return paper.values.get(level, {}).get(paper_name or "") if paper and paper.metric == PRIMARY else None
-
-
 def _compare_with_floor(
-    genes: pd.DataFrame, floors: pd.DataFrame, best: Row | None, floor: Row | None, n_resamples: int
+    genes: pd.DataFrame, floors: pd.DataFrame, table: DatasetTable, n_resamples: int
 ) -> Estimate | None:
+    best, floor = table.best, table.strongest_floor
     if best is None or floor is None:
         return None
-    ours = genes[genes["level"] == best.name]
     theirs = floors[floors["method"] == floor.name].drop(columns="dataset")
-    return compare_paired(ours, theirs, [PRIMARY], n_resamples)[PRIMARY]
+    return compare_paired(genes[genes["level"] == best.name], theirs, [PRIMARY], n_resamples)[PRIMARY]
