@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import astuple
 
 from ablations.findings.results import StudyResults
-from ablations.findings.rows import TrialCounts
 from ablations.findings.table_one import Counts, DatasetPlaces, Place, TableOne
 from ablations.findings.verdict import describe_gap
 from ablations.findings.wording import SCORE
@@ -17,14 +17,14 @@ _MOST_NAMED = 4
 
 def open_comparison(results: StudyResults, found: TableOne) -> str:
     """The first line: how often the reference is ahead of the methods and of the best floors, and by what evidence."""
-    reference = results.study.default_label
+    reference, n = results.study.default_label, len(found.data_sets)
     firsts = [one.table.name for one in found.data_sets if one.reference.row.name in one.best(PRIMARY)]
     sentences = [
-        f"{reference} has the highest mean {SCORE} of the methods on {len(firsts)} of {_count_data_sets(found)}."
+        f"{reference} has the highest mean {SCORE} of the methods on {len(firsts)} of {n} data set{'s' * (n != 1)}."
     ]
     methods = [row for row in found.overall if row.kind == "level" and not row.is_reference]
     if methods:
-        together = _sum_counts([row.leads for row in methods if row.leads])
+        together = Counts(*map(sum, zip(*(astuple(row.leads) for row in methods if row.leads), strict=True)))
         sentences.append(
             f"Against the {len(methods)} other method{'s' * (len(methods) != 1)} it is {_describe_counts(together)}."
         )
@@ -34,16 +34,6 @@ def open_comparison(results: StudyResults, found: TableOne) -> str:
         which = names.pop() if len(names) == 1 else "the best floor of each"
         sentences.append(f"Against {which} it is {_describe_counts(floor.leads)}.")
     return " ".join(sentences)
-
-
-def _count_data_sets(found: TableOne) -> str:
-    n = len(found.data_sets)
-    return f"{n} data set{'s' * (n != 1)}"
-
-
-def _sum_counts(counts: Sequence[Counts]) -> Counts:
-    fields = ("positive", "above", "below", "undecided", "unknown")
-    return Counts(*(sum(getattr(one, name) for one in counts) for name in fields))
 
 
 def _describe_counts(counts: Counts) -> str:
@@ -62,20 +52,16 @@ def judge_comparison(one: DatasetPlaces) -> str:
     if not reference.row.primary.is_known:
         nothing = f"{reference.row.title} has no result, so nothing can be compared with it."
         return f"{nothing} {_describe_failures(one)}".strip()
+    n, rank = len(one.methods), reference.ranks[PRIMARY]
+    place = f"ranks {rank:g} of {n} by mean {SCORE}, at" if n > 1 else f"is the only method, with a mean {SCORE} of"
     sentences = [
-        _describe_rank(one, reference),
+        f"{reference.row.title} {place} {reference.row.primary.mean:.3f}.",
         *_list_not_behind(one),
         *_compare_with_floor(one, reference),
         _describe_failures(one),
-        describe_fills(one),
+        _describe_fills(one),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
-
-
-def _describe_rank(one: DatasetPlaces, reference: Place) -> str:
-    n, rank = len(one.methods), reference.ranks[PRIMARY]
-    place = f"ranks {rank:g} of {n} by mean {SCORE}, at" if n > 1 else f"is the only method, with a mean {SCORE} of"
-    return f"{reference.row.title} {place} {reference.row.primary.mean:.3f}."
 
 
 def _list_not_behind(one: DatasetPlaces) -> list[str]:
@@ -87,9 +73,8 @@ def _list_not_behind(one: DatasetPlaces) -> list[str]:
     undecided = [place.row.title for place, lead in known if not lead.excludes_zero]
     n_behind = len(known) - len(ahead) - len(undecided)
     parts = [f"ahead of {n_behind} of {len(known)} by an interval above zero"]
-    parts += [f"behind {_join_titles(ahead)}"] * bool(ahead) + [f"undecided against {_join_titles(undecided)}"] * bool(
-        undecided
-    )
+    parts += [f"behind {_join_titles(ahead)}"] if ahead else []
+    parts += [f"undecided against {_join_titles(undecided)}"] if undecided else []
     return [f"It is {', '.join(parts)}."]
 
 
@@ -109,20 +94,16 @@ def _compare_with_floor(one: DatasetPlaces, reference: Place) -> list[str]:
 def _describe_failures(one: DatasetPlaces) -> str:
     failed = [place.row.title for place in one.methods if place.has_failed]
     partial = [
-        f"{place.row.title} ({_describe_finished(place.row.trials)})" for place in one.methods if place.is_partial
+        f"{place.row.title} ({counts.ok} of {counts.ok + counts.failed + counts.missing} trials)"
+        for place in one.methods
+        if place.is_partial and (counts := place.row.trials)
     ]
     sentences = [f"Failed here: {', '.join(failed)}."] * bool(failed)
     sentences += [f"Not finished, hence last in the ranks: {', '.join(partial)}."] * bool(partial)
     return " ".join(sentences)
 
 
-def _describe_finished(trials: TrialCounts | None) -> str:
-    if trials is None:
-        return ""
-    return f"{trials.ok} of {trials.ok + trials.failed + trials.missing} trials"
-
-
-def describe_fills(one: DatasetPlaces) -> str:
+def _describe_fills(one: DatasetPlaces) -> str:
     """What filling the hidden entries without any method scores; empty but under the published protocol."""
     rows = {place.row.name: place.row for place in one.places if place.row.kind == "floor"}
     fills = [floor for floor in FLOORS.values() if floor.is_fill and floor.name in rows]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import numpy as np
 import pandas as pd
@@ -28,18 +28,7 @@ class Stored(BaseModel):
 
     @classmethod
     def from_json(cls, text: str, source: str, advice: str) -> Self:
-        """Read what `to_json` wrote.
-
-        Parameters
-        ----------
-        source, advice
-            What the text is, and what helps where it is something else, for the message.
-
-        Raises
-        ------
-        TrackingError
-            It is something else.
-        """
+        """Read what `to_json` wrote. Raises TrackingError with `source` and `advice` where it is something else."""
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
@@ -58,11 +47,8 @@ def explain(error: ValidationError) -> str:
     return f"does not fit{f' at {place}' if place else ''}: {first['msg']}, found {shown[:80]}"
 
 
-def _nan_for_null(value: Any) -> Any:
-    return math.nan if value is None else value
-
-
-Number = Annotated[float, BeforeValidator(_nan_for_null)]  # NaN where it is not known, which is null in JSON
+# NaN where it is not known, which is null in JSON
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 
 
 def write_per_gene(table: pd.DataFrame) -> str:

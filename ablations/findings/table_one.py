@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import pandas as pd
 from scipy.stats import rankdata
 
 from ablations.findings.results import StudyResults
@@ -167,23 +166,19 @@ def _place_all(results: StudyResults, table: DatasetTable, n_resamples: int) -> 
     reference = genes[genes["level"] == table.default.name]
     floor = table.strongest_floor
     best_floor = floors[floors["method"] == floor.name] if floor else None
-    ranks = rank_methods(table.levels)
+    ranks = _rank_methods(table.levels)
     rows = [*table.levels, *(row for row in table.references if row.kind == "floor")]
     for row in rows:
         own = genes[genes["level"] == row.name] if row.kind == "level" else floors[floors["method"] == row.name]
         leads = {} if row.is_default else compare_paired(reference, own, metrics, n_resamples)
-        over = _subtract_floor(row, own, best_floor, n_resamples)
+        over = None
+        if best_floor is not None and row.kind == "level":
+            over = compare_paired(own, best_floor, [PRIMARY], n_resamples)[PRIMARY]
         yield Place(row, leads, over, ranks.get(row.name, {}))
     yield from (Place(row) for row in table.references if row.kind == "ceiling")
 
 
-def _subtract_floor(row: Row, own: pd.DataFrame, floor: pd.DataFrame | None, n_resamples: int) -> Estimate | None:
-    if floor is None or row.kind != "level":
-        return None
-    return compare_paired(own, floor, [PRIMARY], n_resamples)[PRIMARY]
-
-
-def rank_methods(methods: Sequence[Row]) -> dict[str, dict[str, float]]:
+def _rank_methods(methods: Sequence[Row]) -> dict[str, dict[str, float]]:
     """Method -> metric -> rank by the mean, 1 the best; equal means share the mean of their ranks.
 
     A method without a result, or with a trial that did not finish, is behind all others: to leave it out, or to rank

@@ -50,8 +50,9 @@ def _describe_too_small(table: DatasetTable, effect: float) -> str:
 
 
 def _list_shown(table: DatasetTable) -> list[Row]:
-    """The levels that are shown to differ from the default."""
-    return [row for row in table.levels if row.differences and shows_difference(row.differences[PRIMARY])]
+    """The levels that are shown to differ from the default: after Holm's correction and in three decimals."""
+    effects = [(row, row.differences[PRIMARY]) for row in table.levels if row.differences]
+    return [row for row, found in effects if found.differs and abs(found.mean) >= NEGLIGIBLE]
 
 
 def _answer_for(table: DatasetTable) -> str:
@@ -79,11 +80,6 @@ def _limit_claims(tables: list[DatasetTable]) -> list[str]:
     return [f"For {', '.join(blind)} this holds for the models that were trained; another training may differ."]
 
 
-def shows_difference(found: Estimate) -> bool:
-    """Whether a difference stands after Holm's correction and can be seen in three decimals."""
-    return found.differs and abs(found.mean) >= NEGLIGIBLE
-
-
 def describe_design(found: Estimate) -> str:
     """`33 genes, 5 folds, 1 seed`."""
     counts = ((found.n_genes, "gene"), (found.n_folds, "fold"), (found.n_seeds, "seed"))
@@ -93,7 +89,8 @@ def describe_design(found: Estimate) -> str:
 def list_notes(tables: list[DatasetTable]) -> list[str]:
     """What the intervals leave out."""
     blind = [table.name for table in tables if not table.noise_known and any(row.differences for row in table.levels)]
-    same_genes = [table.name for table in tables if table.noise_known and not _knows_folds(table)]
+    knowing = [(table.name, [row.differences for row in table.levels]) for table in tables if table.noise_known]
+    same_genes = [name for name, known in knowing if any(d and d[PRIMARY].n_folds <= MIN_MODEL_DF for d in known)]
     found = []
     if blind:
         found.append(
@@ -106,10 +103,6 @@ def list_notes(tables: list[DatasetTable]) -> list[str]:
             "out what others would change."
         )
     return found
-
-
-def _knows_folds(table: DatasetTable) -> bool:
-    return all(row.differences[PRIMARY].n_folds > MIN_MODEL_DF for row in table.levels if row.differences)
 
 
 def list_troubles(tables: list[DatasetTable]) -> list[str]:

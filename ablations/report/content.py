@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +79,7 @@ def gather(results: StudyResults, n_resamples: int = N_RESAMPLES) -> Content:
     """Everything a report says about a study. `n_resamples`: of the bootstrap behind the intervals."""
     tables = build_tables(results, n_resamples)
     found = build_table_one(results, tables, n_resamples) if results.study.is_comparison else None
+    varied = {*results.study.paths, "seed"}
     trials = results.trials.astype(object).where(results.trials.notna(), None).to_dict("records")
     places = found.data_sets if found else ()
     return Content(
@@ -90,8 +90,11 @@ def gather(results: StudyResults, n_resamples: int = N_RESAMPLES) -> Content:
         verdicts=[(one.table.name, judge_comparison(one)) for one in places]
         or [(table.name, judge(results, table)) for table in tables],
         notes=list_notes(tables),
-        levels=[(row.label, _describe_settings(row.values), row.is_default) for row in results.study.combinations],
-        fixed=_list_fixed(results),
+        levels=[
+            (row.label, ", ".join(f"{path} = {format_value(v)}" for path, v in row.values.items()), row.is_default)
+            for row in results.study.combinations
+        ],
+        fixed={path: format_value(value) for path, value in results.config.items() if path not in varied},
         stamp=write_stamp(results),
         copied=[(t.name, format_percent(t.copied_share, 1)) for t in tables] if results.protocol == "published" else [],
         sheets=_make_sheets(results, tables, found),
@@ -159,12 +162,3 @@ def describe_statistics(study: Study) -> str:
         "hidden entries); neither the other metrics nor the lead over the strongest floor are corrected. The best "
         "level is the one furthest above the default; being the best of several flatters it a little."
     )
-
-
-def _describe_settings(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{path} = {format_value(value)}" for path, value in values.items())
-
-
-def _list_fixed(results: StudyResults) -> dict[str, str]:
-    varied = {*results.study.paths, "seed"}
-    return {path: format_value(value) for path, value in results.config.items() if path not in varied}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
@@ -22,19 +23,22 @@ _MAIN, _ACCENT = PALETTE[0], PALETTE[5]
 _MOST_SLICES, _MOST_AXES, _MOST_BARS = 12, 7, 15
 
 
-def _new(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+@contextmanager
+def _open_figure(width: float, height: float) -> Iterator[Figure]:
+    """A figure to draw on in the house style, laid out at the end."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+        figure.canvas.draw()
 
 
 def draw_history(results: SearchResults) -> Figure:
     """The value of each sample in the order of the search, and the best so far."""
-    with mpl.rc_context(STYLE):
-        figure = _new(7.2, 3.0)
+    with _open_figure(7.2, 3.0) as figure:
         panel = figure.subplots()
         done, stopped = results.finished, [s for s in results.samples if s.state == "stopped early"]
-        _dots(panel, [s.sample for s in done], [s.value for s in done], label="finished")
+        _draw_dots(panel, [s.sample for s in done], [s.value for s in done], label="finished")
         if stopped:
             hollow: dict[str, Any] = {"facecolors": "none", "edgecolors": SOFT, "linewidths": 0.8, "s": 16}
             panel.scatter([s.sample for s in stopped], [s.value for s in stopped], label="stopped early", **hollow)
@@ -48,7 +52,6 @@ def draw_history(results: SearchResults) -> Figure:
         panel.set(xlabel="sample (crosses: failed)", ylabel=_VALUE)
         _frame_values(panel, done)
         figure.legend(loc="outside upper left", ncols=4)
-        figure.canvas.draw()
     return figure
 
 
@@ -62,7 +65,7 @@ def _frame_values(panel: Any, done: Sequence[Sample]) -> None:
     panel.set_ylim(low - margin, values.max() + margin)
 
 
-def _dots(panel: Any, x: Sequence[Any], y: Sequence[float], **style: Any) -> None:
+def _draw_dots(panel: Any, x: Sequence[Any], y: Sequence[float], **style: Any) -> None:
     panel.scatter(x, y, s=18, color=_MAIN, linewidths=0, alpha=0.75, zorder=3, **style)
 
 
@@ -71,67 +74,64 @@ def draw_importances(results: SearchResults) -> Figure | None:
     shares = sorted(results.importances.items(), key=lambda item: -item[1])[:_MOST_BARS]
     if not shares:
         return None
-    with mpl.rc_context(STYLE):
-        figure = _new(7.2, 0.7 + 0.24 * len(shares))
+    with _open_figure(7.2, 0.7 + 0.24 * len(shares)) as figure:
         panel = figure.subplots()
         panel.barh([name for name, _ in shares], [share for _, share in shares], color=_MAIN, height=0.62)
         for row, (_, share) in enumerate(shares):
             panel.annotate(f"{100 * share:.0f} %", (share, row), (3, 0), textcoords="offset points", va="center")
         panel.invert_yaxis()
         panel.set(xlabel="share of the importance", xlim=(0, 1.12 * shares[0][1] or 1))
-        figure.canvas.draw()
     return figure
 
 
-def leading(results: SearchResults, most: int) -> list[tuple[str, Parameter]]:
+def find_leading(results: SearchResults, most: int) -> list[tuple[str, Parameter]]:
     """Parameters that at least two finished samples have at different values, the most important first."""
-    varied = []
-    for name, parameter in results.space.named():
-        if len({s.params[name] for s in results.finished if name in s.params}) > 1:
-            varied.append((name, parameter))
+    varied = [
+        (name, parameter)
+        for name, parameter in results.space.named()
+        if len({s.params[name] for s in results.finished if name in s.params}) > 1
+    ]
     return sorted(varied, key=lambda item: -results.importances.get(item[0], 0.0))[:most]
 
 
 def draw_slices(results: SearchResults) -> Figure | None:
     """The value against each parameter alone; None if nothing varies."""
-    shown = leading(results, _MOST_SLICES)
+    shown = find_leading(results, _MOST_SLICES)
     if not shown:
         return None
-    with mpl.rc_context(STYLE):
-        n_columns = min(4, len(shown))
-        n_rows = math.ceil(len(shown) / n_columns)
-        figure = _new(0.4 + 2.15 * n_columns, 2.0 * n_rows)
+    n_columns = min(4, len(shown))
+    n_rows = math.ceil(len(shown) / n_columns)
+    with _open_figure(0.4 + 2.15 * n_columns, 2.0 * n_rows) as figure:
         panels = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True).ravel()
         for panel, (name, parameter) in zip(panels, shown, strict=False):
-            _slice(panel, name, parameter, results)
+            _draw_slice(panel, name, parameter, results)
         for panel in panels[len(shown) :]:
             panel.remove()
         _frame_values(panels[0], results.finished)
         figure.supylabel(_VALUE, fontsize=8)
-        figure.canvas.draw()
     return figure
 
 
-def _slice(panel: Any, name: str, parameter: Parameter, results: SearchResults) -> None:
+def _draw_slice(panel: Any, name: str, parameter: Parameter, results: SearchResults) -> None:
     samples = [s for s in results.finished if name in s.params]
     if parameter.choices:
         present = [choice for choice in parameter.choices if any(s.params[name] == choice for s in samples)]
         places = {choice: place for place, choice in enumerate(present)}
         jitter = [0.5 * ((0.618034 * s.sample) % 1 - 0.5) for s in samples]  # even, and the same every time
-        _dots(panel, [places[s.params[name]] + j for s, j in zip(samples, jitter, strict=True)], _values(samples))
+        _draw_dots(panel, [places[s.params[name]] + j for s, j in zip(samples, jitter, strict=True)], _values(samples))
         turned = sum(len(str(choice)) for choice in present) > 22
         panel.set_xticks(range(len(present)), [str(c) for c in present], rotation=30 if turned else 0)
         panel.set_xlim(-0.6, len(present) - 0.4)
     else:
-        _dots(panel, [s.params[name] for s in samples], _values(samples))
+        _draw_dots(panel, [s.params[name] for s in samples], _values(samples))
         if parameter.log:
-            _log_scale(panel)
+            _set_log_scale(panel)
         elif parameter.is_integer:
             panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     panel.set_title(wrap(name, 30), fontsize=7, loc="left")
 
 
-def _log_scale(panel: Any) -> None:
+def _set_log_scale(panel: Any) -> None:
     """A logarithmic x axis with plain numbers: the house style draws '$' as it is, and powers need it."""
     panel.set_xscale("log")
     low, high = panel.get_xlim()
@@ -149,10 +149,9 @@ def draw_front(results: SearchResults) -> Figure | None:
     done = [s for s in results.finished if math.isfinite(s.seconds)]
     if len(done) < 2:
         return None
-    with mpl.rc_context(STYLE):
-        figure = _new(7.2, 3.0)
+    with _open_figure(7.2, 3.0) as figure:
         panel = figure.subplots()
-        _dots(panel, [s.seconds for s in done], _values(done))
+        _draw_dots(panel, [s.seconds for s in done], _values(done))
         front = sorted((s for s in done if s.on_front), key=lambda s: s.seconds)
         panel.plot([s.seconds for s in front], _values(front), color=INK, linewidth=1, drawstyle="steps-post")
         for s in front:
@@ -160,52 +159,44 @@ def draw_front(results: SearchResults) -> Figure | None:
         if results.default is not None and results.default in done:
             panel.scatter([results.default.seconds], [results.default.value], marker="D", s=30, color=_ACCENT, zorder=4)
         if max(s.seconds for s in done) > 5 * min(s.seconds for s in done) > 0:
-            _log_scale(panel)
+            _set_log_scale(panel)
         panel.set(xlabel="seconds of a sample (diamond: the default; line: the Pareto front)", ylabel=_VALUE)
         _frame_values(panel, done)
-        figure.canvas.draw()
     return figure
 
 
 def draw_parallel(results: SearchResults) -> Figure | None:
     """A line per finished sample across the leading parameters and its value; None if nothing varies."""
-    shown = leading(results, _MOST_AXES)
+    shown = find_leading(results, _MOST_AXES)
     if not shown:
         return None
-    with mpl.rc_context(STYLE):
-        figure = _new(1.6 + 1.25 * len(shown), 3.6)
+    with _open_figure(1.6 + 1.25 * len(shown), 3.6) as figure:
         panel = figure.subplots()
         done = sorted(results.finished, key=lambda s: s.value)
         low, high = done[0].value, done[-1].value
         for rank, sample in enumerate(done):
-            heights = [_height(sample.params.get(name), parameter) for name, parameter in shown]
+            heights = [_find_height(sample.params.get(name), parameter) for name, parameter in shown]
             share = (sample.value - low) / (high - low) if high > low else 1.0
             best = rank >= len(done) - max(1, len(done) // 10)
             colour, width = (_MAIN, 1.4) if best else (BAND, 0.7)
             panel.plot([*heights, share], color=colour, linewidth=width, alpha=0.9 if best else 0.7)
         for x, (name, parameter) in enumerate(shown):
-            _axis(panel, x, wrap(name, 18), *_ends(parameter))
-        _axis(panel, len(shown), _VALUE.replace(" validation", "\nvalidation"), f"{low:.3f}", f"{high:.3f}")
+            ends = [str(choice) for choice in parameter.choices] or [f"{parameter.low:g}", f"{parameter.high:g}"]
+            _draw_axis(panel, x, wrap(name, 18), ends[0], ends[-1])
+        _draw_axis(panel, len(shown), _VALUE.replace(" validation", "\nvalidation"), f"{low:.3f}", f"{high:.3f}")
         panel.set(xlim=(-0.4, len(shown) + 0.4), ylim=(-0.22, 1.28))
         panel.axis("off")
-        figure.canvas.draw()
     return figure
 
 
-def _axis(panel: Any, x: int, name: str, low: str, high: str) -> None:
+def _draw_axis(panel: Any, x: int, name: str, low: str, high: str) -> None:
     panel.plot([x, x], [0, 1], color=INK, linewidth=0.8, zorder=4)
     panel.text(x, 1.12, name, ha="center", va="bottom", fontsize=6.5)
     panel.text(x, 1.03, high, ha="center", va="bottom", fontsize=6.5, color=SOFT)
     panel.text(x, -0.03, low, ha="center", va="top", fontsize=6.5, color=SOFT)
 
 
-def _ends(parameter: Parameter) -> tuple[str, str]:
-    if parameter.choices:
-        return str(parameter.choices[0]), str(parameter.choices[-1])
-    return f"{parameter.low:g}", f"{parameter.high:g}"
-
-
-def _height(value: Any, parameter: Parameter) -> float:
+def _find_height(value: Any, parameter: Parameter) -> float:
     """Where a value lies between the ends of its axis; below it where the parameter was not searched."""
     if value is None:
         return -0.16

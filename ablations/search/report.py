@@ -10,12 +10,11 @@ from markupsafe import Markup
 
 from ablations.findings.wording import SCORE, format_percent
 from ablations.report.figures.drawing import to_pdf, to_png, to_svg
-from ablations.report.formats.files import replace_file, to_csv
+from ablations.report.formats.files import to_csv, write_files
 from ablations.report.pages.page import render_template
 from ablations.search.figure import draw_front, draw_history, draw_importances, draw_parallel, draw_slices
 from ablations.search.results import SearchResults
 from ablations.search.wording import cautions, changes, counts, opening, score, short, with_interval
-from cgd.errors import CGDError
 
 _FIGURES = {
     "history": (draw_history, "Every sample in the order of the search, and the best so far."),
@@ -47,20 +46,13 @@ def write_search_report(results: SearchResults, directory: Path) -> Path:
     """
     drawn = {name: draw(results) for name, (draw, _) in _FIGURES.items()} if results.finished else {}
     figures = {name: figure for name, figure in drawn.items() if figure is not None}
-    page = directory / "search.html"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, figure in figures.items():
-            replace_file(directory / f"{name}.svg", to_svg(figure))
-            replace_file(directory / f"{name}.pdf", to_pdf(figure))
-            replace_file(directory / f"{name}.png", to_png(figure))
-        replace_file(directory / "samples.csv", to_csv(tidy_samples(results)))
-        replace_file(
-            page, render_search(results, {name: to_svg(figure, inline=True) for name, figure in figures.items()})
-        )
-    except OSError as error:
-        raise CGDError(f"cannot write the report to {directory}: {error}; pass a directory you may write") from None
-    return page
+    contents: dict[str, str | bytes] = {}
+    for name, figure in figures.items():
+        contents |= {f"{name}.svg": to_svg(figure), f"{name}.pdf": to_pdf(figure), f"{name}.png": to_png(figure)}
+    contents["samples.csv"] = to_csv(tidy_samples(results))
+    page = render_search(results, {name: to_svg(figure, inline=True) for name, figure in figures.items()})
+    write_files(directory, contents | {"search.html": page}, "the report")
+    return directory / "search.html"
 
 
 def render_search(results: SearchResults, svgs: dict[str, str]) -> str:

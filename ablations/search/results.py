@@ -180,11 +180,6 @@ class SearchResults(Stored):
         return next((sample for sample in self.samples if sample.origin == "default"), None)
 
     @property
-    def is_confirmed(self) -> bool:
-        """Whether the confirmation has all its results."""
-        return bool(self.finalists) and not any(row.n_missing for row in self.finalists)
-
-    @property
     def is_decided(self) -> bool:
-        """Whether there is a winner, or the default has proved to be the best."""
-        return self.winner is not None or self.is_confirmed
+        """Whether there is a winner, or the default has proved to be the best: no result is missing."""
+        return self.winner is not None or (bool(self.finalists) and not any(row.n_missing for row in self.finalists))

@@ -93,16 +93,12 @@ def measure(cube: FloatArray, folds: IntArray, n_resamples: int = N_RESAMPLES, s
     gene_df = n_units - n_folds
     if gene_df < 1:
         raise ValueError(f"{n_units} genes in {n_folds} folds: at least one fold needs two genes")
-    fold_means = _sum_by(code, values, n_folds) / size[:, None]
+    fold_means = np.eye(n_folds)[code].T @ values / size[:, None]
     residuals = values - fold_means[code]
     within = (residuals**2).sum(axis=0) / gene_df
     low, high = _measure_shapes(residuals, size[code], n_resamples, seed)
     total, excess, df = _measure_models(cube, values, code, size, fold_means, within)
     return Spread(values.mean(axis=0), np.sqrt(within), within / n_units, gene_df, low, high, total, excess, df)
-
-
-def _sum_by(code: IntArray, values: FloatArray, n_groups: int) -> FloatArray:
-    return np.eye(n_groups)[code].T @ values
 
 
 # ---- genes ----------------------------------------------------------------------------------------------------------
@@ -168,10 +164,10 @@ def _measure_models(
         weight = (size**2).sum() / n_units**2
         per_fold = (n_units - (size**2).sum() / n_units) / (n_folds - 1)
         return weight * between / per_fold, weight * within / per_fold, n_folds - 1
-    return _seeds(cube, code, size)
+    return _measure_seeds(cube, code, size)
 
 
-def _seeds(cube: FloatArray, code: IntArray, size: IntArray) -> tuple[FloatArray, FloatArray, int]:
+def _measure_seeds(cube: FloatArray, code: IntArray, size: IntArray) -> tuple[FloatArray, FloatArray, int]:
     """Variance between the seeds of a fold over the genes that all of them scored (two-way layout, no replication)."""
     total, excess = np.zeros(cube.shape[2]), np.zeros(cube.shape[2])
     df, weight = 0, 0.0

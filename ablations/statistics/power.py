@@ -47,28 +47,28 @@ def find_needed(found: Estimate, effect: float) -> Need:
     """
     per_fold = found.n_genes / found.n_folds
 
-    def enough(folds: int) -> bool:
+    def would_do(folds: int) -> bool:
         df = folds - 1 if folds > MIN_MODEL_DF else max(1.0, folds * (per_fold - 1))
-        return _mde(found.standard_error * math.sqrt(found.n_folds / folds), df) <= effect
+        return _find_mde(found.standard_error * math.sqrt(found.n_folds / folds), df) <= effect
 
     low, folds = found.n_folds, found.n_folds + 1
-    while folds < _MOST_FOLDS and not enough(folds):
+    while folds < _MOST_FOLDS and not would_do(folds):
         low, folds = folds, 2 * folds
     while folds - low > 1:
         middle = (low + folds) // 2
-        low, folds = (low, middle) if enough(middle) else (middle, folds)
-    return Need(folds, math.ceil(folds * per_fold), _seeds(found, effect))
+        low, folds = (low, middle) if would_do(middle) else (middle, folds)
+    return Need(folds, math.ceil(folds * per_fold), _count_seeds(found, effect))
 
 
-def _seeds(found: Estimate, effect: float) -> int | None:
+def _count_seeds(found: Estimate, effect: float) -> int | None:
     if not found.model_share or found.n_folds > MIN_MODEL_DF:
         return None
     for seeds in range(found.n_seeds + 1, _MOST_SEEDS):
         variance = 1 - found.model_share + found.model_share * found.n_seeds / seeds
-        if _mde(found.standard_error * math.sqrt(variance), found.n_folds * (seeds - 1)) <= effect:
+        if _find_mde(found.standard_error * math.sqrt(variance), found.n_folds * (seeds - 1)) <= effect:
             return seeds
     return None
 
 
-def _mde(standard_error: float, df: float) -> float:
+def _find_mde(standard_error: float, df: float) -> float:
     return float(nctdtrinc(df, 1 - POWER, stdtrit(df, 1 - ALPHA / 2))) * standard_error

@@ -44,9 +44,6 @@ class Combination:
     is_default: bool
     only_on: frozenset[str] | None = None
 
-    def runs_on(self, dataset: str) -> bool:
-        return self.only_on is None or dataset in self.only_on
-
 
 class Configuration(Part):
     """Several fields changed at once under one label, as a search ends with. `values` is dotted path -> value."""

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -105,8 +105,8 @@ class Study(Part):
 
     @model_validator(mode="after")
     def _is_sound(self) -> Study:
-        check_layout(self)
-        check_content(self)
+        _check_layout(self)
+        _check_content(self)
         if self.paper:
             for label in sorted(set(self.paper.values) - set(self.labels)):
                 message = f"no level is labelled '{label}'; {closest(label, self.labels)}"
@@ -153,7 +153,7 @@ class Study(Part):
 
     def combinations_on(self, dataset: str) -> tuple[Combination, ...]:
         """The rows that are run on this data set."""
-        return tuple(row for row in self.combinations if row.runs_on(dataset))
+        return tuple(row for row in self.combinations if row.only_on is None or dataset in row.only_on)
 
     @property
     def labels(self) -> list[str]:
@@ -225,7 +225,7 @@ class Study(Part):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "study") -> Study:
         """Validate a mapping, as written by `model_dump`. Raises StudyError naming `source`."""
-        return _validated(LocatedYAML(dict(values), None), source)
+        return _validate(LocatedYAML(dict(values), None), source)
 
 
 def list_studies() -> list[str]:
@@ -246,7 +246,7 @@ def load_study(name_or_path: str | Path) -> Study:
     if _BY_CODE_ONLY in document.values:
         message = "is written by the search alone; a study file varies a 'factor', or 'factors' with 'grid: true'"
         raise StudyError(f"{path}, {document.say((_BY_CODE_ONLY,), message)}")
-    return _validated(document, str(path))
+    return _validate(document, str(path))
 
 
 def load_studies(names: Sequence[str | Path]) -> list[Study]:
@@ -262,7 +262,7 @@ def load_studies(names: Sequence[str | Path]) -> list[Study]:
     return [load_study(name) for name in dict.fromkeys(wanted)]
 
 
-def _validated(document: LocatedYAML, source: str) -> Study:
+def _validate(document: LocatedYAML, source: str) -> Study:
     parts: dict[str, type[BaseModel]] = {"factor": Factor, "levels": Level, "factors": GridFactor, "paper": Paper}
     return validated(Study, document, source, parts, hidden=_BY_CODE_ONLY)
 
@@ -274,11 +274,7 @@ def _check_list(study: str, what: str, asked: Sequence[Any]) -> None:
         raise StudyError(f"study '{study}': {what} {repeated[0]!r} is asked for twice")
 
 
-if TYPE_CHECKING:
-    from ablations.study.study import Study
-
-
-def check_layout(study: Study) -> None:
+def _check_layout(study: Study) -> None:
     """One factor, or a declared grid of several, or configurations."""
     single = study.factor is not None or bool(study.levels) or study.default is not None
     if study.factors and not study.grid:
@@ -299,7 +295,7 @@ def check_layout(study: Study) -> None:
         raise Problem((), "expected a 'factor', at least two 'levels' and the 'default' level")
 
 
-def check_content(study: Study) -> None:
+def _check_content(study: Study) -> None:
     """Factors, conditions, configurations, what is fixed, data sets and labels."""
     if repeated := repeated_in(study.datasets):
         raise Problem(("datasets",), f"data set '{repeated[0]}' is listed twice")

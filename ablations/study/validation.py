@@ -21,32 +21,13 @@ _IN_WORDS = {
 }
 
 
-def in_words(error: Mapping[str, Any]) -> str:
-    """One error of pydantic as a sentence about the file, with what was found."""
-    message = _IN_WORDS.get(error["type"], error["msg"].removeprefix("Value error, "))
-    if error["type"] in ("value_error", "missing", "too_short") or isinstance(error["input"], dict | BaseModel):
-        return message
-    return f"{message}, found {error['input']!r}"
-
-
 def validated(
     model: type[Model], document: LocatedYAML, source: str, parts: Mapping[str, type[BaseModel]], hidden: str = ""
 ) -> Model:
     """`document` as a `model`.
 
-    Parameters
-    ----------
-    source
-        Where it comes from, for messages.
-    parts
-        Key -> model of what stands under it, for the names that a message suggests.
-    hidden
-        A key that is not suggested.
-
-    Raises
-    ------
-    StudyError
-        Names the source and every mistake.
+    Raises StudyError, which names the `source` and every mistake. `parts` is key -> model of what stands under it, for
+    the names that a message suggests, save the key `hidden`.
     """
     try:
         return model.model_validate(document.values)
@@ -58,9 +39,14 @@ def validated(
 def _explain(
     error: Any, document: LocatedYAML, model: type[BaseModel], parts: Mapping[str, type[BaseModel]], hidden: str
 ) -> str:
+    """One error of pydantic as a sentence about the file, with what was found."""
     cause = error.get("ctx", {}).get("error")
     location: Location = cause.location if isinstance(cause, Problem) else error["loc"]
-    message = in_words(error)
+    message = _IN_WORDS.get(error["type"], error["msg"].removeprefix("Value error, "))
+    if error["type"] not in ("value_error", "missing", "too_short") and not isinstance(
+        error["input"], dict | BaseModel
+    ):
+        message += f", found {error['input']!r}"
     if error["type"] == "extra_forbidden":
         part = model
         for key in location[:-1]:

@@ -15,15 +15,7 @@ Location = tuple[int | str, ...]
 
 @dataclass(frozen=True)
 class LocatedYAML:
-    """A YAML document together with its parse tree.
-
-    Attributes
-    ----------
-    values
-        The document's mapping.
-    root
-        Its parse tree, which carries the positions.
-    """
+    """The mapping of a YAML document, and its parse tree, which carries the positions."""
 
     values: dict[str, Any]
     root: yaml.Node | None

@@ -15,8 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ablations.findings.wording import SCORE
 from ablations.report.figures.drawing import PALETTE, STYLE, to_png, to_svg
-from ablations.report.formats.files import replace_file, to_csv
-from cgd.errors import CGDError
+from ablations.report.formats.files import to_csv, write_files
 
 COLUMNS = ("dataset", "level", "replicate", "epoch", "value")
 SMALLEST_SPAN = 0.02  # of the value axis
@@ -94,11 +93,10 @@ def write_curves(curves: pd.DataFrame, levels: list[str], folder: str | Path) ->
         return []
     folder = Path(folder)
     figure = draw_curves(curves, levels)
-    contents: dict[str, str | bytes] = {"svg": to_svg(figure), "png": to_png(figure), "csv": to_csv(curves)}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for kind, content in contents.items():
-            replace_file(folder / f"curves.{kind}", content)
-    except OSError as error:
-        raise CGDError(f"cannot write the curves to {folder}: {error}; pass a folder you may write") from None
-    return [folder / f"curves.{kind}" for kind in contents]
+    contents: dict[str, str | bytes] = {
+        "curves.svg": to_svg(figure),
+        "curves.png": to_png(figure),
+        "curves.csv": to_csv(curves),
+    }
+    write_files(folder, contents, "the curves")
+    return [folder / name for name in contents]

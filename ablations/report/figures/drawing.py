@@ -57,7 +57,8 @@ def settle(figure: Figure) -> Figure:
 
 def to_svg(figure: Figure, inline: bool = False) -> str:
     """The figure as SVG. `inline`: transparent and in the colours of the page, light or dark, to stand inside HTML."""
-    svg = _save(figure, format="svg", transparent=inline, metadata=_omit("Date", "Creator", "Format", "Type")).decode()
+    omitted = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    svg = _save(figure, format="svg", transparent=inline, metadata=omitted).decode()
     if not inline:
         return svg
     # the names of groups repeat from one figure to the next, and nothing refers to them
@@ -68,12 +69,12 @@ def to_svg(figure: Figure, inline: bool = False) -> str:
 
 def to_pdf(figure: Figure) -> bytes:
     """The figure as PDF: vectors, embedded fonts, no date."""
-    return _save(figure, format="pdf", metadata=_omit("CreationDate", "Creator", "Producer"))
+    return _save(figure, format="pdf", metadata=dict.fromkeys(("CreationDate", "Creator", "Producer")))
 
 
 def to_png(figure: Figure) -> bytes:
     """The figure as PNG at 300 dots per inch."""
-    return _save(figure, format="png", dpi=300, metadata=_omit("Software"))
+    return _save(figure, format="png", dpi=300, metadata={"Software": None})
 
 
 def _save(figure: Figure, **options: Any) -> bytes:
@@ -81,10 +82,6 @@ def _save(figure: Figure, **options: Any) -> bytes:
     with mpl.rc_context(STYLE):
         figure.savefig(stream, **options)
     return stream.getvalue()
-
-
-def _omit(*keys: str) -> dict[str, None]:
-    return dict.fromkeys(keys)
 
 
 def write_caption(table: DatasetTable, width: int, top: float = math.inf) -> str:

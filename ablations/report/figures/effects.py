@@ -46,9 +46,9 @@ def draw_effects(study: Study, tables: Sequence[DatasetTable], stamp: str = "", 
     `measure`: what the differences are, where they are not level minus default.
     """
     panels = [(PRIMARY, "all entries, copied ones included"), (HIDDEN_PRIMARY, "hidden entries only")]
-    known = [p for p in panels if any(p[0] in row.differences for table in tables for row in table.levels)] or panels[
-        :1
-    ]
+    known = [p for p in panels if any(p[0] in row.differences for table in tables for row in table.levels)]
+    known = known or panels[:1]
+    measure = measure or f"{SCORE} − default ({wrap(study.default_label, 40)})"
     rows = _list_rows(tables)
     with mpl.rc_context(STYLE):
         size = (1.9 + len(known) * (_PANEL + _TEXT), 1.3 + _ROW * max(len(rows), 2))
@@ -57,8 +57,13 @@ def draw_effects(study: Study, tables: Sequence[DatasetTable], stamp: str = "", 
         for panel, (metric, heading) in zip(axes, known, strict=True):
             _draw_panel(panel, [(name, estimates.get(metric)) for name, estimates in rows])
             panel.tick_params(axis="y", length=0)
-            _write_headings(panel, heading if len(known) > 1 else "", measure or _name_measure(study))
-        _write_names(axes[0], rows)
+            panel.set_xlabel(measure)
+            _write_beside(panel, -1.0, ("diff.", f"{CONFIDENCE_PERCENT} interval", "Holm p"), fontweight="bold")
+            if len(known) > 1:
+                panel.set_title(heading, fontsize=8, loc="left", fontweight="bold")
+        axes[0].set_yticks(np.arange(len(rows)), [_shorten(name) for name, _ in rows])
+        for tick, (_, found) in zip(axes[0].get_yticklabels(), rows, strict=True):
+            tick.set_fontweight("normal" if found else "bold")
         _draw_legend(figure)
         write_stamp(figure, stamp)
         return settle(figure)
@@ -82,13 +87,11 @@ def _list_leads(one: DatasetPlaces) -> Sequence[Row]:
 def _list_rows(tables: Sequence[DatasetTable]) -> list[tuple[str, dict[str, Estimate]]]:
     """(name, metric -> difference); a data set's own row has no differences."""
     rows: list[tuple[str, dict[str, Estimate]]] = []
+    nothing = Estimate(math.nan, math.nan, math.nan, 0)
     for table in tables:
         rows.append((table.heading, {}))
-        rows += [(row.title, dict(row.differences) or {"": _NOTHING}) for row in table.levels if not row.is_default]
+        rows += [(row.title, dict(row.differences) or {"": nothing}) for row in table.levels if not row.is_default]
     return rows
-
-
-_NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
 
 
 def _draw_panel(panel: Any, rows: Sequence[tuple[str, Estimate | None]]) -> None:
@@ -104,16 +107,13 @@ def _draw_panel(panel: Any, rows: Sequence[tuple[str, Estimate | None]]) -> None
             [found.mean], [y], xerr=measure_errors([found]), fmt="D" if found.differs else "o", color=PALETTE[0],
             markerfacecolor=face, markersize=4.5, elinewidth=1.2, capsize=2.2, zorder=4,
         )  # fmt: skip
-        _write_beside(panel, y, _describe(found))
+        p = format_p(found.p_holm) + " *" * found.differs
+        _write_beside(panel, y, (format_signed(found.mean), format_interval(found, sign=True), p))
     for y, (_, unknown) in enumerate(rows):
         if unknown is not None and not unknown.is_known:
             _write_beside(panel, y, ("no result",))
     panel.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     panel.set(xlim=(low, high), ylim=(len(rows) - 0.4, -0.6))
-
-
-def _describe(found: Estimate) -> tuple[str, str, str]:
-    return format_signed(found.mean), format_interval(found, sign=True), format_p(found.p_holm) + " *" * found.differs
 
 
 def _write_beside(panel: Any, y: float, words: Sequence[str], **style: Any) -> None:
@@ -129,23 +129,6 @@ def _find_limits(shown: Sequence[Estimate]) -> tuple[float, float]:
     values = [0.0, *list_reach(shown)]
     pad = 0.08 * (max(values) - min(values)) or 0.01
     return min(values) - pad, max(values) + pad
-
-
-def _name_measure(study: Study) -> str:
-    return f"{SCORE} − default ({wrap(study.default_label, 40)})"
-
-
-def _write_headings(panel: Any, heading: str, measure: str) -> None:
-    panel.set_xlabel(measure)
-    _write_beside(panel, -1.0, ("diff.", f"{CONFIDENCE_PERCENT} interval", "Holm p"), fontweight="bold")
-    if heading:
-        panel.set_title(heading, fontsize=8, loc="left", fontweight="bold")
-
-
-def _write_names(panel: Any, rows: Sequence[tuple[str, dict[str, Estimate]]]) -> None:
-    panel.set_yticks(np.arange(len(rows)), [_shorten(name) for name, _ in rows])
-    for tick, (_, found) in zip(panel.get_yticklabels(), rows, strict=True):
-        tick.set_fontweight("normal" if found else "bold")
 
 
 def _shorten(name: str) -> str:

@@ -43,7 +43,11 @@ def draw_lines(study: Study, tables: Sequence[DatasetTable], stamp: str) -> Figu
     positions, is_log = place_levels(study)
     if is_log:
         panel.set_xscale("log")
-    _set_ticks(panel, study, positions)
+    width = max(6, int(4.2 / CHARACTER / len(positions)) - 1)
+    labels = [wrap(label, width) + ("\n(default)" if label == study.default_label else "") for label in positions]
+    panel.set_xticks(list(positions.values()), labels)
+    panel.set_xticks([], minor=True)
+    panel.axvline(positions[study.default_label], color=INK, linewidth=0.5, alpha=0.35, zorder=0)
     limits = _find_limits(tables)
     step = 0.012 if len(tables) > 1 else 0.0
     for i, table in enumerate(tables):
@@ -51,7 +55,9 @@ def draw_lines(study: Study, tables: Sequence[DatasetTable], stamp: str) -> Figu
         _draw_floor_and_ceiling(panel, table, limits, PALETTE[i % len(PALETTE)])
     panel.set(xlabel=study.title, ylabel=f"mean {SCORE} over the test genes", ylim=limits)
     _name_lines(panel, tables, names, positions, limits, height)
-    _draw_legend(figure)
+    handles = [Line2D([], [], color=INK, linewidth=1, linestyle=style) for style in ("--", ":")]
+    marks = ["strongest floor of the data set in the same colour", "its ceiling, where it fits the scale"]
+    figure.legend(handles, marks, loc="outside upper left", ncols=2, labelcolor=INK, fontsize=SMALL + 0.5)
     write_stamp(figure, stamp)
     return figure
 
@@ -75,14 +81,6 @@ def place_levels(study: Study) -> tuple[dict[str, float], bool]:
 def _have_room(values: list[float]) -> bool:
     steps = np.diff(sorted(values))
     return bool(len(steps)) and float(steps.min()) >= _NEAREST * float(steps.sum())
-
-
-def _set_ticks(panel: Any, study: Study, positions: dict[str, float]) -> None:
-    width = max(6, int(4.2 / CHARACTER / len(positions)) - 1)
-    labels = [wrap(label, width) + ("\n(default)" if label == study.default_label else "") for label in positions]
-    panel.set_xticks(list(positions.values()), labels)
-    panel.set_xticks([], minor=True)
-    panel.axvline(positions[study.default_label], color=INK, linewidth=0.5, alpha=0.35, zorder=0)
 
 
 def _find_limits(tables: Sequence[DatasetTable]) -> tuple[float, float]:
@@ -143,9 +141,3 @@ def _name_lines(
 def _find_last_point(table: DatasetTable, positions: dict[str, float]) -> tuple[float, float] | None:
     known = [(positions[r.name], r.primary.mean) for r in table.levels if r.primary.is_known and r.name in positions]
     return max(known, default=None)
-
-
-def _draw_legend(figure: Figure) -> None:
-    handles = [Line2D([], [], color=INK, linewidth=1, linestyle=style) for style in ("--", ":")]
-    names = ["strongest floor of the data set in the same colour", "its ceiling, where it fits the scale"]
-    figure.legend(handles, names, loc="outside upper left", ncols=2, labelcolor=INK, fontsize=SMALL + 0.5)

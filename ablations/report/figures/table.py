@@ -34,7 +34,8 @@ def draw_table(study: Study, tables: Sequence[DatasetTable], stamp: str) -> Figu
     titles = {label: f"{label} (default)" if label == study.default_label else label for label in labels}
     left = min(2.4, max(0.9, max((len(text) for text in titles.values()), default=0) * CHARACTER + 0.15))
     blocks = [tables[i : i + _PER_BLOCK] for i in range(0, len(tables), _PER_BLOCK)] or [()]
-    cell = _measure_cell(tables)
+    has_paper = any(row.paper is not None for table in tables for row in table.levels)
+    cell = (3 if has_paper else 2) * _LINE + _GLYPH + 0.1
     block_height = _HEAD + cell * len(labels) + _FOOT + 0.1
     width = max(3.4, left + _COLUMN * max(len(block) for block in blocks) + 0.1)
     notes = _list_notes(stamp, width)
@@ -49,11 +50,6 @@ def draw_table(study: Study, tables: Sequence[DatasetTable], stamp: str) -> Figu
         panel.text(0.08, y, note, va="top", fontsize=SMALL, fontweight=weight, linespacing=1.25)
         y += 0.12 * (note.count("\n") + 1)
     return figure
-
-
-def _measure_cell(tables: Sequence[DatasetTable]) -> float:
-    has_paper = any(row.paper is not None for table in tables for row in table.levels)
-    return (3 if has_paper else 2) * _LINE + _GLYPH + 0.1
 
 
 def _draw_block(

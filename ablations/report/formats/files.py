@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+
+from cgd.errors import CGDError
 
 _FORMULA = re.compile(r"\s*[=+\-@]")
 
@@ -19,6 +22,22 @@ def replace_file(path: Path, content: str | bytes) -> None:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def write_files(folder: Path, contents: Mapping[str, str | bytes], what: str) -> None:
+    """Write files, name -> content, to a folder, which is made; `what` they are, for the message.
+
+    Raises
+    ------
+    CGDError
+        The folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            replace_file(folder / name, content)
+    except OSError as error:
+        raise CGDError(f"cannot write {what} to {folder}: {error}; pass a folder you may write") from None
 
 
 def to_csv(table: pd.DataFrame) -> str:

@@ -64,7 +64,7 @@ def _set_table(sheet: Sheet, study: str, stamp: str) -> str:
     for i, line in enumerate(sheet.lines):
         rows += [r"\midrule"] * (line.has_rule and i > 0)
         rows.append(_set_row([_set_cell(cell) for cell in line.cells]))
-    caption = " ".join(escape(text) for text in (_end_sentence(sheet.title), stamp, sheet.note) if text)
+    caption = " ".join(escape(text) for text in (sheet.title.removesuffix(".") + ".", stamp, sheet.note) if text)
     label = re.sub(r"[^A-Za-z0-9:.]", "-", f"tab:{study}:{sheet.key}")
     body = "\n".join(rows)
     return rf"""\begin{{table}}[htbp]
@@ -78,10 +78,6 @@ def _set_table(sheet: Sheet, study: str, stamp: str) -> str:
 \bottomrule
 \end{{tabular}}}}
 \end{{table}}"""
-
-
-def _end_sentence(title: str) -> str:
-    return title if title.endswith(".") else f"{title}."
 
 
 def _set_row(cells: list[str]) -> str:

@@ -34,7 +34,10 @@ def summarise_report(content: Content) -> str:
     head = (content.opening, f"{study.title} ({study.name}): {study.question}", content.stamp)
     lines = [line for text in (*head, *content.troubles, *content.notes) if text for line in _wrap(text)]
     for i, (name, verdict) in enumerate(content.verdicts):
-        lines += ["", *_wrap(f"{name}: {verdict}"), *_describe_copied(content.tables[i])]
+        lines += ["", *_wrap(f"{name}: {verdict}")]
+        if not math.isnan(content.tables[i].copied_share):
+            share = format_percent(content.tables[i].copied_share)
+            lines += _wrap(f"{share} of the scored entries are copied; hidden {SCORE} is over the others alone", "  ")
         lines += _align(_set_places(found.data_sets[i]) if found else _set_levels(content.tables[i]))
     if found is None:
         return "\n".join([*lines, *_wrap(_LEGEND)])
@@ -55,13 +58,6 @@ _LEGEND = (
     f"of range: {SCORE} on the scale from the strongest floor (0 %) to the ceiling (100 %); p: of the difference to "
     "the default, after Holm's correction; seconds: mean of a trial."
 )
-
-
-def _describe_copied(table: DatasetTable) -> list[str]:
-    if math.isnan(table.copied_share):
-        return []
-    share = format_percent(table.copied_share)
-    return _wrap(f"{share} of the scored entries are copied; hidden {SCORE} is over the others alone", "  ")
 
 
 def _wrap(text: str, indent: str = "") -> list[str]:

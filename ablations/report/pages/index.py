@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ablations.report.formats.files import replace_file
+from ablations.report.formats.files import write_files
 from ablations.report.pages.page import render_template
 from ablations.report.pages.write import CARD
 from cgd.errors import CGDError
@@ -44,12 +44,10 @@ def write_index(folder: str | Path) -> Path:
     if not root.is_dir():
         raise CGDError(f"no folder {root}; expected the 'reports' folder of an output")
     entries, unreadable = _read_entries(root)
-    path = root / "index.html"
-    try:
-        replace_file(path, render_template("index.html", entries=entries, unreadable=unreadable))
-    except OSError as error:
-        raise CGDError(f"cannot write {path}: {error}; pass a folder you may write") from None
-    return path
+    write_files(
+        root, {"index.html": render_template("index.html", entries=entries, unreadable=unreadable)}, "the index"
+    )
+    return root / "index.html"
 
 
 def _read_entries(root: Path) -> tuple[list[Entry], list[str]]:

@@ -6,18 +6,15 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from matplotlib.figure import Figure
-
 from ablations.report.content import Content
 from ablations.report.figures.drawing import to_pdf, to_png, to_svg
 from ablations.report.figures.effects import draw_effects, draw_leads
 from ablations.report.figures.figure import draw
-from ablations.report.formats.files import replace_file, to_csv
+from ablations.report.formats.files import to_csv, write_files
 from ablations.report.formats.latex import to_latex
 from ablations.report.formats.markdown import to_markdown
 from ablations.report.formats.tidy import tabulate_genes, tabulate_numbers
 from ablations.report.pages.page import render_report
-from cgd.errors import CGDError
 
 CARD = "causalged.report"
 # in the order of `ReportFiles`
@@ -72,12 +69,7 @@ def write_report(content: Content, directory: str | Path) -> ReportFiles:
     stem = Path(directory) / f"{results.study.name}{suffix}"
     files = ReportFiles(*(stem.with_name(stem.name + ending) for ending in _ENDINGS))
     contents = _make_contents(content, files)
-    try:
-        files.html.parent.mkdir(parents=True, exist_ok=True)
-        for name, written in contents.items():
-            replace_file(getattr(files, name), written)
-    except OSError as error:
-        raise CGDError(f"cannot write the report to {directory}: {error}; pass a directory you may write") from None
+    write_files(stem.parent, {getattr(files, name).name: text for name, text in contents.items()}, "the report")
     return files
 
 
@@ -85,7 +77,10 @@ def _make_contents(content: Content, files: ReportFiles) -> dict[str, str | byte
     """Field of `ReportFiles` -> what goes into that file."""
     results, tables = content.results, content.tables
     figure = draw(results.study, tables, content.stamp)
-    effects = _draw_effects(content)
+    if content.table_one is not None:
+        effects = draw_leads(results.study, content.table_one, content.stamp)
+    else:
+        effects = draw_effects(results.study, tables, content.stamp)
     found: dict[str, str | bytes] = {
         "html": render_report(content, to_svg(figure, inline=True), to_svg(effects, inline=True)),
         "markdown": to_markdown(content, files.figure_png.name, files.effects_png.name),
@@ -99,15 +94,8 @@ def _make_contents(content: Content, files: ReportFiles) -> dict[str, str | byte
     return found
 
 
-def _draw_effects(content: Content) -> Figure:
-    if content.table_one is not None:
-        return draw_leads(content.results.study, content.table_one, content.stamp)
-    return draw_effects(content.results.study, content.tables, content.stamp)
-
-
 def _make_card(content: Content, files: ReportFiles) -> str:
     study = content.results.study
     known = {"kind": CARD, "name": study.name, "title": study.title, "question": study.question}
-    known |= {"opening": content.headline, "protocol": content.results.protocol}
-    known |= {"page": files.html.name}
+    known |= {"opening": content.headline, "protocol": content.results.protocol, "page": files.html.name}
     return json.dumps({**known, "datasets": [table.name for table in content.tables]}, indent=1, ensure_ascii=False)
