@@ -76,19 +76,7 @@ class Space(Part):
         ]
 
     def suggest(self, trial: Suggests, base: Config) -> dict[str, Any]:
-        """Sample one point.
-
-        Parameters
-        ----------
-        trial
-            A trial of the sampler.
-        base
-            What holds elsewhere.
-
-        Returns
-        -------
-        Dotted path -> value of the fields that were searched at this point.
-        """
+        """Sample one point, dotted path -> value of the fields that are searched there; elsewhere `base` holds."""
         values, chosen = base.flatten(), {}
         for name, parameter in self.named():
             if parameter.applies(values):
@@ -99,10 +87,7 @@ class Space(Part):
     def point(self, config: Config) -> dict[str, Any]:
         """Sampler's name -> value that give `config`, in so far as the space can.
 
-        Raises
-        ------
-        ConfigError
-            A size is not the multiple that the space makes it.
+        Raises ConfigError where a size is not the multiple that the space makes it.
         """
         values = config.flatten()
         return {name: p.to_sampled(values) for name, p in self.named() if p.applies(values)}
@@ -119,13 +104,7 @@ class Space(Part):
         return {name: value for name, value in self.point(config).items() if not parameters[name].holds(value)}
 
     def holding(self, paths: list[str]) -> Space:
-        """The space without these fields, which stay as they are.
-
-        Raises
-        ------
-        StudyError
-            Nothing would be left to search.
-        """
+        """The space without these fields, which stay as they are. Raises StudyError where that leaves none."""
         left = tuple(parameter for parameter in self.parameters if parameter.path not in paths)
         if not left:
             raise StudyError(f"space '{self.name}': every parameter is held by --set; nothing is left to search")

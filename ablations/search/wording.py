@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 
 from ablations.findings.wording import SCORE, format_number, format_signed, format_value
@@ -89,9 +90,7 @@ def cautions(results: SearchResults) -> list[str]:
 
 def counts(results: SearchResults) -> str:
     """`100 samples: 61 finished, 38 stopped early, 1 failed`."""
-    states: dict[str, int] = {}
-    for sample in results.samples:
-        states[sample.state] = states.get(sample.state, 0) + 1
+    states = Counter(sample.state for sample in results.samples)
     listed = ", ".join(f"{n} {state}" for state, n in states.items())
     again = f"; {results.n_interrupted} interrupted and run again" if results.n_interrupted else ""
     return f"{results.n_samples} samples: {listed or 'none yet'}{again}"

@@ -177,8 +177,6 @@ def summarise(table: pd.DataFrame, metrics: Sequence[str], n_resamples: int = N_
     ----------
     table
         Columns `fold`, `gene`, the metrics, and `seed` where there are several rows per fold and gene.
-    n_resamples
-        Of the bootstrap.
     """
     units = table[_UNIT].drop_duplicates().sort_values(_UNIT)
     index = pd.MultiIndex.from_frame(units)

@@ -18,13 +18,9 @@ _MOST_SEEDS = 100
 class Need:
     """A design that would find an effect 8 times in 10; `folds` with the genes and seeds that each fold has now.
 
-    Attributes
-    ----------
-    folds, genes
-        Folds, and genes in all of them.
-    seeds
-        Seeds that would do with the folds there are; None where no number of seeds would, or none is known to: what
-        folds differ by is training genes and training noise together, and seeds thin out the latter alone.
+    `genes` are those of all folds. `seeds` would do with the folds there are; None where no number of them would, or
+    none is known to: what folds differ by is training genes and training noise together, and seeds thin out the latter
+    alone.
     """
 
     folds: int

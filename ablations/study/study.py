@@ -250,13 +250,7 @@ def load_study(name_or_path: str | Path) -> Study:
 
 
 def load_studies(names: Sequence[str | Path]) -> list[Study]:
-    """Several studies, each once; `all` stands for the built-in ones, `paper` for the five of the paper.
-
-    Raises
-    ------
-    StudyError
-        As `load_study`.
-    """
+    """Several studies, each once; `all` stands for the built-in ones, `paper` for the five of the paper."""
     groups: dict[str, Sequence[str]] = {"all": list_studies(), "paper": PAPER_STUDIES}
     wanted = [name for given in names for name in groups.get(str(given), [given])]
     return [load_study(name) for name in dict.fromkeys(wanted)]

@@ -43,9 +43,8 @@ def _explain(
     cause = error.get("ctx", {}).get("error")
     location: Location = cause.location if isinstance(cause, Problem) else error["loc"]
     message = _IN_WORDS.get(error["type"], error["msg"].removeprefix("Value error, "))
-    if error["type"] not in ("value_error", "missing", "too_short") and not isinstance(
-        error["input"], dict | BaseModel
-    ):
+    says_all = error["type"] in ("value_error", "missing", "too_short")
+    if not says_all and not isinstance(error["input"], dict | BaseModel):
         message += f", found {error['input']!r}"
     if error["type"] == "extra_forbidden":
         part = model

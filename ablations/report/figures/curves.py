@@ -93,10 +93,7 @@ def write_curves(curves: pd.DataFrame, levels: list[str], folder: str | Path) ->
         return []
     folder = Path(folder)
     figure = draw_curves(curves, levels)
-    contents: dict[str, str | bytes] = {
-        "curves.svg": to_svg(figure),
-        "curves.png": to_png(figure),
-        "curves.csv": to_csv(curves),
-    }
+    contents: dict[str, str | bytes] = {"curves.svg": to_svg(figure), "curves.png": to_png(figure)}
+    contents["curves.csv"] = to_csv(curves)
     write_files(folder, contents, "the curves")
     return [folder / name for name in contents]

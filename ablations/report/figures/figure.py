@@ -42,17 +42,11 @@ _SQUEEZE = 1.6  # a ceiling further up than this many times everything else woul
 def draw(study: Study, tables: Sequence[DatasetTable], stamp: str = "") -> Figure:
     """Every level on every data set with its interval, the strongest floor and the ceiling.
 
-    Parameters
-    ----------
-    stamp
-        A line that must stand in the figure itself, because figures travel without their captions.
+    The `stamp` must stand in the figure itself, because figures travel without their captions.
     """
+    forms = {"table": draw_table, "lines": draw_lines, "bars": _draw_bars}
     with mpl.rc_context(STYLE):
-        if study.figure == "table":
-            return settle(draw_table(study, tables, stamp))
-        if study.figure == "lines":
-            return settle(draw_lines(study, tables, stamp))
-        return settle(_draw_bars(study, tables, stamp))
+        return settle(forms[study.figure](study, tables, stamp))
 
 
 def _draw_bars(study: Study, tables: Sequence[DatasetTable], stamp: str) -> Figure:
@@ -95,7 +89,11 @@ def _draw_groups(
         x = np.array([k for k, _ in found]) + (i - (len(labels) - 1) / 2) * width
         _draw_group(panel, x, [row for _, row in found], width, i, show_values=width * group > 0.3)
     for k, table in enumerate(tables):
-        _draw_references(panel, k, table, limits)
+        ends, ceiling = (k - 0.47, k + 0.47), table.ceiling
+        if table.strongest_floor:
+            panel.hlines(table.strongest_floor.primary.mean, *ends, color=INK, linewidth=1.5, zorder=5)
+        if ceiling and ceiling.primary.mean <= limits[1]:
+            panel.hlines(ceiling.primary.mean, *ends, color=INK, linewidth=1, linestyle=":", zorder=5)
     panel.axhline(0, color=INK, linewidth=0.7, zorder=4)
     panel.set_xticks(
         range(len(tables)), [write_caption(table, int(group / CHARACTER) - 2, limits[1]) for table in tables]
@@ -123,14 +121,6 @@ def _draw_group(panel: Any, x: np.ndarray, rows: Sequence[Row], width: float, wh
 def _style_bar(which: int) -> dict[str, Any]:
     hatch = HATCHES[which % len(HATCHES)]
     return {"facecolor": PALETTE[which % len(PALETTE)], "hatch": hatch, "edgecolor": INK, "linewidth": 0.5}
-
-
-def _draw_references(panel: Any, k: int, table: DatasetTable, limits: tuple[float, float]) -> None:
-    ends = (k - 0.47, k + 0.47)
-    if table.strongest_floor:
-        panel.hlines(table.strongest_floor.primary.mean, *ends, color=INK, linewidth=1.5, zorder=5)
-    if (ceiling := table.ceiling) and ceiling.primary.mean <= limits[1]:
-        panel.hlines(ceiling.primary.mean, *ends, color=INK, linewidth=1, linestyle=":", zorder=5)
 
 
 def _draw_legend(figure: Figure, study: Study, labels: Sequence[str], inches: float) -> None:

@@ -52,7 +52,11 @@ def draw_lines(study: Study, tables: Sequence[DatasetTable], stamp: str) -> Figu
     step = 0.012 if len(tables) > 1 else 0.0
     for i, table in enumerate(tables):
         _draw_line(panel, table, positions, i, shift=step * (i - (len(tables) - 1) / 2))
-        _draw_floor_and_ceiling(panel, table, limits, PALETTE[i % len(PALETTE)])
+        colour, ceiling = PALETTE[i % len(PALETTE)], table.ceiling
+        if table.strongest_floor:
+            panel.axhline(table.strongest_floor.primary.mean, color=colour, linewidth=1, linestyle="--", zorder=1)
+        if ceiling and ceiling.primary.mean <= limits[1]:
+            panel.axhline(ceiling.primary.mean, color=colour, linewidth=1, linestyle=":", zorder=1)
     panel.set(xlabel=study.title, ylabel=f"mean {SCORE} over the test genes", ylim=limits)
     _name_lines(panel, tables, names, positions, limits, height)
     handles = [Line2D([], [], color=INK, linewidth=1, linestyle=style) for style in ("--", ":")]
@@ -104,13 +108,6 @@ def _draw_line(panel: Any, table: DatasetTable, positions: dict[str, float], whi
         color=PALETTE[which % len(PALETTE)], marker=MARKERS[which % len(MARKERS)], markersize=4.5, linewidth=1.3,
         elinewidth=0.9, capsize=2.2, zorder=4,
     )  # fmt: skip
-
-
-def _draw_floor_and_ceiling(panel: Any, table: DatasetTable, limits: tuple[float, float], colour: str) -> None:
-    if table.strongest_floor:
-        panel.axhline(table.strongest_floor.primary.mean, color=colour, linewidth=1, linestyle="--", zorder=1)
-    if (ceiling := table.ceiling) and ceiling.primary.mean <= limits[1]:
-        panel.axhline(ceiling.primary.mean, color=colour, linewidth=1, linestyle=":", zorder=1)
 
 
 def _name_lines(

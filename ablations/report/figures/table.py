@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ablations.findings.tables import DatasetTable, Row
-from ablations.findings.wording import SCORE, format_number, shorten_name
+from ablations.findings.wording import SCORE, format_interval, format_number, shorten_name
 from ablations.report.figures.drawing import (
     BAND,
     CHARACTER,
@@ -104,9 +104,8 @@ def _draw_cell(panel: Any, row: Row, is_best: bool, centre: float, top: float) -
     panel.text(
         centre, top + 0.06, format_number(found.mean), ha="center", va="top", fontweight="bold" if is_best else "normal"
     )
-    if found.low == found.low:
-        bounds = f"[{format_number(found.low)}, {format_number(found.high)}]"
-        panel.text(centre, top + 0.06 + _LINE, bounds, ha="center", va="top", fontsize=SMALL, color=SOFT)
+    if interval := format_interval(found):
+        panel.text(centre, top + 0.06 + _LINE, interval, ha="center", va="top", fontsize=SMALL, color=SOFT)
     if row.paper is not None:
         text = f"paper {format_number(row.paper)}"
         panel.text(centre, top + 0.06 + 2 * _LINE, text, ha="center", va="top", fontsize=SMALL, style="italic")

@@ -44,9 +44,8 @@ def write_index(folder: str | Path) -> Path:
     if not root.is_dir():
         raise CGDError(f"no folder {root}; expected the 'reports' folder of an output")
     entries, unreadable = _read_entries(root)
-    write_files(
-        root, {"index.html": render_template("index.html", entries=entries, unreadable=unreadable)}, "the index"
-    )
+    page = render_template("index.html", entries=entries, unreadable=unreadable)
+    write_files(root, {"index.html": page}, "the index")
     return root / "index.html"
 
 

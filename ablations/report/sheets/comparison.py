@@ -30,10 +30,8 @@ def make_table_one(results: StudyResults, one: DatasetPlaces) -> Sheet:
     hidden = [HIDDEN_PRIMARY] * (results.protocol == "published")
     lead = f"{SCORE}: {results.study.default_label} − this row"
     columns = ["Method", *(METRICS[metric].heading for metric in (*SCORED, *hidden)), lead, "adjusted p"]
-    columns += [f"{lead}, hidden entries", "adjusted p"] * len(hidden) + [
-        f"{SCORE}: this row − best floor",
-        "adjusted p",
-    ]
+    columns += [f"{lead}, hidden entries", "adjusted p"] * len(hidden)
+    columns += [f"{SCORE}: this row − best floor", "adjusted p"]
     columns += ["rank", *(METRICS[cost].label for cost in _COSTS), "trials"]
     lines = [
         Line(tuple(_make_cells(results, one, place, hidden)), place.row.kind, has_rule=_begins_kind(one, place))
@@ -114,16 +112,11 @@ def _show_standing(results: StudyResults, place: Place) -> list[Cell]:
     row = place.row
     if row.trials is None:
         return [Cell()] * 5
-    unknown = is_brought(results, row.name)
+    values = next(level.values for level in results.study.combinations if level.label == row.name)
+    unknown = str(values["method"]).startswith(BROUGHT)
     costs = [(math.nan if unknown else getattr(row, cost), digits) for cost, digits in _COSTS.items()]
     numbers = [Cell(format_number(value, digits)) for value, digits in costs]
     return [Cell(f"{place.ranks[PRIMARY]:g}"), *numbers, show_trials(row)]
-
-
-def is_brought(results: StudyResults, label: str) -> bool:
-    """Whether a level is a file of predictions."""
-    values = next(row.values for row in results.study.combinations if row.label == label)
-    return str(values["method"]).startswith(BROUGHT)
 
 
 # ---- over the data sets ---------------------------------------------------------------------------------------------

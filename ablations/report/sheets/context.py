@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ablations.findings.forecast import Check, compare_forecast
+from ablations.findings.forecast import compare_forecast
 from ablations.findings.results import StudyResults
 from ablations.findings.tables import DatasetTable, Row
 from ablations.findings.wording import format_number, format_percent
@@ -80,42 +80,29 @@ def make_forecast(results: StudyResults) -> Sheet | None:
     found = compare_forecast(results)
     if found is None:
         return None
-    rows = [
-        (f"wall time, s ({found.n_concurrent} at once)", found.wall_seconds, 0),
-        ("all trials, s", found.trial_seconds, 0),
-        ("largest peak memory, MB", found.peak_memory_mb, 0),
-    ]
+    checks = {
+        f"wall time, s ({found.n_concurrent} at once)": found.wall_seconds,
+        "all trials, s": found.trial_seconds,
+        "largest peak memory, MB": found.peak_memory_mb,
+    }
     note = (
         f"Over the {found.n_trials} trials that ran after the forecast was made ({found.made}); the wall time is that "
         "in which any of them ran."
     )
-    lines = tuple(Line(_show_check(name, check, digits)) for name, check, digits in rows)
-    return Sheet("forecast", "Forecast and outcome", ("", "forecast", "outcome", "ratio"), lines, note=note)
-
-
-def _show_check(name: str, check: Check, digits: int) -> tuple[Cell, ...]:
-    numbers = (
-        format_number(check.forecast, digits),
-        format_number(check.outcome, digits),
-        format_number(check.ratio, 2),
-    )
-    return (Cell(name), *(Cell(text) for text in numbers))
+    lines = []
+    for name, check in checks.items():
+        texts = (name, format_number(check.forecast, 0), format_number(check.outcome, 0), format_number(check.ratio, 2))
+        lines.append(Line(tuple(map(Cell, texts))))
+    return Sheet("forecast", "Forecast and outcome", ("", "forecast", "outcome", "ratio"), tuple(lines), note=note)
 
 
 def make_older(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet | None:
     """Results of other versions of the code; None where there are none."""
-    lines = [
-        Line(
-            tuple(
-                map(
-                    Cell, (table.name, row.level, row.code_version, format_number(row.pcc), str(row.n_trials), row.when)
-                )
-            ),
-            has_rule=row is table.older[0],
-        )
-        for table in tables
-        for row in table.older
-    ]
+    lines = []
+    for table in tables:
+        for row in table.older:
+            texts = (table.name, row.level, row.code_version, format_number(row.pcc), str(row.n_trials), row.when)
+            lines.append(Line(tuple(map(Cell, texts)), has_rule=row is table.older[0]))
     if not lines:
         return None
     columns = ("data set", results.study.title, "code version", METRICS[PRIMARY].heading, "trials", "newest")
@@ -127,13 +114,12 @@ def make_older(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet |
 def make_intervals(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet | None:
     """Coverage and width of the intervals of 90 %; None where no trial recorded any."""
     is_comparison = results.study.is_comparison
-    known = [(table, [row for row in table.levels if _is_known(row)]) for table in tables]
-    lines = [
-        Line((Cell(table.name), name, *_show_intervals(row)), has_rule=row is rows[0])
-        for table, rows in known
-        for row in rows
-        for name in [Cell(row.title) if is_comparison else show_level(table, row)]
-    ]
+    lines = []
+    for table in tables:
+        known = [row for row in table.levels if any(map(math.isfinite, row.intervals.values()))]
+        for row in known:
+            name = Cell(row.title) if is_comparison else show_level(table, row)
+            lines.append(Line((Cell(table.name), name, *_show_intervals(row)), has_rule=row is known[0]))
     if not lines:
         return None
     what = "Method" if is_comparison else results.study.title
@@ -144,10 +130,6 @@ def make_intervals(results: StudyResults, tables: Sequence[DatasetTable]) -> She
         "without the model: the same bounds at every spot, calibrated the same way."
     )
     return Sheet("intervals", "Intervals of 90 %", columns, tuple(lines), n_names=2, note=note)
-
-
-def _is_known(row: Row) -> bool:
-    return any(math.isfinite(row.intervals.get(key, math.nan)) for key in INTERVALS)
 
 
 def _show_intervals(row: Row) -> list[Cell]:

@@ -29,19 +29,9 @@ _WIDTH = "model.latent_dim"  # of the ceiling, which is computed once per data s
 def make_effects(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:
     """Every level minus the default."""
     has_hidden = results.protocol == "published"
-    columns = [
-        "data set",
-        results.study.title,
-        f"{SCORE} − default",
-        "p",
-        "adjusted p",
-        "effect size",
-        "smallest detectable",
-    ]
-    columns += ["seeds agreeing", "genes"] + [
-        f"{SCORE} − default, hidden entries",
-        "adjusted p, hidden entries",
-    ] * has_hidden
+    columns = ["data set", results.study.title, f"{SCORE} − default", "p", "adjusted p", "effect size"]
+    columns += ["smallest detectable", "seeds agreeing", "genes"]
+    columns += [f"{SCORE} − default, hidden entries", "adjusted p, hidden entries"] * has_hidden
     lines = [
         Line(tuple(_show_effect(table, row, has_hidden)), has_rule=row is levels[0])
         for table in tables
@@ -86,7 +76,9 @@ def make_data_set(results: StudyResults, table: DatasetTable) -> Sheet:
     metrics = (*SCORES, *(HIDDEN_SCORES if results.protocol == "published" else ()))
     has_paper = any(row.paper is not None for row in table.levels)
     columns = [results.study.title, *(METRICS[metric].heading for metric in metrics)]
-    columns += [_head_paper(results)] * has_paper + ["genes scored", "replicates", "trials"]
+    if has_paper and (paper := results.study.paper):
+        columns.append(f"paper ({paper.protocol.replace('_', ' ')} protocol)")
+    columns += ["genes scored", "replicates", "trials"]
     lines = [
         Line(tuple(_make_cells(table, row, metrics, has_paper)), row.kind, row is table.levels[0]) for row in table.rows
     ]
@@ -105,11 +97,6 @@ def describe_data(table: DatasetTable) -> tuple[str, ...]:
     counts = " · ".join(f"{value:,} {what}".replace(",", "\u202f") for value, what in known)
     absent = [f"Not recorded: {', '.join(table.absent_floors)}."] * bool(table.absent_floors)
     return tuple(text for text in (counts, *absent) if text)
-
-
-def _head_paper(results: StudyResults) -> str:
-    paper = results.study.paper
-    return f"paper ({paper.protocol.replace('_', ' ')} protocol)" if paper else "paper"
 
 
 def _make_cells(table: DatasetTable, row: Row, metrics: Sequence[str], has_paper: bool) -> list[Cell]:
