@@ -62,7 +62,7 @@ class StudyResults:
     @property
     def metrics(self) -> tuple[str, ...]:
         """The per-gene columns this protocol has."""
-        return _metrics_of(self.protocol)
+        return _list_metrics(self.protocol)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def assemble_results(
         for name in sorted({getattr(row, key) for row in record.trials} - set(known)):
             reason = f"run {run_id}: a trial has an unknown {key} '{name}'; {closest(name, known)}"
             raise TrackingError(reason, "run the study again to rewrite it")
-    columns = _metrics_of(record.protocol)
+    columns = _list_metrics(record.protocol)
     genes = [
         read_per_gene(tables[row.run_id], row.run_id, ["gene"], columns).assign(**row.model_dump(include=set(_WHERE)))
         for row in record.trials
@@ -129,7 +129,7 @@ def assemble_results(
     )
 
 
-def _metrics_of(protocol: str) -> tuple[str, ...]:
+def _list_metrics(protocol: str) -> tuple[str, ...]:
     return SCORES + (PUBLISHED_COLUMNS if protocol == "published" else ())
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import Field, ValidationError
 
-from ablations.study.factor import Part, Problem, Scalar, Text, as_field, check_value, repeated_in
+from ablations.study.factor import Part, Problem, Scalar, Text, as_field, check_value, find_repeated
 from ablations.study.yaml_lines import Location
 from cgd.config import Config, field_paths
 from cgd.errors import ConfigError, closest
@@ -85,12 +85,12 @@ class Parameter(Part):
     @property
     def condition(self) -> str:
         """`when` in words."""
-        terms = [f"{path}={'|'.join(map(str, accepted(values)))}" for path, values in self.when.items()]
+        terms = [f"{path}={'|'.join(map(str, list_accepted(values)))}" for path, values in self.when.items()]
         return ", ".join(terms)
 
     def applies(self, values: Mapping[str, Any]) -> bool:
         """Whether `values`, dotted path -> value, meet its condition."""
-        return all(values[path] in accepted(wanted) for path, wanted in self.when.items())
+        return all(values[path] in list_accepted(wanted) for path, wanted in self.when.items())
 
     def suggest(self, trial: Suggests, name: str) -> Any:
         """The sampled value."""
@@ -146,7 +146,7 @@ class Parameter(Part):
         return self.model_copy(update=wider | ({"log": False} if wider["low"] <= 0 else {}))
 
 
-def accepted(values: Scalar | tuple[Scalar, ...]) -> tuple[Scalar, ...]:
+def list_accepted(values: Scalar | tuple[Scalar, ...]) -> tuple[Scalar, ...]:
     """The values a condition names, one or several."""
     return values if isinstance(values, tuple) else (values,)
 
@@ -168,7 +168,7 @@ def check_parameter(parameter: Parameter, earlier: list[str], searched: list[str
         raise Problem((*at, "plus"), f"{parameter.path}: expected 'times' or 'plus', found both")
     for path, values in parameter.when.items():
         _check_reference(parameter, path, earlier, searched, (*at, "when", path))
-        for value in accepted(values):
+        for value in list_accepted(values):
             check_value(path, value, (*at, "when", path))
 
 
@@ -181,7 +181,7 @@ def _check_path(path: str, at: Location) -> None:
 
 
 def _check_choices(parameter: Parameter, at: Location) -> None:
-    if len(parameter.choices) < 2 or repeated_in(parameter.choices):
+    if len(parameter.choices) < 2 or find_repeated(parameter.choices):
         raise Problem((*at, "choices"), f"{parameter.path}: expected at least two different choices")
     if parameter.step is not None or parameter.log:
         raise Problem((*at, "choices"), f"{parameter.path}: 'step' and 'log' belong to a range, not to choices")

@@ -12,9 +12,9 @@ from ablations.findings.wording import SCORE, format_percent
 from ablations.report.figures.drawing import to_pdf, to_png, to_svg
 from ablations.report.formats.files import to_csv, write_files
 from ablations.report.pages.page import render_template
+from ablations.search import wording
 from ablations.search.figure import draw_front, draw_history, draw_importances, draw_parallel, draw_slices
 from ablations.search.results import SearchResults
-from ablations.search.wording import cautions, changes, counts, opening, score, short, with_interval
 
 _FIGURES = {
     "history": (draw_history, "Every sample in the order of the search, and the best so far."),
@@ -62,21 +62,21 @@ def render_search(results: SearchResults, svgs: dict[str, str]) -> str:
     return render_template(
         "search.html",
         results=results,
-        opening=opening(results),
-        cautions=cautions(results),
-        counts=counts(results),
+        opening=wording.opening(results),
+        cautions=wording.list_cautions(results),
+        counts=wording.count_samples(results),
         figures=[(name, Markup(svg), _FIGURES[name][1]) for name, svg in svgs.items()],
-        changes=changes(results.winner_values, results.config),
-        parameters=[(name, _bounds(p), p.condition) for name, p in results.space.named()],
+        changes=wording.list_changes(results.winner_values, results.config),
+        parameters=[(name, _describe_bounds(p), p.condition) for name, p in results.space.named()],
         ranked=[*ranked, *rest],
-        score=score,
+        score=wording.format_score,
         percent=format_percent,
-        with_interval=with_interval,
-        short=short,
+        with_interval=wording.format_gain,
+        short=wording.shorten_value,
     )
 
 
-def _bounds(parameter: Any) -> str:
+def _describe_bounds(parameter: Any) -> str:
     if parameter.choices:
         return ", ".join(map(str, parameter.choices))
     steps = f" in steps of {parameter.step:g}" if parameter.step else ""
@@ -94,19 +94,21 @@ def tidy_samples(results: SearchResults) -> pd.DataFrame:
 
 def summary_text(results: SearchResults) -> str:
     """The search in plain text, for a terminal."""
-    lines = [f"search {results.name}: {opening(results)}", counts(results)]
+    lines = [f"search {results.name}: {wording.opening(results)}", wording.count_samples(results)]
     if results.best is not None:
-        lines.append(f"best sample: {results.best.sample}, validation {SCORE} {score(results.best.value)}")
-    lines += [f"note: {text}" for text in cautions(results)]
+        lines.append(
+            f"best sample: {results.best.sample}, validation {SCORE} {wording.format_score(results.best.value)}"
+        )
+    lines += [f"note: {text}" for text in wording.list_cautions(results)]
     if results.finalists:
         width = max(len(row.label) for row in results.finalists)
         lines += ["", "confirmed on validation genes, over other seeds:"]
         for row in sorted(results.finalists, key=lambda row: -row.value):
-            gaps = "; ".join(f"{name} {with_interval(found)}" for name, found in row.minus_default.items())
-            lines.append(
-                f"  {row.label:<{width}}  {score(row.value)}  {'minus default: ' + gaps if gaps else ''}".rstrip()
-            )
+            gaps = "; ".join(f"{name} {wording.format_gain(found)}" for name, found in row.minus_default.items())
+            minus = f"minus default: {gaps}" if gaps else ""
+            lines.append(f"  {row.label:<{width}}  {wording.format_score(row.value)}  {minus}".rstrip())
     if results.winner_values:
         lines += ["", "the winner changes:"]
-        lines += [f"  {p}: {old} -> {short(new)}" for p, old, new in changes(results.winner_values, results.config)]
+        for path, old, new in wording.list_changes(results.winner_values, results.config):
+            lines.append(f"  {path}: {old} -> {wording.shorten_value(new)}")
     return "\n".join(lines)

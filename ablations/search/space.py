@@ -15,10 +15,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, model_validator
 
-from ablations.search.parameter import Parameter, Suggests, accepted, check_parameter
+from ablations.search.parameter import Parameter, Suggests, check_parameter, list_accepted
 from ablations.study.factor import Part, Problem, Text
-from ablations.study.validation import validated
-from ablations.study.yaml_lines import LocatedYAML, built_in, find_yaml, read_yaml
+from ablations.study.validation import validate
+from ablations.study.yaml_lines import LocatedYAML, find_yaml, list_built_in, read_yaml
 from cgd.config import Config
 from cgd.errors import StudyError
 
@@ -118,17 +118,17 @@ class Space(Part):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "space") -> Space:
         """Validate a mapping, as written by `model_dump`. Raises StudyError naming `source`."""
-        return validated(Space, LocatedYAML(dict(values), None), source, _PARTS)
+        return validate(Space, LocatedYAML(dict(values), None), source, _PARTS)
 
 
 def _exclude_each_other(one: Parameter, other: Parameter) -> bool:
     shared = one.when.keys() & other.when.keys()
-    return any(not set(accepted(one.when[path])) & set(accepted(other.when[path])) for path in shared)
+    return any(not set(list_accepted(one.when[path])) & set(list_accepted(other.when[path])) for path in shared)
 
 
 def list_spaces() -> list[str]:
     """Names of the built-in spaces."""
-    return built_in(_BUILT_IN)
+    return list_built_in(_BUILT_IN)
 
 
 def load_space(name_or_path: str | Path) -> Space:
@@ -141,4 +141,4 @@ def load_space(name_or_path: str | Path) -> Space:
     """
     path = find_yaml(_BUILT_IN, name_or_path, "search space")
     document = read_yaml(path, "a search space with 'name:', 'description:', 'parameters:'")
-    return validated(Space, document, str(path), _PARTS)
+    return validate(Space, document, str(path), _PARTS)

@@ -20,16 +20,16 @@ def opening(results: SearchResults) -> str:
         which = f" (runs of {waiting} are missing)" if waiting else ""
         return f"Not finished: the best configurations are not confirmed yet{which}, so there is no winner."
     if results.winner is None:
-        return _no_winner(results)
+        return _explain_no_winner(results)
     assert results.validation is not None
-    text = f"{results.winner.capitalize()} beats the default by {gain(results.validation)} on validation genes"
+    text = f"{results.winner.capitalize()} beats the default by {describe_gain(results.validation)} on validation genes"
     if results.test is None or not results.test.is_whole:
         return f"{text}; the comparison on the test genes is not finished."
-    on_test = f"{gain(results.test)}{_weight(results.test)}"
+    on_test = f"{describe_gain(results.test)}{_weigh_test(results.test)}"
     return f"{text}; on the test genes, which the search never saw, the difference is {on_test}."
 
 
-def _no_winner(results: SearchResults) -> str:
+def _explain_no_winner(results: SearchResults) -> str:
     n = len(results.finalists) - 1
     if not n:
         limit = " within the memory asked for" if results.max_memory_mb is not None else ""
@@ -41,21 +41,21 @@ def _no_winner(results: SearchResults) -> str:
     )
 
 
-def gain(found: Comparison) -> str:
+def describe_gain(found: Comparison) -> str:
     """The difference of a comparison, per data set where there are several."""
     if len(found.by_dataset) == 1:
-        return with_interval(next(iter(found.by_dataset.values())))
-    each = "; ".join(f"{name} {with_interval(estimate)}" for name, estimate in found.by_dataset.items())
+        return format_gain(next(iter(found.by_dataset.values())))
+    each = "; ".join(f"{name} {format_gain(estimate)}" for name, estimate in found.by_dataset.items())
     return f"{format_signed(found.mean, 4)} {SCORE} over the data sets ({each})"
 
 
-def with_interval(found: Estimate) -> str:
+def format_gain(found: Estimate) -> str:
     """`+0.0210 [+0.0100, +0.0320]`; configurations of a search lie close, so with four decimals."""
     mean, low, high = (format_signed(value, 4) for value in (found.mean, found.low, found.high))
     return f"{mean} [{low}, {high}]" if math.isfinite(found.low) else mean
 
 
-def _weight(found: Comparison) -> str:
+def _weigh_test(found: Comparison) -> str:
     """What the intervals on the test genes allow to say."""
     better = [e.low > 0 for e in found.by_dataset.values()]
     worse = [e.high < 0 for e in found.by_dataset.values()]
@@ -66,7 +66,7 @@ def _weight(found: Comparison) -> str:
     return ": not to be told from none" if not any(better) else ": it holds on some data sets only"
 
 
-def cautions(results: SearchResults) -> list[str]:
+def list_cautions(results: SearchResults) -> list[str]:
     """What a reader must know before believing it."""
     found = []
     if results.winner:
@@ -88,7 +88,7 @@ def cautions(results: SearchResults) -> list[str]:
     return found
 
 
-def counts(results: SearchResults) -> str:
+def count_samples(results: SearchResults) -> str:
     """`100 samples: 61 finished, 38 stopped early, 1 failed`."""
     states = Counter(sample.state for sample in results.samples)
     listed = ", ".join(f"{n} {state}" for state, n in states.items())
@@ -96,16 +96,16 @@ def counts(results: SearchResults) -> str:
     return f"{results.n_samples} samples: {listed or 'none yet'}{again}"
 
 
-def changes(values: Mapping[str, object], config: Mapping[str, object]) -> list[tuple[str, object, object]]:
+def list_changes(values: Mapping[str, object], config: Mapping[str, object]) -> list[tuple[str, object, object]]:
     """(path, default, value) of the fields in which a configuration differs from the default."""
     return [(path, config[path], value) for path, value in values.items() if config.get(path) != value]
 
 
-def score(value: float) -> str:
+def format_score(value: float) -> str:
     """A PCC with four decimals: configurations of a search lie close."""
     return format_number(value, 4)
 
 
-def short(value: object) -> str:
+def shorten_value(value: object) -> str:
     """A value of a field in few digits."""
     return f"{value:.4g}" if isinstance(value, float) else format_value(value)

@@ -19,7 +19,7 @@ from ablations.study.factor import (
     as_field,
     check_path,
     check_value,
-    repeated_in,
+    find_repeated,
 )
 
 
@@ -82,7 +82,7 @@ def _is_varied(axis: GridFactor, values: Mapping[str, Any]) -> bool:
     return all(values[path] in [as_field(path, v) for v in wanted] for path, wanted in axis.when.items())
 
 
-def listed(configurations: Sequence[Configuration]) -> tuple[Combination, ...]:
+def list_rows(configurations: Sequence[Configuration]) -> tuple[Combination, ...]:
     """Configurations as rows, in order."""
     return tuple(
         Combination(row.label, {path: as_field(path, value) for path, value in row.values.items()}, row.is_default)
@@ -101,7 +101,7 @@ def check_configurations(configurations: Sequence[Configuration]) -> None:
     if len(configurations) < 2 or n_defaults != 1:
         found = f"found {len(configurations)} with {n_defaults} marked"
         raise Problem((at,), f"expected at least two configurations, one of them marked 'is_default'; {found}")
-    rows = [tuple(sorted(row.values.items())) for row in listed(configurations)]
+    rows = [tuple(sorted(row.values.items())) for row in list_rows(configurations)]
     for what, found_twice in (("label", [row.label for row in configurations]), ("values", rows)):
-        if repeated := repeated_in(found_twice):
+        if repeated := find_repeated(found_twice):
             raise Problem((at,), f"two configurations have the {what} {repeated[0]!r}")

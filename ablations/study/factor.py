@@ -126,7 +126,7 @@ def check_axis(axis: GridFactor, at: Location) -> None:
         raise Problem(place, f"'{axis.path}' cannot be a factor: {why}, and {message}")
     values = [check_value(axis.path, level.value, (*at, "levels", i, "value")) for i, level in enumerate(axis.levels)]
     for what, found in (("value", values), ("label", [level.label for level in axis.levels])):
-        if repeated := repeated_in(found):
+        if repeated := find_repeated(found):
             raise Problem((*at, "levels"), f"two levels have the {what} {repeated[0]!r}")
     default = check_value(axis.path, axis.default, (*at, "default"))
     if default not in values:
@@ -181,11 +181,11 @@ def check_value(path: str, value: Scalar, at: Location) -> Any:
 
 def as_field(path: str, value: Scalar) -> Any:
     """`value` as the configuration holds it at `path`, e.g. 3 for '3'; the field alone is checked, not its company."""
-    return _field_type(path).validate_python(value)
+    return _make_type(path).validate_python(value)
 
 
 @functools.cache
-def _field_type(path: str) -> TypeAdapter[Any]:
+def _make_type(path: str) -> TypeAdapter[Any]:
     section: Any = Config
     *sections, name = path.split(".")
     for part in sections:
@@ -195,6 +195,6 @@ def _field_type(path: str) -> TypeAdapter[Any]:
     return TypeAdapter(annotated)
 
 
-def repeated_in(values: Sequence[Any]) -> list[Any]:
+def find_repeated(values: Sequence[Any]) -> list[Any]:
     """The values that occur more than once."""
     return [value for value, count in Counter(values).items() if count > 1]

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from ablations.study.combinations import Combination, Configuration, check_configurations, cross, listed
+from ablations.study.combinations import Combination, Configuration, check_configurations, cross, list_rows
 from ablations.study.factor import (
     PROTOCOL,
     Factor,
@@ -31,10 +31,10 @@ from ablations.study.factor import (
     check_path,
     check_value,
     check_when,
-    repeated_in,
+    find_repeated,
 )
-from ablations.study.validation import validated
-from ablations.study.yaml_lines import LocatedYAML, Location, built_in, find_yaml, read_yaml
+from ablations.study.validation import validate
+from ablations.study.yaml_lines import LocatedYAML, Location, find_yaml, list_built_in, read_yaml
 from cgd.config import Config
 from cgd.errors import ConfigError, StudyError, closest
 
@@ -149,7 +149,7 @@ class Study(Part):
     @property
     def combinations(self) -> tuple[Combination, ...]:
         """All rows: the levels in file order; for a grid their product."""
-        return listed(self.configurations) if self.configurations else cross(self.axes)
+        return list_rows(self.configurations) if self.configurations else cross(self.axes)
 
     def combinations_on(self, dataset: str) -> tuple[Combination, ...]:
         """The rows that are run on this data set."""
@@ -194,7 +194,7 @@ class Study(Part):
             _check_list(self.name, what, asked)
         own = self.base(base)
         return [
-            Trial(self.name, row.label, dataset, seed, fold, self._config(own, row, seed, fold))
+            Trial(self.name, row.label, dataset, seed, fold, self._configure(own, row, seed, fold))
             for dataset in datasets
             for fold, seed, row in itertools.product(folds, seeds, self._rows_on(dataset))
         ]
@@ -208,7 +208,7 @@ class Study(Part):
             )
         return rows
 
-    def _config(self, base: Config, row: Combination, seed: int, fold: int) -> Config:
+    def _configure(self, base: Config, row: Combination, seed: int, fold: int) -> Config:
         where = f"study '{self.name}', level '{row.label}'"
         try:
             config = base.with_values({**row.values, "seed": seed})
@@ -230,7 +230,7 @@ class Study(Part):
 
 def list_studies() -> list[str]:
     """Names of the built-in studies."""
-    return built_in(_BUILT_IN)
+    return list_built_in(_BUILT_IN)
 
 
 def load_study(name_or_path: str | Path) -> Study:
@@ -258,13 +258,13 @@ def load_studies(names: Sequence[str | Path]) -> list[Study]:
 
 def _validate(document: LocatedYAML, source: str) -> Study:
     parts: dict[str, type[BaseModel]] = {"factor": Factor, "levels": Level, "factors": GridFactor, "paper": Paper}
-    return validated(Study, document, source, parts, hidden=_BY_CODE_ONLY)
+    return validate(Study, document, source, parts, hidden=_BY_CODE_ONLY)
 
 
 def _check_list(study: str, what: str, asked: Sequence[Any]) -> None:
     if not asked:
         raise StudyError(f"study '{study}': expected at least one {what}, found none")
-    if repeated := repeated_in(asked):
+    if repeated := find_repeated(asked):
         raise StudyError(f"study '{study}': {what} {repeated[0]!r} is asked for twice")
 
 
@@ -281,7 +281,7 @@ def _check_layout(study: Study) -> None:
         raise Problem(("configurations",), "configurations stand alone: remove the factors and their levels")
     if study.grid and single:
         raise Problem((), "a grid lists everything under 'factors'; remove 'factor', 'levels' and 'default'")
-    if study.grid and (len(study.factors) < 2 or repeated_in([factor.path for factor in study.factors])):
+    if study.grid and (len(study.factors) < 2 or find_repeated([factor.path for factor in study.factors])):
         raise Problem(("factors",), "a grid crosses at least two factors with different paths")
     least = 1 if study.is_comparison else 2
     whole = study.factor is not None and len(study.levels) >= least and study.default is not None
@@ -291,19 +291,19 @@ def _check_layout(study: Study) -> None:
 
 def _check_content(study: Study) -> None:
     """Factors, conditions, configurations, what is fixed, data sets and labels."""
-    if repeated := repeated_in(study.datasets):
+    if repeated := find_repeated(study.datasets):
         raise Problem(("datasets",), f"data set '{repeated[0]}' is listed twice")
     for i, axis in enumerate(study.axes):
         at: Location = ("factors", i) if study.grid else ()
         check_axis(axis, at)
         if study.datasets:
-            check_only_on(axis, [_name_of(dataset) for dataset in study.datasets], at)
+            check_only_on(axis, [_find_name(dataset) for dataset in study.datasets], at)
     for i, axis in enumerate(study.factors):
         check_when(axis, study.factors, ("factors", i))
     if study.configurations:
         check_configurations(study.configurations)
     _check_fixed(study)
-    if not all(study.labels) or repeated_in(study.labels):
+    if not all(study.labels) or find_repeated(study.labels):
         message = f"the rows of the grid do not have distinct labels: {', '.join(study.labels)}"
         raise Problem(("factors",), message)
 
@@ -317,7 +317,7 @@ def _check_fixed(study: Study) -> None:
             raise Problem(("fixed", path), f"'{path}' is varied by this study, so it cannot be fixed as well")
 
 
-def _name_of(dataset: str) -> str:
+def _find_name(dataset: str) -> str:
     """The name a data set goes by when it is given as a folder or as two files."""
     first = dataset.partition(",")[0].strip()
     return Path(first).stem if "," in dataset else Path(first).name

@@ -21,7 +21,7 @@ _IN_WORDS = {
 }
 
 
-def validated(
+def validate(
     model: type[Model], document: LocatedYAML, source: str, parts: Mapping[str, type[BaseModel]], hidden: str = ""
 ) -> Model:
     """`document` as a `model`.

@@ -24,7 +24,7 @@ class LocatedYAML:
         """1-based line of the value at `location`, or of its nearest ancestor that is in the file."""
         node, line = self.root, 1
         for part in location:
-            node, start = _child(node, part)
+            node, start = _find_child(node, part)
             if node is None:
                 break
             line = start
@@ -37,7 +37,7 @@ class LocatedYAML:
         return f"{line}{where}: {message}" if where else f"{line}{message}"
 
 
-def _child(node: yaml.Node | None, part: int | str) -> tuple[yaml.Node | None, int]:
+def _find_child(node: yaml.Node | None, part: int | str) -> tuple[yaml.Node | None, int]:
     """The node under `part` and the 1-based line where it starts (for a mapping: the line of its key)."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
@@ -48,14 +48,14 @@ def _child(node: yaml.Node | None, part: int | str) -> tuple[yaml.Node | None, i
     return None, 0
 
 
-def built_in(folder: Path) -> list[str]:
+def list_built_in(folder: Path) -> list[str]:
     """Names of the YAML files of a folder."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def find_yaml(folder: Path, name_or_path: str | Path, what: str) -> Path:
     """The file of a built-in name, or the one at a path. Raises StudyError with the closest name where neither is."""
-    names = built_in(folder)
+    names = list_built_in(folder)
     path = folder / f"{name_or_path}.yaml" if str(name_or_path) in names else Path(name_or_path)
     if not path.is_file():
         hint = closest(str(name_or_path), names)
@@ -84,13 +84,13 @@ def read_yaml(path: Path, expected: str = "a study with 'name:', 'question:', 'f
     if not isinstance(values, dict):
         found = "nothing" if values is None else type(values).__name__
         raise StudyError(f"{path}, line 1: expected {expected}, found {found}")
-    if (twice := _repeated_key(root, set())) is not None:
+    if (twice := _find_repeated_key(root, set())) is not None:
         line = twice.start_mark.line + 1
         raise StudyError(f"{path}, line {line}: the key '{twice.value}' is written twice; keep one of them")
     return LocatedYAML(values, root)
 
 
-def _repeated_key(node: yaml.Node | None, seen: set[int]) -> yaml.Node | None:
+def _find_repeated_key(node: yaml.Node | None, seen: set[int]) -> yaml.Node | None:
     """The first key of a mapping at or below `node` that stands there for the second time."""
     if not isinstance(node, yaml.CollectionNode) or id(node) in seen:  # an alias may point back at its parent
         return None
@@ -104,6 +104,6 @@ def _repeated_key(node: yaml.Node | None, seen: set[int]) -> yaml.Node | None:
             keys.add(str(key.value))
         else:
             value = item
-        if (found := _repeated_key(value, seen)) is not None:
+        if (found := _find_repeated_key(value, seen)) is not None:
             return found
     return None
