@@ -6,12 +6,11 @@ import argparse
 from contextlib import suppress
 from pathlib import Path
 
-from ablations.findings.study_json import Forecast
 from ablations.report.pages.index import write_index
 from cgd.errors import TrackingError
 from tune.checkpoints.options import check_checkpoint_options
 from tune.cluster.resources import Share
-from tune.commands.dry_run import DryRun
+from tune.commands.dry_run import show_plan
 from tune.commands.ending import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, Ending
 from tune.commands.options import make_ui_command, record_arguments
 from tune.commands.plan_table import describe_wait
@@ -39,25 +38,12 @@ def read_share(arguments: argparse.Namespace) -> Share:
 
 def execute(arguments: argparse.Namespace, plan: Plan, log: CommandLog) -> Ending:
     """A dry run of the plan, or the plan itself with its reports. `arguments`: of `tune.commands.options`."""
-    uri = choose_store(arguments.tracking_uri, arguments.output)
+    output, share = arguments.output, read_share(arguments)
+    uri = choose_store(arguments.tracking_uri, output)
     if arguments.dry_run:
-        dry_run = DryRun(
-            plan,
-            uri,
-            arguments.output,
-            address=arguments.address,
-            max_concurrent=arguments.max_concurrent,
-            log_models=not arguments.no_models,
-            share=read_share(arguments),
-            storage=arguments.checkpoint_storage,
-        )
-        dry_run.show(log, with_forecast=not arguments.no_forecast)
+        show_plan(arguments, plan, uri, share, log)
         return Ending()
-    return _run_studies(arguments, plan, uri, log)
-
-
-def _run_studies(arguments: argparse.Namespace, plan: Plan, uri: str, log: CommandLog) -> Ending:
-    output, keeping = arguments.output, check_checkpoint_options(arguments)
+    keeping = check_checkpoint_options(arguments)
     with open_store(uri, output, log) as tracking:
         forecast = load_forecast(output, plan)
         runner = Runner(
@@ -67,14 +53,18 @@ def _run_studies(arguments: argparse.Namespace, plan: Plan, uri: str, log: Comma
             record_arguments(arguments),
             forecast=forecast,
             log_models=not arguments.no_models,
-            share=read_share(arguments),
+            share=share,
             keeping=keeping,
         )
-        _announce(runner, len(plan.trials), forecast)
+        n_trials, missing = len(plan.trials), runner.missing()
+        print(f"{n_trials} trials: {n_trials - len(missing)} in the store already, {len(missing)} to run")
+        if forecast and forecast.select(missing).trials:
+            print(describe_wait(forecast, missing))
         parents, complete = runner.run(arguments.resume, arguments.address, arguments.max_concurrent)
         outcomes = _conclude(runner, parents, complete)
         index = write_index(output / "reports")
-    return _print_outcomes(outcomes, index, uri, output if uri == name_own_store(output) else None, log)
+    ui = make_ui_command(uri, output if uri == name_own_store(output) else None)
+    return _print_outcomes(outcomes, index, ui, hide_password(uri), log)
 
 
 def _conclude(runner: Runner, parents: dict[str, str], complete: bool) -> list[StudyOutcome]:
@@ -92,24 +82,15 @@ def _conclude(runner: Runner, parents: dict[str, str], complete: bool) -> list[S
     return outcomes
 
 
-def _announce(runner: Runner, n_trials: int, forecast: Forecast | None) -> None:
-    missing = runner.missing()
-    print(f"{n_trials} trials: {n_trials - len(missing)} in the store already, {len(missing)} to run")
-    if forecast and forecast.select(missing).trials:
-        print(describe_wait(forecast, missing))
-
-
-def _print_outcomes(
-    outcomes: list[StudyOutcome], index: Path, uri: str, output: Path | None, log: CommandLog
-) -> Ending:
+def _print_outcomes(outcomes: list[StudyOutcome], index: Path, ui: str, uri: str, log: CommandLog) -> Ending:
     for outcome in outcomes:
         print(f"\n{outcome.summary}")
     print()
     for outcome in outcomes:
         print(f"Report:       {outcome.report}")
     print(f"All reports:  {index}")
-    print(f"MLflow store: {hide_password(uri)}")
-    print(f"Open the UI:  {make_ui_command(uri, output)}")
+    print(f"MLflow store: {uri}")
+    print(f"Open the UI:  {ui}")
     print(f"Log:          {log.path}")
     failed = dict.fromkeys(pair for outcome in outcomes for pair in outcome.failed)
     missing = dict.fromkeys(name for outcome in outcomes for name in outcome.missing)

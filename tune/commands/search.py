@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ablations.search.space import Space, list_spaces, load_space
 from cgd.config import Config
@@ -25,10 +24,6 @@ from tune.commands.options import (
 )
 from tune.store.errors import hide_password
 from tune.terminal.logs import CommandLog
-
-if TYPE_CHECKING:  # these import torch and ray, which --help and --list do without
-    from tune.search.plan import SearchPlan
-    from tune.search.run import SearchOutcome
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -116,9 +111,12 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
     if arguments.list:
         return _list()
     space, base = _read_inputs(arguments)
-    from tune.cluster.connection import check_reachable  # these import torch and ray, which --help does without
-    from tune.commands.execute import print_notes
+    # these import torch and ray, which --help and --list do without
+    from tune.cluster.connection import check_reachable
+    from tune.commands.execute import print_notes, read_share
     from tune.search.plan import Replication, make_plan
+    from tune.search.run import SearchCommand
+    from tune.store.opening import choose_store, name_own_store, open_store
 
     check_reachable(arguments.address)
     plan = make_plan(
@@ -133,14 +131,6 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
         name=arguments.name,
     )
     print_notes(plan.planner.plan)
-    return _run_plan(arguments, plan, log)
-
-
-def _run_plan(arguments: argparse.Namespace, plan: SearchPlan, log: CommandLog) -> Ending:
-    from tune.commands.execute import read_share
-    from tune.search.run import SearchCommand
-    from tune.store.opening import choose_store, name_own_store, open_store
-
     output, keeping = arguments.output, check_checkpoint_options(arguments)
     uri = choose_store(arguments.tracking_uri, output)
     with open_store(uri, output, log) as tracking:
@@ -155,10 +145,6 @@ def _run_plan(arguments: argparse.Namespace, plan: SearchPlan, log: CommandLog) 
     print(f"\n{outcome.summary}\n")
     for what, place in where.items():
         print(f"{what + ':':<14}{place}")
-    return _make_ending(outcome)
-
-
-def _make_ending(outcome: SearchOutcome) -> Ending:
     if outcome.stopped:
         return Ending(EXIT_STOPPED, ("stopped; the same command with --resume continues",))
     failed = tuple(f"FAILED  {name}: {error}" for name, error in outcome.failed)
