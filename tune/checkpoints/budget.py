@@ -52,8 +52,8 @@ def find_checkpoints(root: Path) -> Iterator[Stored]:
                 yield Stored(path / name, trial, epoch, measure_folder(path / name))
 
 
-class CheckpointBudget:
-    """Removes checkpoints while all of them together are too large.
+class CheckpointBudget(ray_tune.Callback):
+    """Removes checkpoints while all of them together are too large, whenever a trial ends: no epoch waits for it.
 
     Those of trials that have ended go first, then spares, then the best of a trial where it is not the last. The last
     whole one of a trial that has not ended never goes.
@@ -71,6 +71,15 @@ class CheckpointBudget:
     def __init__(self, root: Path, limit: int, has_ended: Callable[[str], bool]) -> None:
         self.root, self.limit, self.has_ended = root, limit, has_ended
         self._warned = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks into a snapshot that is never read
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.enforce()
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.enforce()
 
     def enforce(self) -> list[Stored]:
         """Remove what has to go; returns it."""
@@ -118,19 +127,3 @@ def _find_dispensable(checkpoints: list[Stored]) -> Iterator[tuple[Stored, bool]
             continue
         yield from ((one, one.epoch == state.get("kept_epoch")) for one in newest_first if one is not last)
         return
-
-
-class BudgetCallback(ray_tune.Callback):
-    """Holds the budget whenever a trial ends, so that no epoch waits for it."""
-
-    def __init__(self, budget: CheckpointBudget) -> None:
-        self.budget = budget
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its callbacks into a snapshot that is never read
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.budget.enforce()
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.budget.enforce()

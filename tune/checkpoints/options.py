@@ -18,18 +18,10 @@ DEFAULT_BUDGET = 20 * 10**9
 
 @dataclass(frozen=True)
 class CheckpointOptions:
-    """Options of a command.
+    """Options of a command."""
 
-    Attributes
-    ----------
-    budget
-        Bytes that the checkpoints below the output folder may take.
-    storage
-        Address of a store that all machines reach, where checkpoints are kept too; None for none.
-    """
-
-    budget: int = DEFAULT_BUDGET
-    storage: str | None = None
+    budget: int = DEFAULT_BUDGET  # bytes that the checkpoints below the output folder may take
+    storage: str | None = None  # address of a store that all machines reach, where checkpoints are kept too
 
     def open_mirror(self, root: Path) -> CheckpointMirror | None:
         """The store beside `root`, the folder of all checkpoints; None where none was asked for."""

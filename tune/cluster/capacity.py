@@ -51,24 +51,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What trials can be placed on.
+    """What trials can be placed on."""
 
-    Attributes
-    ----------
-    nodes
-        As they are now.
-    can_grow
-        Whether an autoscaler adds nodes; False for one machine or a fixed cluster.
-    limit
-        CPUs and GPUs the cluster can grow to, where that is known.
-    types
-        How many nodes of which size it can start; known where `limit` is.
-    """
-
-    nodes: tuple[Node, ...]
-    can_grow: bool = False
-    limit: Node | None = None
-    types: tuple[tuple[int, Node], ...] = ()
+    nodes: tuple[Node, ...]  # as they are now
+    can_grow: bool = False  # whether an autoscaler adds nodes; False for one machine or a fixed cluster
+    limit: Node | None = None  # CPUs and GPUs the cluster can grow to, where that is known
+    types: tuple[tuple[int, Node], ...] = ()  # how many nodes of which size it can start; known where `limit` is
 
     @property
     def n_cpus(self) -> int:

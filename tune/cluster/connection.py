@@ -88,7 +88,7 @@ def note_checked(node_ids: Iterable[str]) -> None:
     _checked.update(node_ids)
 
 
-def checked_nodes() -> frozenset[str]:
+def list_checked() -> frozenset[str]:
     """Ids of the nodes that were noted; one that joined since is not among them."""
     return frozenset(_checked)
 

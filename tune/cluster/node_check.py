@@ -21,30 +21,16 @@ _SHOWN = 300  # characters of an error
 
 @dataclass(frozen=True)
 class Expected:
-    """What the driver has, and every node must have.
+    """What the driver has, and every node must have."""
 
-    Attributes
-    ----------
-    versions
-        Name and version of each, as of `read_versions`.
-    probe
-        File the driver wrote in the folder of the checkpoints.
-    token
-        Its content.
-    files
-        Files that trials read.
-    storage
-        Where checkpoints are kept for all nodes (`s3://BUCKET/PREFIX`); None where they share the folder of `probe`.
-    """
-
-    versions: tuple[tuple[str, str], ...]
-    probe: Path
-    token: str
-    files: tuple[Path, ...] = ()
-    storage: str | None = None
+    versions: tuple[tuple[str, str], ...]  # name and version of each, as of `read_versions`
+    probe: Path  # file the driver wrote in the folder of the checkpoints
+    token: str  # its content
+    files: tuple[Path, ...] = ()  # those that trials read
+    storage: str | None = None  # `s3://BUCKET/PREFIX` for all nodes' checkpoints, where they share no folder of `probe`
 
     @classmethod
-    def of_this_process(cls, folder: Path, files: Sequence[Path] = (), storage: str | None = None) -> Expected:
+    def describe_this_process(cls, folder: Path, files: Sequence[Path] = (), storage: str | None = None) -> Expected:
         """What this process has, with the name of a probe in `folder`, which `write_probe` writes."""
         token = uuid.uuid4().hex
         return cls(tuple(read_versions().items()), folder / f".nodes-{token[:12]}", token, tuple(files), storage)
@@ -103,7 +89,8 @@ def find_problems(expected: Expected) -> list[str]:
         for name, version in expected.versions
         if found.get(name) != version
     ]
-    return differing or [*_check_import(), *_check_folder(expected), *_check_files(expected.files)]
+    unseen = [f"sees no file {path}" for path in expected.files if not path.is_file()]
+    return differing or [*_check_import(), *_check_folder(expected), *unseen]
 
 
 find_problems_once = lru_cache(find_problems)  # once in a process
@@ -165,10 +152,6 @@ def _check_storage(storage: str, name: str) -> list[str]:
     except Exception as error:  # no such bucket, no permission, no route, ...: each library with errors of its own
         return [f"cannot write to {storage}: {_shorten(error)}"]
     return []
-
-
-def _check_files(files: Sequence[Path]) -> list[str]:
-    return [f"sees no file {path}" for path in files if not path.is_file()]
 
 
 def _shorten(error: Exception) -> str:

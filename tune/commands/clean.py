@@ -45,19 +45,11 @@ class Leftover:
 
 @dataclass(frozen=True)
 class Known:
-    """What the store says.
+    """What the store says, runs that wait in the outbox included."""
 
-    Attributes
-    ----------
-    status, code
-        Status and code version ('' for none) of each run by its fingerprint, those that wait in the outbox included.
-    is_interrupted
-        Whether a study stopped before its end.
-    """
-
-    status: Mapping[str, str]
-    code: Mapping[str, str]
-    is_interrupted: bool
+    status: Mapping[str, str]  # of each run by its fingerprint
+    code: Mapping[str, str]  # its code version, '' for none
+    is_interrupted: bool  # whether a study stopped before its end
 
 
 def read_store(uri: str, output: Path) -> Known | None:

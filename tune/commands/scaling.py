@@ -34,22 +34,12 @@ _LEFT_OUT = 1  # epochs at the start, which also pay for what torch does once
 
 @dataclass(frozen=True)
 class Speed:
-    """What a trial of `n_workers` workers took.
-
-    Attributes
-    ----------
-    steps_per_second
-        Of the median epoch, which validates once.
-    start_seconds
-        From asking for the workers to the end of the first epoch.
-    trial_seconds
-        From asking for the workers until they are gone.
-    """
+    """What a trial of `n_workers` workers took."""
 
     n_workers: int
-    steps_per_second: float
-    start_seconds: float
-    trial_seconds: float
+    steps_per_second: float  # of the median epoch, which validates once
+    start_seconds: float  # from asking for the workers to the end of the first epoch
+    trial_seconds: float  # from asking for the workers until they are gone
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -123,8 +113,7 @@ def measure(config: Config, request: Request, dataset: ray.ObjectRef, split: Gen
 
     if request.n_workers == 1:
         remote = ray.remote(num_cpus=request.cpus, num_gpus=request.gpus, max_retries=0)(_run_alone)
-        reports = ray.get(remote.remote(work, time.time()))
-        arrived += reports
+        arrived += ray.get(remote.remote(work, time.time()))
     else:
         Group("scaling", request, config.runtime.device, scratch).run(work, report)
     seconds = [metrics["epoch_seconds"] for _, metrics in arrived[_LEFT_OUT:]]

@@ -60,7 +60,7 @@ def export_splits(planner: Planner, folder: Path) -> Iterator[str]:
         for name, key in planner.prepare_under_base().items():
             prepared = planner.plan.datasets[key]
             (folder / name).mkdir(parents=True, exist_ok=True)
-            _sc(prepared).write_h5ad(folder / name / "sc.h5ad")
+            _make_sc(prepared).write_h5ad(folder / name / "sc.h5ad")
             for split in make_splits(prepared.panel, config.split):
                 where = folder / name / f"fold{split.fold}"
                 where.mkdir(exist_ok=True)
@@ -72,13 +72,13 @@ def export_splits(planner: Planner, folder: Path) -> Iterator[str]:
 def _write(where: Path, prepared: PreparedPair, split: GeneSplit, config: Config) -> str:
     """The two files of a fold, made of what a method would get and of nothing else; what they hold."""
     visible = hide(prepared, split, config).visible
-    _st(visible).write_h5ad(where / "st_train.h5ad")
+    _make_st(visible).write_h5ad(where / "st_train.h5ad")
     (where / "genes_to_predict.txt").write_text("\n".join(split.test) + "\n", encoding="utf-8")
     shape = f"{len(visible.spot_names)} spots x {len(visible.train_genes)} training genes"
     return f"{shape}, {len(split.test)} genes to predict"
 
 
-def _st(visible: VisiblePair) -> ad.AnnData:
+def _make_st(visible: VisiblePair) -> ad.AnnData:
     spots = pd.DataFrame(index=pd.Index(visible.spot_names))
     counts = sp.csr_matrix(np.rint(visible.st_counts().T).astype(np.float32))  # exact: float32 is finer than a count
     adata = ad.AnnData(counts, spots, pd.DataFrame(index=pd.Index(visible.train_genes)))
@@ -86,7 +86,7 @@ def _st(visible: VisiblePair) -> ad.AnnData:
     return adata
 
 
-def _sc(prepared: PreparedPair) -> ad.AnnData:
+def _make_sc(prepared: PreparedPair) -> ad.AnnData:
     """All of the scRNA-seq that is left after the filter of cells: nothing of it is hidden from a method."""
     totals = prepared.sc_totals
     cells = pd.DataFrame({"total_counts": totals}, index=pd.Index([f"cell{i}" for i in range(len(totals))]))

@@ -42,7 +42,9 @@ def choose_methods(
         raise ConfigError(f"--methods names nothing; expected names such as spage,tangram, or '{ALL}', or '{FLOORS}'")
     chosen: list[Compared] = []
     notes = list_unusable() if ALL in names else []
-    for name in _expand(names):
+    everything = [*METHODS, *discover_methods()] if ALL in names else []
+    named = [name for name in names if name not in (ALL, FLOORS, CAUSALGED)]
+    for name in dict.fromkeys([*everything, *named]):
         entry = _find(name)
         try:
             entry.check()
@@ -55,12 +57,6 @@ def choose_methods(
         chosen.append(Compared(name, entry.title, entry.note))
     chosen += [Compared(BROUGHT + one.name, one.name, find_method(BROUGHT + one.name).note) for one in brought]
     return _tell_apart(chosen), notes
-
-
-def _expand(names: Sequence[str]) -> list[str]:
-    everything = [*METHODS, *discover_methods()] if ALL in names else []
-    named = [name for name in names if name not in (ALL, FLOORS, CAUSALGED)]
-    return list(dict.fromkeys([*everything, *named]))
 
 
 def _find(name: str) -> Entry:

@@ -102,18 +102,18 @@ class SearchBook:
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
-    def trials(self) -> list[FrozenTrial]:
+    def list_trials(self) -> list[FrozenTrial]:
         """The trial of each sample, by position; interrupted ones are not among them."""
         trials = [trial for trial in self.study.get_trials(deepcopy=False) if _counts(trial)]
         return sorted(trials, key=lambda trial: trial.user_attrs[SAMPLE])
 
-    def finished(self) -> list[FrozenTrial]:
+    def list_finished(self) -> list[FrozenTrial]:
         """Samples that ended one way or another."""
-        return [trial for trial in self.trials() if trial.state.is_finished()]
+        return [trial for trial in self.list_trials() if trial.state.is_finished()]
 
-    def ranked(self) -> list[FrozenTrial]:
+    def rank(self) -> list[FrozenTrial]:
         """Samples that ran to their end within the memory asked for, the most accurate first."""
-        complete = [t for t in self.trials() if t.state == TrialState.COMPLETE and self.fits_memory(t)]
+        complete = [t for t in self.list_trials() if t.state == TrialState.COMPLETE and self.fits_memory(t)]
         return sorted(complete, key=lambda t: (-t.values[0], t.user_attrs[SAMPLE]))
 
     def fits_memory(self, trial: FrozenTrial) -> bool:
@@ -121,10 +121,10 @@ class SearchBook:
         limit = self.plan.max_memory_mb
         return limit is None or trial.user_attrs.get(MEMORY, math.inf) <= limit
 
-    def front(self) -> list[FrozenTrial]:
-        """Of `ranked`, those that no other beats in accuracy and seconds both, the most accurate first."""
+    def find_front(self) -> list[FrozenTrial]:
+        """Of `rank`, those that no other beats in accuracy and seconds both, the most accurate first."""
         front: list[FrozenTrial] = []
-        for trial in sorted(self.ranked(), key=lambda trial: (-trial.values[0], trial.user_attrs[SECONDS])):
+        for trial in sorted(self.rank(), key=lambda trial: (-trial.values[0], trial.user_attrs[SECONDS])):
             if not front or trial.user_attrs[SECONDS] < front[-1].user_attrs[SECONDS]:
                 front.append(trial)
         return front
@@ -139,7 +139,7 @@ class SearchBook:
         """Make sure that a trial waits to be asked for; False if all samples were drawn."""
         if self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             return True
-        sample = 1 + max((trial.user_attrs[SAMPLE] for trial in self.trials()), default=-1)
+        sample = 1 + max((trial.user_attrs[SAMPLE] for trial in self.list_trials()), default=-1)
         if sample >= self.plan.n_samples:
             return False
         point = self.points[sample] if sample < len(self.points) else Point(DRAWN, {})
@@ -188,7 +188,7 @@ class SearchBook:
 
     def replace_interrupted(self) -> int:
         """End the trials that nobody runs any more and enqueue each again; returns how many there were."""
-        trials = self.study.get_trials(deepcopy=False)
+        trials, study_id = self.study.get_trials(deepcopy=False), self.storage.get_study_id_from_name(self.plan.name)
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         there = {t.user_attrs[SAMPLE] for t in trials if _counts(t) and t.state != TrialState.RUNNING}
         for trial in sorted(running, key=lambda trial: trial.user_attrs[SAMPLE]):
@@ -196,14 +196,10 @@ class SearchBook:
             if attributes[SAMPLE] not in there:  # first its successor: a kill in between leaves both, not none
                 drawn = trial.params if VALUES in attributes else attributes[GIVEN]
                 self._enqueue(attributes[SAMPLE], Point(attributes[ORIGIN], drawn))
-            self._mark_interrupted(trial.number)
+            trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
+            self.storage.set_trial_user_attr(trial_id, INTERRUPTED, True)
             self.study.tell(trial.number, state=TrialState.FAIL)
         return len(running)
-
-    def _mark_interrupted(self, number: int) -> None:
-        study_id = self.storage.get_study_id_from_name(self.plan.name)
-        trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
-        self.storage.set_trial_user_attr(trial_id, INTERRUPTED, True)
 
 
 def _counts(trial: FrozenTrial) -> bool:

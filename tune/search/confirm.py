@@ -19,7 +19,6 @@ from cgd.evaluation import trial_fingerprint
 from cgd.files import write_atomically
 from tune.search.book import DEFAULT, SAMPLE, SearchBook
 from tune.search.engine import Workplace, run_candidates
-from tune.search.plan import SearchPlan
 from tune.search.runs import WHOLE, Candidate, SearchRecorder, SearchRuns
 from tune.store.reading import FAILED
 from tune.terminal.progress import Progress
@@ -43,23 +42,13 @@ class Finalist:
 
 @dataclass(frozen=True)
 class Confirmed:
-    """A finalist and what it is worth.
-
-    Attributes
-    ----------
-    value, by_dataset
-        Mean validation PCC over seeds and folds; every data set weighs the same.
-    per_gene
-        A row per data set, seed, fold and validation gene.
-    n_missing
-        Replicates that have no result.
-    """
+    """A finalist and what it is worth."""
 
     finalist: Finalist
-    value: float
-    by_dataset: dict[str, float]
-    per_gene: pd.DataFrame
-    n_missing: int
+    value: float  # mean validation PCC over seeds and folds; every data set weighs the same
+    by_dataset: dict[str, float]  # the same of each data set
+    per_gene: pd.DataFrame  # a row per data set, seed, fold and validation gene
+    n_missing: int  # replicates that have no result
 
 
 @dataclass(frozen=True)
@@ -74,18 +63,14 @@ class _Job:
 def choose_finalists(book: SearchBook) -> list[Finalist]:
     """The default, then the best samples (of the Pareto front, if that is sought), each configuration once."""
     plan = book.plan
-    found = {plan.base.fingerprint(): Finalist(DEFAULT, None, plan.base, {})}
-    for trial in book.front() if plan.objective == "pareto" else book.ranked():
+    before, found = plan.base.flatten(), {plan.base.fingerprint(): Finalist(DEFAULT, None, plan.base, {})}
+    for trial in book.find_front() if plan.objective == "pareto" else book.rank():
         config, sample = book.config_of(trial), trial.user_attrs[SAMPLE]
         if len(found) > plan.n_finalists:
             break
-        found.setdefault(config.fingerprint(), Finalist(f"sample {sample}", sample, config, _changed(plan, config)))
+        values = {path: value for path, value in config.flatten().items() if before[path] != value}
+        found.setdefault(config.fingerprint(), Finalist(f"sample {sample}", sample, config, values))
     return list(found.values())
-
-
-def _changed(plan: SearchPlan, config: Config) -> dict[str, Any]:
-    before = plan.base.flatten()
-    return {path: value for path, value in config.flatten().items() if before[path] != value}
 
 
 def confirm(
@@ -99,7 +84,7 @@ def confirm(
         The finalists with what they are worth, and False if the user stopped it: then none of them may win.
     """
     folder = workplace.folder / "confirmation"
-    jobs = _jobs(book, finalists)
+    jobs = _make_jobs(book, finalists)
     for key, job in jobs.items():
         if _file(folder, key).is_file():
             runs.complete(job.candidate, _read(folder, key))
@@ -107,7 +92,7 @@ def confirm(
     missing = {key: job for key, job in jobs.items() if not _file(folder, key).is_file()}
     failed: set[str] = set()
     if missing:
-        with Progress(len(missing), len(missing) * WHOLE) as progress, runs.redirect_lines(progress.note):
+        with Progress(len(missing), len(missing) * WHOLE) as progress, runs.outbox.redirect_lines(progress.note):
             recorder = SearchRecorder(
                 runs,
                 progress,
@@ -123,7 +108,7 @@ def confirm(
     return [_collect(finalist, jobs, folder, book.plan.confirmation) for finalist in finalists], complete
 
 
-def _jobs(book: SearchBook, finalists: list[Finalist]) -> dict[str, _Job]:
+def _make_jobs(book: SearchBook, finalists: list[Finalist]) -> dict[str, _Job]:
     """Jobs by key; the key names configuration, data, split, seed and code, so that a result is never used twice."""
     plan, jobs = book.plan, {}
     for i, replicate in enumerate(plan.confirmation):
@@ -140,12 +125,9 @@ def _jobs(book: SearchBook, finalists: list[Finalist]) -> dict[str, _Job]:
                 "cgd.seed": str(replicate.seed),
                 "cgd.fold": str(replicate.fold),
             }
-            jobs[key] = _Job(Candidate(key, _name(finalist, replicate), config, tags), finalist.label, i)
+            where = f"{replicate.dataset} · seed {replicate.seed} · validation fold {replicate.fold}"
+            jobs[key] = _Job(Candidate(key, f"{finalist.label} · {where}", config, tags), finalist.label, i)
     return jobs
-
-
-def _name(finalist: Finalist, replicate: Replicate) -> str:
-    return f"{finalist.label} · {replicate.dataset} · seed {replicate.seed} · validation fold {replicate.fold}"
 
 
 def _file(folder: Path, key: str) -> Path:

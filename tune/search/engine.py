@@ -9,7 +9,7 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import TrialScheduler
 
-from tune.checkpoints.budget import BudgetCallback, CheckpointBudget
+from tune.checkpoints.budget import CheckpointBudget
 from tune.checkpoints.options import DEFAULT_BUDGET
 from tune.search.book import ORIGIN, SAMPLE, SearchBook
 from tune.search.runs import WHOLE, SearchRecorder, SearchRuns
@@ -30,25 +30,13 @@ from tune.trials.tuning import run_tune
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where a search runs, and how much at a time.
+    """Where a search runs, and how much at a time."""
 
-    Attributes
-    ----------
-    work
-        What its trials share, but for what they are scored on.
-    output, folder
-        The output folder, and the search's own in it.
-    max_concurrent
-        Trials at a time; None for as many as the cluster takes.
-    budget
-        Bytes that the checkpoints below the output folder may take.
-    """
-
-    work: Work
+    work: Work  # what its trials share, but for what they are scored on
     output: Path
-    folder: Path
-    max_concurrent: int | None
-    budget: int = DEFAULT_BUDGET
+    folder: Path  # the search's own in `output`
+    max_concurrent: int | None  # trials at a time; None for as many as the cluster takes
+    budget: int = DEFAULT_BUDGET  # bytes that the checkpoints below `output` may take
 
 
 def run_search(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> bool:
@@ -57,16 +45,16 @@ def run_search(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> bool
     What an earlier command told the storage and not the tracking store any more is written there first.
     """
     _catch_up(book, runs, workplace)
-    left = book.plan.n_samples - len(book.finished())
+    left = book.plan.n_samples - len(book.list_finished())
     if left <= 0:
         return True
-    plan, ranked = book.plan, book.ranked()
+    plan, ranked = book.plan, book.rank()
     best = (ranked[0].values[0], sample_name(plan, ranked[0].user_attrs[SAMPLE])) if ranked else None
 
     def is_eligible(result: TrialResult) -> bool:
         return plan.max_memory_mb is None or result.summary["peak_memory_mb"] <= plan.max_memory_mb
 
-    with Progress(left, left * WHOLE) as progress, runs.redirect_lines(progress.note):
+    with Progress(left, left * WHOLE) as progress, runs.outbox.redirect_lines(progress.note):
 
         def refuse(sample: int, reason: str) -> None:
             progress.start(sample_name(plan, sample), WHOLE)  # or its work would stay among what is left to do
@@ -89,17 +77,17 @@ def run_search(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> bool
                 recorder,
                 with_checkpoints=is_for_accuracy,
                 searcher=search,
-                scheduler=make_scheduler(plan.space.stopping if is_for_accuracy else None, book.finished()),
+                scheduler=make_scheduler(plan.space.stopping if is_for_accuracy else None, book.list_finished()),
                 n_samples=left,
             )
         finally:
             book.replace_interrupted()
-    return len(book.finished()) == plan.n_samples
+    return len(book.list_finished()) == plan.n_samples
 
 
 def _catch_up(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> None:
     """What a killed command left undone after telling: runs of finished samples to write, checkpoints to remove."""
-    for trial in book.finished():
+    for trial in book.list_finished():
         sample = trial.user_attrs[SAMPLE]
         file = result_file(workplace.folder / "samples", sample)
         if trial.state == TrialState.COMPLETE and file.is_file():
@@ -130,7 +118,6 @@ def run_candidates(
         Whether an interrupted candidate continues; its seconds are then those of the last attempt alone.
     """
     work = replace(workplace.work, replicates=replicates, with_checkpoints=with_checkpoints)
-    budget = CheckpointBudget(work.checkpoints, workplace.budget, recorder.runs.is_finished)
     run_tune(
         work,
         jobs,
@@ -141,7 +128,7 @@ def run_candidates(
         scheduler=scheduler,
         n_samples=n_samples,
         label=f"-{workplace.folder.name}",
-        callbacks=[BudgetCallback(budget)],
+        callbacks=[CheckpointBudget(work.checkpoints, workplace.budget, recorder.runs.is_finished)],
         storage=work.mirror.uri if work.mirror else None,
     )
 

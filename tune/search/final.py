@@ -29,24 +29,14 @@ WINNER = "winner"
 
 @dataclass(frozen=True)
 class FinalTest:
-    """The winner and the default on the test genes.
+    """The winner and the default on the test genes."""
 
-    Attributes
-    ----------
-    run_id, report
-        The study's parent run and its page.
-    winner, default
-        Per-gene tables, a row per data set, seed, fold and test gene.
-    failed, missing
-        Trials that failed, with their errors, and those that did not run.
-    """
-
-    run_id: str
-    report: Path | None
-    winner: pd.DataFrame
-    default: pd.DataFrame
-    failed: tuple[tuple[str, str], ...] = ()
-    missing: tuple[str, ...] = ()
+    run_id: str  # the study's parent run
+    report: Path | None  # its page
+    winner: pd.DataFrame  # per gene: a row per data set, seed, fold and test gene
+    default: pd.DataFrame  # the same
+    failed: tuple[tuple[str, str], ...] = ()  # trials that failed, with their errors
+    missing: tuple[str, ...] = ()  # trials that did not run
 
 
 def make_study(plan: SearchPlan, winner: Confirmed) -> Study:

@@ -28,42 +28,20 @@ Objective = Literal["accuracy", "pareto"]
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """A search before it runs.
+    """A search before it runs."""
 
-    Attributes
-    ----------
-    name
-        Name of the Optuna study, of the journal and of the folder of results.
-    space
-        What is searched; it holds the base configuration.
-    planner
-        The data sets, prepared; it plans the final comparison on the test genes.
-    dataset_keys
-        Name of a data set -> its key among the prepared ones.
-    candidates
-        Where a sample is scored: one seed, the first folds.
-    confirmation
-        Where the finalists are scored: other seeds, all folds.
-    n_samples, n_finalists
-        Configurations to try, and how many of the best to confirm.
-    objective, max_memory_mb
-        What is sought, and the peak memory a configuration may need; None: any.
-    settings
-        Everything a result of the search depends on; a search is continued under the same settings alone.
-    """
-
-    name: str
-    space: Space
+    name: str  # of the Optuna study, of the journal and of the folder of results
+    space: Space  # what is searched; it holds the base configuration
     base: Config
-    planner: Planner
-    dataset_keys: dict[str, str]
-    candidates: tuple[Replicate, ...]
-    confirmation: tuple[Replicate, ...]
-    n_samples: int
-    n_finalists: int
+    planner: Planner  # the data sets, prepared; it plans the final comparison on the test genes
+    dataset_keys: dict[str, str]  # name of a data set -> its key among the prepared ones
+    candidates: tuple[Replicate, ...]  # where a sample is scored: one seed, the first folds
+    confirmation: tuple[Replicate, ...]  # where the finalists are scored: other seeds, all folds
+    n_samples: int  # configurations to try
+    n_finalists: int  # how many of the best to confirm
     objective: Objective
-    max_memory_mb: float | None
-    settings: dict[str, Any]
+    max_memory_mb: float | None  # the peak memory a configuration may need; None: any
+    settings: dict[str, Any]  # everything a result depends on; a search is continued under the same settings alone
 
 
 @dataclass(frozen=True)
@@ -100,7 +78,7 @@ def make_plan(
     keys = planner.prepare_under_base()
     widened = space.including(base)
     n_folds = max(replication.folds, replication.search_folds)
-    folds = {name: _folds(base, planner.plan.datasets[key], n_folds) for name, key in keys.items()}
+    folds = {name: _divide(base, planner.plan.datasets[key], n_folds) for name, key in keys.items()}
     settings = {
         "space": widened.model_dump(mode="json"),
         "config": {
@@ -120,8 +98,8 @@ def make_plan(
         base,
         planner,
         keys,
-        _replicates(keys, folds, [base.seed], replication.search_folds),
-        _replicates(keys, folds, seeds, replication.folds),
+        _list_replicates(keys, folds, [base.seed], replication.search_folds),
+        _list_replicates(keys, folds, seeds, replication.folds),
         n_samples,
         n_finalists,
         objective,
@@ -149,14 +127,14 @@ def _check(base: Config, replication: Replication) -> None:
         )
 
 
-def _folds(base: Config, prepared: PreparedPair, n_folds: int) -> list[GeneSplit]:
+def _divide(base: Config, prepared: PreparedPair, n_folds: int) -> list[GeneSplit]:
     folds = validation_folds(make_splits(prepared.panel, base.split)[0], prepared.panel, n_folds, base.split.seed)
     for split in folds:
         hide(prepared, split, base)  # data that cannot be used is found now
     return folds
 
 
-def _replicates(
+def _list_replicates(
     keys: dict[str, str], folds: dict[str, list[GeneSplit]], seeds: list[int], n_folds: int
 ) -> tuple[Replicate, ...]:
     return tuple(

@@ -45,7 +45,7 @@ def make_results(
     arguments: Mapping[str, Any],
 ) -> SearchResults:
     """What `search.json` holds."""
-    plan, front = book.plan, {trial.number for trial in book.front()}
+    plan, front = book.plan, {trial.number for trial in book.find_front()}
     return SearchResults(
         name=plan.name,
         uid=book.uid,
@@ -54,18 +54,18 @@ def make_results(
         objective=plan.objective,
         max_memory_mb=plan.max_memory_mb,
         n_samples=plan.n_samples,
-        n_interrupted=len(book.study.get_trials(deepcopy=False)) - len(book.trials()),
+        n_interrupted=len(book.study.get_trials(deepcopy=False)) - len(book.list_trials()),
         seed=plan.base.seed,
         search_folds=plan.settings["search_folds"],
         datasets=_describe_datasets(book),
         config=plan.base.flatten(),
-        samples=tuple(_make_sample(book, runs, trial, trial.number in front) for trial in book.trials()),
+        samples=tuple(_make_sample(book, runs, trial, trial.number in front) for trial in book.list_trials()),
         importances=importances(book),
         finalists=tuple(_make_finalist(row, confirmed) for row in confirmed),
         winner=winner.finalist.label if winner else None,
         winner_values=dict(winner.finalist.values) if winner else {},
         validation=_compare(winner, confirmed),
-        test=_compare_on_test(test),
+        test=_compare_tested(test),
         n_tests=len(book.study.user_attrs.get(TESTED, {})),
         versions=environment(),
         arguments=dict(arguments),
@@ -88,7 +88,7 @@ def importances(book: SearchBook) -> dict[str, float]:
 
     Parameters that were searched in part of the samples only are judged there, and weigh by how many those are.
     """
-    complete = [trial for trial in book.trials() if trial.state == TrialState.COMPLETE]
+    complete = [trial for trial in book.list_trials() if trial.state == TrialState.COMPLETE]
     if len(complete) < FEW_SAMPLES:
         return {}
     best_share = min(0.5, max(0.1, 5 / len(complete)))
@@ -168,7 +168,7 @@ def _compare(winner: Confirmed | None, confirmed: list[Confirmed]) -> Comparison
     return Comparison(mean=_mean(gaps), by_dataset=gaps)
 
 
-def _compare_on_test(test: FinalTest | None) -> Comparison | None:
+def _compare_tested(test: FinalTest | None) -> Comparison | None:
     """The same on the test genes."""
     if test is None:
         return None

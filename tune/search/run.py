@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import ray
 
 from ablations.report.pages.index import write_index
 from ablations.search.report import summary_text, write_search_report
-from ablations.search.results import SearchResults
 from ablations.search.wording import opening
 from cgd.errors import TrackingError
 from cgd.files import write_atomically
@@ -49,38 +47,20 @@ class SearchOutcome:
     stopped: bool
 
 
+@dataclass
 class SearchCommand:
-    """One command on one search.
+    """One command on one search."""
 
-    Parameters
-    ----------
-    plan
-        What to do.
-    tracking
-        The MLflow store.
-    output
-        Folder of everything the search leaves.
-    arguments
-        The command's arguments, for the record.
-    share
-        What the command gives to each trial.
-    keeping
-        How checkpoints are kept.
-    """
+    plan: SearchPlan
+    tracking: Tracking
+    output: Path  # folder of everything the search leaves
+    arguments: dict[str, Any]  # the command's, for the record
+    share: Share = NO_SHARE  # what the command gives to each trial
+    keeping: CheckpointOptions = DEFAULT_OPTIONS  # how checkpoints are kept
 
-    def __init__(
-        self,
-        plan: SearchPlan,
-        tracking: Tracking,
-        output: Path,
-        arguments: dict[str, Any],
-        share: Share = NO_SHARE,
-        keeping: CheckpointOptions = DEFAULT_OPTIONS,
-    ) -> None:
-        self.plan, self.tracking, self.output, self.arguments = plan, tracking, output, arguments
-        self.request = share.request(plan.base)
-        self.share, self.keeping = share, keeping
-        self.folder = output / "search" / plan.name
+    def __post_init__(self) -> None:
+        self.request = self.share.request(self.plan.base)
+        self.folder = self.output / "search" / self.plan.name
 
     def open(self, storage: str | None, warm_start: str | None, resume: bool) -> None:
         """Open or begin the search. Raises SearchError before anything runs."""
@@ -91,7 +71,7 @@ class SearchCommand:
         journal = self.folder.with_name(f"{self.plan.name}.journal")
         self.book = SearchBook(self.plan, open_storage(journal, storage, self.output), points, resume)
         self.place = hide_password(storage) if storage else str(journal)
-        done = len(self.book.finished())
+        done = len(self.book.list_finished())
         if resume and not self.book.existed:
             print(f"nothing to resume: {self.place} holds no search '{self.plan.name}'; starting it")
         print(f"search '{self.plan.name}': {done} of {self.plan.n_samples} samples done")
@@ -153,15 +133,11 @@ class SearchCommand:
             runs.settle()
         winner, test = choose_winner(confirmed) if complete else None, None
         if winner is not None:
-            make_runner = partial(
-                Runner,
-                self.plan.planner.plan,
-                self.tracking,
-                self.output,
-                self.arguments,
-                share=self.share,
-                keeping=self.keeping,
-            )
+
+            def make_runner() -> Runner:
+                plan = self.plan.planner.plan
+                return Runner(plan, self.tracking, self.output, self.arguments, share=self.share, keeping=self.keeping)
+
             test = run_final_test(self.book, winner, self.tracking, make_runner, address, max_concurrent)
         with explain_absence():
             return self._conclude(parent, runs, complete, confirmed, winner, test)
@@ -180,7 +156,8 @@ class SearchCommand:
         write_atomically(self.folder / "search.json", results.to_json())
         report = self.folder / "report"
         page = write_search_report(results, report)
-        self._attach(parent, results, report)
+        self.tracking.log_texts(parent, {"search.json": results.to_json()})
+        self.tracking.log_folder(parent, report, "report")
         self.tracking.summarise_study(parent, summary_metrics(results), f"{self._note()}\n\n{opening(results)}")
         files = {"Storage": self.place, "Report": str(page)}
         if test is not None and test.report is not None:
@@ -196,10 +173,6 @@ class SearchCommand:
         stopped = not complete or bool(test and test.missing)
         return SearchOutcome(summary_text(results), files, (*failed, *(test.failed if test else ())), stopped)
 
-    def _attach(self, parent: str, results: SearchResults, report: Path) -> None:
-        self.tracking.log_texts(parent, {"search.json": results.to_json()})
-        self.tracking.log_folder(parent, report, "report")
-
     def _write_best(self, parent: str, winner: Confirmed | None) -> Path:
         """The winning configuration, or the default where it is the best, as `run_ablation.py --config` takes it."""
         config = winner.finalist.config if winner else self.plan.base
@@ -208,8 +181,7 @@ class SearchCommand:
             if winner
             else (f"the default, which no configuration of the search '{self.plan.name}' beat")
         )
-        text = f"# {which}\n{config.to_yaml()}"
-        path = self.folder / "best.yaml"
+        text, path = f"# {which}\n{config.to_yaml()}", self.folder / "best.yaml"
         write_atomically(path, text)
         self.tracking.log_texts(parent, {"best.yaml": text})
         return path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from ablations.findings.stored import write_per_gene
@@ -38,17 +37,7 @@ class Candidate:
 
 
 class SearchRuns:
-    """MLflow runs of candidates, below the run of their search.
-
-    Parameters
-    ----------
-    outbox
-        On the way to the store.
-    parent
-        Run of the search.
-    datasets
-        Prepared pairs by name, to log as inputs.
-    """
+    """MLflow runs of candidates, below `parent`, the run of their search; `datasets` are prepared pairs by name."""
 
     def __init__(self, outbox: Outbox, parent: str, datasets: Mapping[str, PreparedPair]) -> None:
         self.outbox, self.parent, self.datasets = outbox, parent, datasets
@@ -86,10 +75,6 @@ class SearchRuns:
             tag_lost_checkpoints(self.outbox, candidate.key, candidate.name, result.lost)
             self.finish(candidate, result)
 
-    def redirect_lines(self, say: Callable[[str], None]) -> AbstractContextManager[None]:
-        """See `Outbox.redirect_lines`."""
-        return self.outbox.redirect_lines(say)
-
     def settle(self) -> None:
         """Wait for the store, and read its runs back. Raises UndeliveredError."""
         self.outbox.settle()
@@ -102,31 +87,10 @@ def _metric_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "_-. " else "_" for c in name)
 
 
-def ignore_result(key: str, result: TrialResult) -> None:
-    """Keep nothing: the searcher has done so."""
-
-
 class SearchRecorder(Recorder):
     """Writes what candidates report: a line per finished one with its value, and the best so far.
 
-    Parameters
-    ----------
-    runs
-        The store.
-    progress
-        The terminal; a candidate counts there as a hundred epochs.
-    work
-        What candidates share; the checkpoints of one that has ended are removed.
-    candidate_of
-        The candidate of a key.
-    keep
-        Keeps a result, before the store has it.
-    is_eligible
-        Whether a result may become the best.
-    best
-        Value and name of the best so far, from an earlier command.
-    is_ranked
-        Whether there is a best: the runs of a confirmation do not compare one by one.
+    On the terminal a candidate counts as a hundred epochs; the checkpoints of one that has ended are removed.
     """
 
     def __init__(
@@ -134,11 +98,11 @@ class SearchRecorder(Recorder):
         runs: SearchRuns,
         progress: Progress,
         work: Work,
-        candidate_of: Callable[[str], Candidate],
-        keep: Callable[[str, TrialResult], None] = ignore_result,
-        is_eligible: Callable[[TrialResult], bool] = lambda result: True,
-        best: tuple[float, str] | None = None,
-        is_ranked: bool = True,
+        candidate_of: Callable[[str], Candidate],  # the candidate of a key
+        keep: Callable[[str, TrialResult], None] = lambda key, result: None,  # keeps a result, before the store has it
+        is_eligible: Callable[[TrialResult], bool] = lambda result: True,  # whether a result may become the best
+        best: tuple[float, str] | None = None,  # value and name of the best so far, from an earlier command
+        is_ranked: bool = True,  # whether there is a best: the runs of a confirmation do not compare one by one
     ) -> None:
         super().__init__(runs.outbox, progress)
         self.runs, self.work, self.candidate_of = runs, work, candidate_of

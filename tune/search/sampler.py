@@ -39,9 +39,6 @@ class PositionedSampler(BaseSampler):
         self.settings, self.seed = settings, seed
         self._current: tuple[int, TPESampler] | None = None
 
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        self._current = (trial.number, self._make(trial.user_attrs[SAMPLE]))
-
     def _make(self, sample: int) -> TPESampler:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # multivariate and group, chosen with open eyes
@@ -54,23 +51,23 @@ class PositionedSampler(BaseSampler):
                 seed=derive_seed(self.seed, "search", sample) % 2**32,
             )
 
-    def _of(self, trial: FrozenTrial) -> TPESampler:
+    def _find(self, trial: FrozenTrial) -> TPESampler:
         if self._current is None or self._current[0] != trial.number:
             self._current = (trial.number, self._make(trial.user_attrs[SAMPLE]))
         return self._current[1]
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._of(trial).infer_relative_search_space(study, trial)
+        return self._find(trial).infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return self._of(trial).sample_relative(study, trial, search_space)
+        return self._find(trial).sample_relative(study, trial, search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
+        return self._find(trial).sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Nothing: a TPE sampler learns from the storage alone."""

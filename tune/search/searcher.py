@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import optuna
 from optuna.trial import FrozenTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -25,15 +24,6 @@ from tune.trials.messages import PERCENT, VALUE, Epoch, TrialResult, from_report
 from tune.trials.spec import Job
 
 Refused = Callable[[int, str], None]
-
-
-@dataclass
-class Drawn:
-    """A sample that was drawn and is not yet told."""
-
-    sample: int
-    trial: optuna.Trial
-    config: Config
 
 
 class BookedSearch(OptunaSearch):
@@ -60,7 +50,6 @@ class BookedSearch(OptunaSearch):
             study_name=book.plan.name,
         )
         self.book, self.folder, self.refused = book, folder, refused
-        self.drawn: dict[str, Drawn] = {}  # by Tune's id
         self.candidates: dict[str, Candidate] = {}  # by key
         self._config: Config | None = None
 
@@ -86,49 +75,47 @@ class BookedSearch(OptunaSearch):
             try:
                 super().suggest(trial_id)
             except ConfigError as error:
-                self._refuse(self._ot_trials.pop(trial_id), str(error))
+                refused = self._ot_trials.pop(trial_id)
+                self.book.fail(refused, str(error))
+                self.refused(refused.user_attrs[SAMPLE], str(error))
                 continue
             trial, config = self._ot_trials[trial_id], self._config
             assert config is not None
             sample = trial.user_attrs[SAMPLE]
             candidate = describe_sample(self.book, sample, config, trial.user_attrs[ORIGIN])
-            self.drawn[trial_id], self.candidates[candidate.key] = Drawn(sample, trial, config), candidate
+            self.candidates[candidate.key] = candidate
             replicates = tuple(range(len(self.book.plan.candidates)))
             return Job(candidate.key, config, replicates).to_params()
         return Searcher.FINISHED
 
-    def _refuse(self, trial: optuna.Trial, reason: str) -> None:
-        self.book.fail(trial, reason)
-        self.refused(trial.user_attrs[SAMPLE], reason)
-
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Tell what a worker reported. Tune repeats the last report when a trial ends: that is told once."""
-        found = self.drawn[trial_id]
+        trial = self._ot_trials[trial_id]
         if trial_id in self._completed_trials:
             return
         message = from_report(result)
         if isinstance(message, Epoch):
-            self.book.report(found.trial, message.value, message.percent)
+            self.book.report(trial, message.value, message.percent)
             return
         self._completed_trials.add(trial_id)
         if isinstance(message, TrialResult):
-            write_atomically(result_file(self.folder, found.sample), message.to_json())
-            self.book.complete(found.trial, message)
+            write_atomically(result_file(self.folder, trial.user_attrs[SAMPLE]), message.to_json())
+            self.book.complete(trial, message)
         elif isinstance(message, Failure):
-            self.book.fail(found.trial, f"{message.kind}: {message.message}")
+            self.book.fail(trial, f"{message.kind}: {message.message}")
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell what ended without a result of its own: it was stopped early, or its worker died."""
         if trial_id in self._completed_trials:
             return
-        found = self.drawn[trial_id]
+        trial = self._ot_trials[trial_id]
         if error or not result:
-            self.book.fail(found.trial, "the worker process died")
+            self.book.fail(trial, "the worker process died")
             self._completed_trials.add(trial_id)
             return
         self.on_trial_result(trial_id, result)  # Tune does not pass on the report that made it stop a trial
         if trial_id not in self._completed_trials:
-            self.book.prune(found.trial)
+            self.book.prune(trial)
             self._completed_trials.add(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
@@ -163,13 +150,6 @@ def candidate_key(uid: str, sample: int) -> str:
 
 def result_file(folder: Path, sample: int) -> Path:
     return folder / f"{sample}.json"
-
-
-@dataclass(frozen=True)
-class _Past:
-    """A trial of an earlier command, as the scheduler sees one."""
-
-    trial_id: str
 
 
 class SparingASHA(AsyncHyperBandScheduler):
@@ -215,12 +195,8 @@ def make_scheduler(stopping: Stopping | None, past: list[FrozenTrial]) -> TrialS
     scheduler = SparingASHA(stopping)
     for trial in past:
         if VALUES in trial.user_attrs:  # else it was refused, and Tune never knew of it
-            _replay(scheduler, trial)
+            ended = SimpleNamespace(trial_id=f"past-{trial.number}")
+            scheduler.on_trial_add(None, ended)
+            for percent, value in sorted(trial.intermediate_values.items()):
+                scheduler.on_trial_result(None, ended, {PERCENT: percent, VALUE: value})
     return scheduler
-
-
-def _replay(scheduler: SparingASHA, trial: FrozenTrial) -> None:
-    past = _Past(f"past-{trial.number}")
-    scheduler.on_trial_add(None, past)
-    for percent, value in sorted(trial.intermediate_values.items()):
-        scheduler.on_trial_result(None, past, {PERCENT: percent, VALUE: value})

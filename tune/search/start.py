@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from cgd.config import Config
 from cgd.errors import ConfigError
@@ -32,8 +31,8 @@ def first_points(plan: SearchPlan, warm_start: str | None) -> tuple[list[Point],
     points = [Point(DEFAULT, plan.space.point(plan.base))]
     if warm_start is None:
         return points, []
-    values, source = _values_of(plan, warm_start)
-    params, left_out = _inside(plan, values)
+    values, source = _read_values(plan, warm_start)
+    params, left_out = _keep_inside(plan, values)
     if not params:
         raise SearchError(f"--warm-start {warm_start}: nothing in it lies within the space '{plan.space.name}'")
     notes = [f"warm start from {source}"]
@@ -42,12 +41,14 @@ def first_points(plan: SearchPlan, warm_start: str | None) -> tuple[list[Point],
     return [*points, Point(WARM, params)], notes
 
 
-def _values_of(plan: SearchPlan, warm_start: str) -> tuple[dict[str, Any], str]:
+def _read_values(plan: SearchPlan, warm_start: str) -> tuple[dict[str, Any], str]:
     """Dotted path -> value of the configuration to start from, and where it is from."""
     if warm_start.endswith((".yaml", ".yml")):
         return Config.from_yaml(Path(warm_start)).flatten(), warm_start
     study = open_earlier(warm_start)
-    best = _best(study)
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    feasible = [trial for trial in finished if all(value <= 0 for value in trial.constraints.values())]
+    best = max(feasible, key=lambda trial: trial.values[0], default=None)
     if best is None:
         raise SearchError(f"--warm-start {warm_start}: no sample of it is finished")
     searched = best.user_attrs.get(VALUES)
@@ -71,14 +72,7 @@ def _check_division(plan: SearchPlan, settings: Mapping[str, Any], warm_start: s
         )
 
 
-def _best(study: optuna.Study) -> FrozenTrial | None:
-    """Most accurate finished trial within its constraints."""
-    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    feasible = [trial for trial in finished if all(value <= 0 for value in trial.constraints.values())]
-    return max(feasible, key=lambda trial: trial.values[0], default=None)
-
-
-def _inside(plan: SearchPlan, values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _keep_inside(plan: SearchPlan, values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Sampler's parameters that give `values` as far as the space goes, and the paths that lie outside of it."""
     searched = {parameter.path for parameter in plan.space.parameters}
     try:

@@ -19,17 +19,7 @@ from tune.store.tracking import Tracking
 
 
 class Delivery:
-    """Writes the entries of one run, in their order.
-
-    Parameters
-    ----------
-    tracking
-        The store.
-    key
-        Fingerprint of the run.
-    model
-        Folder of its model, where it has one.
-    """
+    """Writes the entries of the run with fingerprint `key`, in their order; `model` is the folder of its model."""
 
     def __init__(self, tracking: Tracking, key: str, model: Path) -> None:
         self.tracking, self.key, self.model = tracking, key, model

@@ -11,6 +11,7 @@ import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from threading import Condition, Thread
 from types import TracebackType
@@ -45,7 +46,7 @@ class Outbox:
 
     def __init__(self, tracking: Tracking, output: Path) -> None:
         self.tracking, self.files = tracking, OutboxFiles(output / "outbox")
-        self.say: Callable[[str], None] = _print
+        self.say: Callable[[str], None] = partial(print, flush=True)
         self._waiting: OrderedDict[str, deque[Entry]] = OrderedDict()
         self._deliveries: dict[str, Delivery] = {}
         self._changed = Condition()
@@ -271,7 +272,8 @@ class Outbox:
             if not self._waiting[key]:
                 del self._waiting[key]
                 if isinstance(entry, LAST):
-                    self._forget(key)
+                    self.files.remove(key)
+                    del self._deliveries[key]
             self._failures, self._n_delivered = 0, self._n_delivered + 1
             is_back = bool(self._away) and not self._waiting
             if is_back:
@@ -279,10 +281,6 @@ class Outbox:
             self._changed.notify_all()
         if is_back:
             self.say("the tracking store is back and has everything")
-
-    def _forget(self, key: str) -> None:
-        self.files.remove(key)
-        del self._deliveries[key]
 
     def _stop_with(self, error: BaseException) -> None:
         for delivery in self._deliveries.values():  # none of the runs may stay RUNNING
@@ -312,7 +310,3 @@ def read_patience() -> float:
     if not 1 <= seconds < float("inf"):
         raise CGDError(f"{_WAIT_VARIABLE}={given!r} is no number of seconds; expected 1 or more, such as 60")
     return seconds
-
-
-def _print(line: str) -> None:
-    print(line, flush=True)

@@ -32,24 +32,14 @@ STUDY_TAG = "cgd.study."  # followed by a study's name: the level that a trial i
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as found in the store.
-
-    Attributes
-    ----------
-    studies
-        Its tags `cgd.study.NAME`.
-    driver
-        The command that writes to it, where several may; see `Tracking.driver`.
-    is_whole
-        Whether it is finished and was not stopped early, without a result.
-    """
+    """A run as found in the store."""
 
     run_id: str
     status: str
     error: str | None = None
-    studies: Mapping[str, str] = field(default_factory=dict)
-    driver: str | None = None
-    is_whole: bool = False
+    studies: Mapping[str, str] = field(default_factory=dict)  # its tags `cgd.study.NAME`
+    driver: str | None = None  # the command that writes to it, where several may; see `Tracking.driver`
+    is_whole: bool = False  # finished, and not stopped early, without a result
 
     @classmethod
     def from_run(cls, run: Run) -> RunRecord:

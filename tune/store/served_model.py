@@ -49,12 +49,12 @@ with warnings.catch_warnings(record=True):
                 spread.
             """
             values = params or {}
-            spots = _read_spots(_path_of(model_input))
-            genes = list(values.get("genes", ())) or _unmeasured(self.model, spots)
-            return _in_order(_predict(self.model, genes, values.get("statistic", "mean")), spots)
+            spots = _read_spots(_read_path(model_input))
+            genes = list(values.get("genes", ())) or _find_unmeasured(self.model, spots)
+            return _put_in_order(_predict(self.model, genes, values.get("statistic", "mean")), spots)
 
 
-def _path_of(model_input: Any) -> Path:
+def _read_path(model_input: Any) -> Path:
     """The path in what MLflow passes on: a table, whatever the caller gave."""
     table = model_input if isinstance(model_input, pd.DataFrame) else pd.DataFrame([model_input], columns=["path"])
     column = "path" if "path" in table.columns else table.columns[0]
@@ -89,7 +89,7 @@ def _read_spots(path: Path) -> ad.AnnData:
     return spots
 
 
-def _unmeasured(model: CausalGeD, spots: ad.AnnData) -> list[str]:
+def _find_unmeasured(model: CausalGeD, spots: ad.AnnData) -> list[str]:
     """Genes whose ST values were hidden from the model (a trial's test genes) or are not in the file."""
     known = set(match_genes(spots.uns["genes"], list(model.genes)).values()) & set(model.measured_genes)
     genes = [gene for gene in model.genes if gene not in known]
@@ -115,7 +115,7 @@ def _predict(model: CausalGeD, genes: list[str], statistic: str) -> ad.AnnData:
     return ad.AnnData(predicted.layers[statistic], predicted.obs, predicted.var, obsm=predicted.obsm)
 
 
-def _in_order(predicted: ad.AnnData, spots: ad.AnnData) -> pd.DataFrame:
+def _put_in_order(predicted: ad.AnnData, spots: ad.AnnData) -> pd.DataFrame:
     """Rows as in the file; spots it has but the model dropped in training are left out."""
     position = spots.obs_names.get_indexer(predicted.obs_names)
     n_missing = int((position < 0).sum())

@@ -83,7 +83,8 @@ class CommandLog:
                 os.dup2(file, target)
             os.close(file)
             self.path = path
-            _remove_old(folder)
+            for old in sorted(folder.glob("*.log"), key=lambda log: log.name)[:-KEPT_LOGS]:  # names begin with the time
+                old.unlink(missing_ok=True)
         return self.path
 
     def write(self, text: str) -> None:
@@ -161,9 +162,3 @@ def _find_free_path(folder: Path, command: str) -> Path:
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{command}"
     path = folder / f"{stem}.log"
     return folder / f"{stem}-{os.getpid()}.log" if path.exists() else path
-
-
-def _remove_old(folder: Path) -> None:
-    logs = sorted(folder.glob("*.log"), key=lambda path: path.name)  # names begin with the time
-    for path in logs[:-KEPT_LOGS]:
-        path.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ablations.findings.study_json import STUDY_JSON, Forecast
-from ablations.report.content import Content, gather
+from ablations.report.content import gather
 from ablations.report.figures.curves import COLUMNS, write_curves
 from ablations.report.formats.terminal import summarise_report
 from ablations.report.pages.write import write_report
@@ -36,39 +36,20 @@ class StudyOutcome:
     missing: tuple[str, ...]
 
 
+@dataclass
 class Conclusions:
-    """Concludes the studies of a plan.
+    """Concludes the studies of a plan; `arguments` and `forecast` of the command are stored with each."""
 
-    Parameters
-    ----------
-    plan, tracking, output
-        What was run, the store, and the folder of reports.
-    arguments, forecast
-        The command's arguments and what it was forecast to cost (None for no forecast), stored with each study.
-    """
+    plan: Plan
+    tracking: Tracking
+    output: Path
+    arguments: dict[str, Any]
+    forecast: Forecast | None
 
-    def __init__(
-        self,
-        plan: Plan,
-        tracking: Tracking,
-        output: Path,
-        arguments: dict[str, Any],
-        forecast: Forecast | None,
-    ) -> None:
-        self.plan, self.tracking, self.output = plan, tracking, output
-        self.arguments, self.forecast = arguments, forecast
+    def conclude(self, plan: StudyPlan, parent: str, complete: bool, known: Known, known_floors: Known) -> StudyOutcome:
+        """Write the record and the report of a study and end its run `parent`.
 
-    def of(self, plan: StudyPlan, parent: str, complete: bool, known: Known, known_floors: Known) -> StudyOutcome:
-        """Write the record and the report of a study and end its run.
-
-        Parameters
-        ----------
-        parent
-            Its run.
-        complete
-            False if the user stopped the command.
-        known, known_floors
-            Runs of trials and floors.
+        `complete` is False if the user stopped the command; `known` and `known_floors` are runs of trials and floors.
         """
         record = make_study_record(plan, self.plan, known, known_floors, self.other_code, self.forecast, self.arguments)
         self.tracking.log_texts(parent, {STUDY_JSON: record.to_json()})
@@ -76,9 +57,10 @@ class Conclusions:
         folder = self.output / "reports" / f"{plan.study.name}-{plan.key}"
         content = gather(results)
         files = write_report(content, folder)
-        write_curves(self._curves(plan, known), list(results.study.labels), folder)
+        write_curves(self._read_curves(plan, known), list(results.study.labels), folder)
         self.tracking.log_folder(parent, folder, "report")
-        self._summarise(content, parent, files.html.name)
+        note = write_parent_note(content.results.study, self.tracking.experiment_id, parent, content, files.html.name)
+        self.tracking.summarise_study(parent, list_study_metrics(content.tables), note)
         runs = [(spec.name, known.get(spec.fingerprint)) for _, spec in plan.trials]
         failed = [(name, run.error or "unknown error") for name, run in runs if run and run.status == FAILED]
         missing = [name for name, run in runs if not run or run.status not in (FINISHED, FAILED)]
@@ -96,12 +78,7 @@ class Conclusions:
             found.setdefault(run.trial_key, []).append(run)
         return found
 
-    def _summarise(self, content: Content, parent: str, report: str) -> None:
-        """The study's numbers and its answer on the parent run itself."""
-        note = write_parent_note(content.results.study, self.tracking.experiment_id, parent, content, report)
-        self.tracking.summarise_study(parent, list_study_metrics(content.tables), note)
-
-    def _curves(self, plan: StudyPlan, known: Known) -> pd.DataFrame:
+    def _read_curves(self, plan: StudyPlan, known: Known) -> pd.DataFrame:
         """Validation score by epoch of every trial that has a run."""
         rows = [
             (spec.dataset, level, f"seed {spec.seed}, fold {spec.fold}", epoch, value)

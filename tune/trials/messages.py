@@ -19,52 +19,27 @@ _MESSAGE = "message"
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch ended.
+    """An epoch ended."""
 
-    Attributes
-    ----------
-    metrics
-        Of the epoch; `epoch` counts over all replicates.
-    value
-        The best validation PCC so far, as the mean over the replicates begun.
-    percent
-        How far the trial is: it means the same whatever number of epochs a candidate asks for.
-    """
-
-    metrics: Mapping[str, float]
-    value: float
-    percent: int
+    metrics: Mapping[str, float]  # of the epoch; `epoch` counts over all replicates
+    value: float  # the best validation PCC so far, as the mean over the replicates begun
+    percent: int  # how far the trial is: it means the same whatever number of epochs a candidate asks for
 
 
 @dataclass(frozen=True)
 class TrialResult:
     """What a trial that ran to its end found.
 
-    Attributes
-    ----------
-    value
-        Mean validation PCC, every data set weighing the same.
-    by_dataset
-        Mean validation PCC of each data set.
-    summary
-        Scores and costs; over several replicates `seconds` and `train_seconds` are sums, `peak_memory_mb` the largest.
-    per_gene
-        A row per gene, and per replicate where validation genes are scored.
-    lost
-        How many checkpoints were damaged or not kept, by what happened to them; none of that is a result.
-    has_model
-        Whether there was a model to keep.
-    tags
-        What its run is tagged with besides.
+    Over several replicates `seconds` and `train_seconds` of its summary are sums, `peak_memory_mb` is the largest.
     """
 
-    value: float
-    by_dataset: dict[str, float]
-    summary: dict[str, float]
-    per_gene: pd.DataFrame
-    lost: dict[str, int] = field(default_factory=dict)
-    has_model: bool = False
-    tags: dict[str, str] = field(default_factory=dict)
+    value: float  # mean validation PCC, every data set weighing the same
+    by_dataset: dict[str, float]  # mean validation PCC of each data set
+    summary: dict[str, float]  # scores and costs
+    per_gene: pd.DataFrame  # a row per gene, and per replicate where validation genes are scored
+    lost: dict[str, int] = field(default_factory=dict)  # checkpoints damaged or not kept, by what happened: no result
+    has_model: bool = False  # whether there was a model to keep
+    tags: dict[str, str] = field(default_factory=dict)  # what its run is tagged with besides
 
     def to_json(self) -> str:
         """What a search keeps of it; numbers that are not finite become null."""

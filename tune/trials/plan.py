@@ -27,30 +27,14 @@ _LONGEST_NAME = 200  # bytes: file systems take 255
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """A study on its data sets.
-
-    Attributes
-    ----------
-    study
-        The question.
-    base
-        The study's own configuration: the command's, with its folds and with what the study holds fixed.
-    trials
-        (level, trial) in order.
-    floors
-        The floors its data sets and folds need.
-    dataset_keys
-        Data set name -> key of the pair as prepared under `base`.
-    key
-        Names exactly these trials.
-    """
+    """A study on its data sets."""
 
     study: Study
-    base: Config
-    trials: tuple[tuple[str, TrialSpec], ...]
-    floors: tuple[FloorSpec, ...]
-    dataset_keys: dict[str, str]
-    key: str
+    base: Config  # the study's own: the command's, with its folds and with what the study holds fixed
+    trials: tuple[tuple[str, TrialSpec], ...]  # (level, trial) in order
+    floors: tuple[FloorSpec, ...]  # those its data sets and folds need
+    dataset_keys: dict[str, str]  # data set name -> key of the pair as prepared under `base`
+    key: str  # names exactly these trials
 
 
 @dataclass(frozen=True)
@@ -67,24 +51,12 @@ class FloorSpec:
 
 @dataclass
 class Plan:
-    """Everything a command will do.
+    """Everything a command will do."""
 
-    Attributes
-    ----------
-    base
-        The command's configuration; studies may hold some of it fixed at other values.
-    datasets
-        Prepared pairs by key.
-    studies
-        In the order they were added.
-    notes
-        Data set or study -> what was matched, dropped or left out.
-    """
-
-    base: Config
-    datasets: dict[str, PreparedPair] = field(default_factory=dict)
-    studies: list[StudyPlan] = field(default_factory=list)
-    notes: dict[str, list[str]] = field(default_factory=dict)
+    base: Config  # the command's; studies may hold some of it fixed at other values
+    datasets: dict[str, PreparedPair] = field(default_factory=dict)  # prepared pairs by key
+    studies: list[StudyPlan] = field(default_factory=list)  # in the order they were added
+    notes: dict[str, list[str]] = field(default_factory=dict)  # data set or study -> what was matched or dropped
 
     @property
     def trials(self) -> dict[str, TrialSpec]:
@@ -142,7 +114,8 @@ class Planner:
         """Plan one study. Raises StudyError or DataError before anything runs."""
         if study.name in (plan.study.name for plan in self.plan.studies):
             raise StudyError(f"two studies are called '{study.name}'; give one another name")
-        command = self._command_config(study)
+        n_folds = self._n_folds or study.folds
+        command = self.plan.base.with_values({"split.n_folds": n_folds}) if n_folds else self.plan.base
         base = study.base(command)
         names = [self._load(given) for given in self._datasets or study.datasets or (DEFAULT_DATASET,)]
         first = command.seed
@@ -159,11 +132,6 @@ class Planner:
         """Data set name -> key of the pair prepared under the command's own configuration."""
         names = list(self._pairs) or [self._load(DEFAULT_DATASET)]
         return {name: self._prepare(name, self.plan.base) for name in names}
-
-    def _command_config(self, study: Study) -> Config:
-        """The command's configuration with the folds of this study."""
-        n_folds = self._n_folds or study.folds
-        return self.plan.base.with_values({"split.n_folds": n_folds}) if n_folds else self.plan.base
 
     def _load(self, given: str) -> str:
         """Name of the pair that `given` (a name, a folder or two files) stands for; reads it the first time."""
@@ -184,9 +152,10 @@ class Planner:
         brought = self._read_brought(trial, prepared, split)
         parts = [prepared.sha256, split.sha256] + ([brought.sha256] if brought else [])
         code = trial_code(trial.config)
+        fold = f" · fold {trial.fold}" if base.split.n_folds > 1 else ""
         return TrialSpec(
             fingerprint=trial.config.fingerprint(*parts, code),
-            name=_name_trial(study, trial, base.split.n_folds),
+            name=f"{study.name}={trial.level} · {trial.dataset} · seed {trial.seed}{fold}",
             dataset=trial.dataset,
             seed=trial.seed,
             fold=trial.fold,
@@ -257,8 +226,3 @@ def _check_name(name: str, given: str) -> None:
             f"the data set {given} would be called {name[:_LONGEST_NAME]!r}, which is no name of a folder; rename its "
             "folder or its ST file"
         )
-
-
-def _name_trial(study: Study, trial: Trial, n_folds: int) -> str:
-    fold = f" · fold {trial.fold}" if n_folds > 1 else ""
-    return f"{study.name}={trial.level} · {trial.dataset} · seed {trial.seed}{fold}"

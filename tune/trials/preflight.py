@@ -18,7 +18,7 @@ from ray import tune as ray_tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tune.checkpoints.options import CHECKPOINTS
-from tune.cluster.connection import ClusterError, checked_nodes, is_joined, note_checked
+from tune.cluster.connection import ClusterError, is_joined, list_checked, note_checked
 from tune.cluster.node_check import Expected, examine, find_problems_once
 from tune.trials.messages import NodeProblem, from_report, to_report
 
@@ -54,12 +54,12 @@ def check_nodes(
     """
     if not is_joined():
         return
-    with _expectations(output, files, storage) as expected:
+    with _write_expectations(output, files, storage) as expected:
         nodes = {node["NodeID"]: node for node in trial_nodes()}
         answers = _ask_all(list(nodes), expected, data)
     problems = {node_name(nodes[node_id]): answer for node_id, answer in answers.items() if answer}
     if problems:
-        raise ClusterError(_refusal(problems, len(answers)))
+        raise ClusterError(_write_refusal(problems, len(answers)))
     note_checked(answers)
     names = ", ".join(node_name(nodes[node_id]) for node_id in answers)
     print(f"nodes checked: {names}" if names else "no node can run trials yet; each is checked as it joins")
@@ -76,8 +76,8 @@ def node_name(node: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _expectations(output: Path, files: Sequence[Path] = (), storage: str | None = None) -> Iterator[Expected]:
-    expected = Expected.of_this_process(output / CHECKPOINTS, files, storage)
+def _write_expectations(output: Path, files: Sequence[Path] = (), storage: str | None = None) -> Iterator[Expected]:
+    expected = Expected.describe_this_process(output / CHECKPOINTS, files, storage)
     try:
         expected.write_probe()
         yield expected
@@ -94,12 +94,12 @@ def _ask_all(node_ids: Sequence[str], expected: Expected, data: Sequence[ray.Obj
         where = NodeAffinitySchedulingStrategy(node_id, soft=False)
         # in a list, so that the node fetches them itself and can say what went wrong
         asked[node_id] = task.options(scheduling_strategy=where).remote(expected, list(data))
-    answers = _answers(asked)
+    answers = _collect_answers(asked)
     alive = {node["NodeID"] for node in trial_nodes()}
     return {node_id: answer for node_id, answer in answers.items() if node_id in alive}
 
 
-def _answers(asked: Mapping[str, ray.ObjectRef]) -> dict[str, list[str]]:
+def _collect_answers(asked: Mapping[str, ray.ObjectRef]) -> dict[str, list[str]]:
     """What each node answered, or that it did not in time."""
     if not asked:
         return {}
@@ -108,10 +108,10 @@ def _answers(asked: Mapping[str, ray.ObjectRef]) -> dict[str, list[str]]:
     for reference in late:
         ray.cancel(reference, force=True)
     too_late = [f"did not answer within {seconds:.0f} s"]
-    return {node_id: too_late if reference in late else _answer(reference) for node_id, reference in asked.items()}
+    return {node_id: too_late if reference in late else _read_answer(reference) for node_id, reference in asked.items()}
 
 
-def _answer(reference: ray.ObjectRef) -> list[str]:
+def _read_answer(reference: ray.ObjectRef) -> list[str]:
     try:
         return ray.get(reference)
     except Exception as error:  # the code cannot be unpacked there, the process died, the node went away, ...
@@ -119,7 +119,7 @@ def _answer(reference: ray.ObjectRef) -> list[str]:
         return [f"cannot run a task: {lines[-1] if lines else type(error).__name__}"]
 
 
-def _refusal(problems: Mapping[str, Sequence[str]], n_nodes: int) -> str:
+def _write_refusal(problems: Mapping[str, Sequence[str]], n_nodes: int) -> str:
     lines = [f"  {name}: {'; '.join(reasons)}" for name, reasons in sorted(problems.items())]
     head = f"{len(problems)} of {n_nodes} nodes cannot run trials of this study:"
     return "\n".join([head, *lines, _MEND])
@@ -137,7 +137,7 @@ class NodeStop(ray_tune.Stopper):
         """Asked by Tune of each report before anything else sees it."""
         message = from_report(result)
         if isinstance(message, NodeProblem):
-            self.error = _late_refusal(message.reason)
+            self.error = _make_late_refusal(message.reason)
             raise self.error
         return False
 
@@ -146,11 +146,11 @@ class NodeStop(ray_tune.Stopper):
 
 
 @contextmanager
-def checked_trials(
+def guard_trials(
     trainable: Callable[..., Any], output: Path, files: Sequence[Path] = (), storage: str | None = None
 ) -> Iterator[Callable[..., Any]]:
     """The trainable, looking at its node first unless `check_nodes` has; for a `Tuner` with a `NodeStop`."""
-    with _nodes_that_join(output, files, storage) as problem_here:
+    with _look_at_nodes_that_join(output, files, storage) as problem_here:
 
         def guarded(config: dict[str, Any]) -> Any:
             problem = problem_here()
@@ -163,11 +163,11 @@ def checked_trials(
 
 
 @contextmanager
-def checked_tasks(
+def guard_tasks(
     function: Callable[..., Any], output: Path, files: Sequence[Path] = (), storage: str | None = None
 ) -> Iterator[Callable[..., Any]]:
     """The function of a Ray task, looking at its node first; `ray.get` of it within raises ClusterError."""
-    with _nodes_that_join(output, files, storage) as problem_here:
+    with _look_at_nodes_that_join(output, files, storage) as problem_here:
 
         def guarded(*arguments: Any) -> Any:
             problem = problem_here()
@@ -178,25 +178,25 @@ def checked_tasks(
         try:
             yield guarded if is_joined() else function
         except _RefusedHere as error:  # as Ray re-raises it, with a traceback for a message
-            raise _late_refusal(getattr(error, "cause", error)) from None
+            raise _make_late_refusal(getattr(error, "cause", error)) from None
 
 
 class _RefusedHere(Exception):
     """A task found that its node cannot run it."""
 
 
-def _late_refusal(problem: object) -> ClusterError:
+def _make_late_refusal(problem: object) -> ClusterError:
     return ClusterError(f"a node that joined meanwhile cannot run trials of this study:\n  {problem}\n{_MEND}")
 
 
 @contextmanager
-def _nodes_that_join(output: Path, files: Sequence[Path], storage: str | None) -> Iterator[Callable[[], str]]:
+def _look_at_nodes_that_join(output: Path, files: Sequence[Path], storage: str | None) -> Iterator[Callable[[], str]]:
     """A function that says on a node what is wrong with it, empty if nothing is or if `check_nodes` found it good."""
     if not is_joined():
         yield str
         return
-    checked = checked_nodes()
-    with _expectations(output, files, storage) as expected:
+    checked = list_checked()
+    with _write_expectations(output, files, storage) as expected:
 
         def problem_here() -> str:
             problems = [] if ray.get_runtime_context().get_node_id() in checked else find_problems_once(expected)

@@ -45,44 +45,17 @@ SAME_COST = frozenset(
     }
 )
 
-Values = Mapping[str, Any]
-
 
 @dataclass(frozen=True)
 class Probes:
-    """Outcome of probing.
+    """Outcome of probing."""
 
-    Attributes
-    ----------
-    of
-        Fingerprint -> probe of a trial that costs the same.
-    failed
-        Name of a probed trial -> why it could not be probed.
-    n_probed
-        Configurations probed.
-    n_borrowed
-        Configurations beyond the limit that were given the probe of the closest one.
-    warmup_seconds
-        By how much the first trial of a worker takes longer than its later ones.
-    launch_seconds
-        From asking for a worker to the start of its first trial.
-    """
-
-    of: Mapping[str, Probe]
-    failed: Mapping[str, str]
-    n_probed: int
-    n_borrowed: int
-    warmup_seconds: float
-    launch_seconds: float
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """A probe in a worker that has run one before; the other two of a worker that had not, else None."""
-
-    probe: Probe
-    warmup_seconds: float | None
-    launch_seconds: float | None
+    of: Mapping[str, Probe]  # fingerprint -> probe of a trial that costs the same
+    failed: Mapping[str, str]  # name of a probed trial -> why it could not be probed
+    n_probed: int  # configurations
+    n_borrowed: int  # configurations beyond the limit that were given the probe of the closest one
+    warmup_seconds: float  # by how much the first trial of a worker takes longer than its later ones
+    launch_seconds: float  # from asking for a worker to the start of its first trial
 
 
 def group_by_cost(specs: Iterable[TrialSpec]) -> list[list[TrialSpec]]:
@@ -142,31 +115,32 @@ def run_probes(
     if jobs:
         work = Work("cost", [spec.replicate for spec in probed], shared, output, with_checkpoints=False)
         run_tune(work, jobs, costs, output, label="-probes", retries=0, keeps_files=False)
-    measured = costs.measured
-    usable = [group for group in chosen if group[0].fingerprint in measured]
+    usable = [group for group in chosen if group[0].fingerprint in costs.probes]
     of: dict[str, Probe] = {}
     for group in groups:
         source = group if group in chosen else usable[closest_group(group, usable)] if usable else group
-        if found := measured.get(source[0].fingerprint):
-            of |= {spec.fingerprint: found.probe for spec in group}
+        if found := costs.probes.get(source[0].fingerprint):
+            of |= {spec.fingerprint: found for spec in group}
     failed = {g[0].name: costs.failed.get(g[0].fingerprint, "it was stopped") for g in chosen if g not in usable}
-    warmup = [m.warmup_seconds for m in measured.values() if m.warmup_seconds is not None]
-    launch = [m.launch_seconds for m in measured.values() if m.launch_seconds is not None]
-    n_borrowed = len(groups) - len(chosen)
-    return Probes(of, failed, len(chosen), n_borrowed, max(warmup, default=0.0), min(launch, default=0.0))
+    warmup, launch = max(costs.warmup, default=0.0), min(costs.launch, default=0.0)
+    return Probes(of, failed, len(chosen), len(groups) - len(chosen), warmup, launch)
 
 
 class _Costs(Listener):
     """Keeps what probes measured, and why others could not measure."""
 
     def __init__(self) -> None:
-        self.measured: dict[str, _Measured] = {}
+        self.probes: dict[str, Probe] = {}
         self.failed: dict[str, str] = {}
+        self.warmup: list[float] = []
+        self.launch: list[float] = []
 
     def finish(self, key: str, result: TrialResult) -> None:
         seconds = dict(result.summary)
-        warmup, launch = (seconds.pop(name, None) for name in ("warmup_seconds", "launch_seconds"))
-        self.measured[key] = _Measured(Probe(**seconds), warmup, launch)
+        if "warmup_seconds" in seconds:  # of a worker that had run no probe before
+            self.warmup.append(seconds.pop("warmup_seconds"))
+            self.launch.append(seconds.pop("launch_seconds"))
+        self.probes[key] = Probe(**seconds)
 
     def fail(self, key: str, failure: Failure) -> None:
         self.failed[key] = f"{failure.kind}: {failure.message}"

@@ -43,23 +43,11 @@ class _OpenRun:
 
 
 class Recorder(Listener):
-    """Writes what trials report.
-
-    Parameters
-    ----------
-    outbox
-        On the way to the store.
-    progress
-        The terminal.
-
-    Attributes
-    ----------
-    outcomes
-        How each key ended; without the run's id, which the store alone knows.
-    """
+    """Writes what trials report."""
 
     def __init__(self, outbox: Outbox, progress: Progress) -> None:
         self.outbox, self.progress = outbox, progress
+        # how each key ended; without the run's id, which the store alone knows
         self.outcomes: dict[str, RunRecord] = {}
         self._open: dict[str, _OpenRun] = {}
 
@@ -141,31 +129,17 @@ def run_params(config: Config) -> dict[str, Any]:
 
 
 class StudyRecorder(Recorder):
-    """Writes the trials of studies.
-
-    Parameters
-    ----------
-    work
-        What the trials share: where their checkpoints and models lie, and whether the models are kept.
-    specs
-        Trials by fingerprint.
-    parents
-        Parent run of each fingerprint.
-    tags
-        Extra tags of each fingerprint's run.
-    datasets
-        Prepared pairs, to log as inputs.
-    """
+    """Writes the trials of studies."""
 
     def __init__(
         self,
         outbox: Outbox,
         progress: Progress,
-        work: Work,
-        specs: Mapping[str, TrialSpec],
-        parents: Mapping[str, str],
-        tags: Mapping[str, dict[str, str]],
-        datasets: Mapping[str, PreparedPair],
+        work: Work,  # where checkpoints and models of the trials lie, and whether the models are kept
+        specs: Mapping[str, TrialSpec],  # by fingerprint, as the next two
+        parents: Mapping[str, str],  # parent run
+        tags: Mapping[str, dict[str, str]],  # extra tags of the trial's run
+        datasets: Mapping[str, PreparedPair],  # prepared pairs, to log as inputs
     ) -> None:
         super().__init__(outbox, progress)
         self.work, self.specs, self.parents, self.tags, self.datasets = work, specs, parents, tags, datasets

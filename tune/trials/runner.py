@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from cgd.evaluation import evaluate_floors
 from cgd.kept_prediction import PREDICTIONS
 from cgd.metrics.summary import summarise_table
 from cgd.version import code_version
-from tune.checkpoints.budget import BudgetCallback, CheckpointBudget
+from tune.checkpoints.budget import CheckpointBudget
 from tune.checkpoints.options import CHECKPOINTS, DEFAULT_OPTIONS, CheckpointOptions
 from tune.cluster.connection import connect_for
 from tune.cluster.resources import NO_SHARE, Share
@@ -31,52 +31,30 @@ from tune.terminal.progress import Progress
 from tune.trials.conclusion import Conclusions, StudyOutcome
 from tune.trials.mlflow_notes import make_study_view, name_view, write_parent_note
 from tune.trials.plan import FloorSpec, Plan, StudyPlan
-from tune.trials.preflight import check_nodes, checked_tasks
+from tune.trials.preflight import check_nodes, guard_tasks
 from tune.trials.recorder import StudyRecorder
 from tune.trials.spec import Job, TrialSpec
 from tune.trials.trial import Work
 from tune.trials.tuning import run_tune
 
 
+@dataclass
 class Runner:
-    """Runs a plan against a tracking store.
+    """Runs a plan against a tracking store."""
 
-    Parameters
-    ----------
-    plan
-        What to run.
-    tracking
-        The store.
-    output
-        Folder of checkpoints and reports.
-    arguments
-        The command's arguments, stored with the study.
-    forecast
-        What the command was forecast to cost, stored with the study; None for no forecast.
-    log_models
-        Attach the fitted model to each trial's run.
-    share
-        What the command gives to each trial.
-    keeping
-        How checkpoints are kept.
-    """
+    plan: Plan
+    tracking: Tracking
+    output: Path  # folder of checkpoints and reports
+    arguments: dict[str, Any]  # the command's, stored with each study
+    forecast: Forecast | None = None  # of what it costs, stored with each study
+    log_models: bool = True  # attach the fitted model to each trial's run
+    share: Share = NO_SHARE  # what the command gives to each trial
+    keeping: CheckpointOptions = DEFAULT_OPTIONS  # how checkpoints are kept
 
-    def __init__(
-        self,
-        plan: Plan,
-        tracking: Tracking,
-        output: Path,
-        arguments: dict[str, Any],
-        forecast: Forecast | None = None,
-        log_models: bool = True,
-        share: Share = NO_SHARE,
-        keeping: CheckpointOptions = DEFAULT_OPTIONS,
-    ) -> None:
-        self.plan, self.tracking, self.output = plan, tracking, output
-        self.log_models, self.share, self.keeping = log_models, share, keeping
-        self.conclusions = Conclusions(plan, tracking, output, arguments, forecast)
-        self.known = tracking.find_runs("trial")
-        self.known_floors = tracking.find_runs("floors")
+    def __post_init__(self) -> None:
+        self.conclusions = Conclusions(self.plan, self.tracking, self.output, self.arguments, self.forecast)
+        self.known = self.tracking.find_runs("trial")
+        self.known_floors = self.tracking.find_runs("floors")
         self._ended: set[str] = set()  # trials that this command ran to an end
 
     def missing(self) -> dict[str, TrialSpec]:
@@ -137,7 +115,7 @@ class Runner:
             ):
                 shared = self._share(floors, trials)
                 parents = self._open_parents(resume)
-                self._run_floors(floors, shared, outbox, _brought(trials))
+                self._run_floors(floors, shared, outbox, _list_brought(trials))
                 complete = not trials or self._run_trials(trials, shared, parents, limit, outbox)
                 outbox.settle()
         except BaseException:  # whatever ends the command, its runs must not stay RUNNING
@@ -154,7 +132,7 @@ class Runner:
         refused."""
         needed = {spec.prepared for spec in floors} | {spec.prepared for spec in trials.values()}
         shared = {key: ray.put(self.plan.datasets[key]) for key in needed}
-        check_nodes(self.output, list(shared.values()), _brought(trials), self.keeping.storage)
+        check_nodes(self.output, list(shared.values()), _list_brought(trials), self.keeping.storage)
         return shared
 
     def _read_back(self, floors: list[FloorSpec]) -> None:
@@ -182,7 +160,7 @@ class Runner:
         self, missing: list[FloorSpec], shared: dict[str, ray.ObjectRef], outbox: Outbox, files: list[Path]
     ) -> None:
         # the files are the trials': a node without them is refused before the floors have taken their time
-        with checked_tasks(evaluate_floors, self.output, files, self.keeping.storage) as evaluate:
+        with guard_tasks(evaluate_floors, self.output, files, self.keeping.storage) as evaluate:
             remote = ray.remote(num_cpus=1)(evaluate)
             pending = [(spec, remote.remote(shared[spec.prepared], spec.split, spec.config)) for spec in missing]
             for spec, reference in pending:
@@ -207,17 +185,24 @@ class Runner:
         jobs = [Job(key, spec.config, (i,)) for i, (key, spec) in enumerate(missing.items())]
         n_epochs = sum(spec.n_epochs for spec in missing.values())
         with Progress(len(missing), n_epochs) as progress, outbox.redirect_lines(progress.note):
-            parent_of, tags = self._parents_of(parents), self._tags()
-            recorder = StudyRecorder(outbox, progress, work, missing, parent_of, tags, self.plan.datasets)
-            budget = CheckpointBudget(checkpoints, self.keeping.budget, self._has_ended(recorder))
+            # the first of the studies that share a trial owns it
+            studies = reversed(self.plan.studies)
+            owner = {spec.fingerprint: parents[plan.study.name] for plan in studies for _, spec in plan.trials}
+            recorder = StudyRecorder(outbox, progress, work, missing, owner, self._tags(), self.plan.datasets)
+
+            def has_ended(fingerprint: str) -> bool:
+                """Whether it is finished or has failed, in this command or, where it does not run again, before."""
+                record = (recorder.outcomes if fingerprint in missing else self.known).get(fingerprint)
+                return record is not None and record.status in (FINISHED, FAILED)
+
             run_tune(
                 work,
                 jobs,
                 recorder,
                 self.output,
                 max_concurrent=max_concurrent,
-                callbacks=[BudgetCallback(budget)],
-                files=_brought(missing),
+                callbacks=[CheckpointBudget(checkpoints, self.keeping.budget, has_ended)],
+                files=_list_brought(missing),
                 storage=self.keeping.storage,
             )
         self._ended = set(recorder.outcomes)
@@ -225,23 +210,6 @@ class Runner:
         if complete:  # every protocol that was asked for has scored them
             shutil.rmtree(checkpoints / PREDICTIONS, ignore_errors=True)
         return complete
-
-    def _has_ended(self, recorder: StudyRecorder) -> Callable[[str], bool]:
-        """Whether a trial is finished or has failed, in this command or, where it does not run again, before."""
-        running = set(recorder.specs)
-
-        def has_ended(fingerprint: str) -> bool:
-            record = (recorder.outcomes if fingerprint in running else self.known).get(fingerprint)
-            return record is not None and record.status in (FINISHED, FAILED)
-
-        return has_ended
-
-    def _parents_of(self, parents: dict[str, str]) -> dict[str, str]:
-        owner: dict[str, str] = {}
-        for plan in self.plan.studies:
-            for _, spec in plan.trials:
-                owner.setdefault(spec.fingerprint, parents[plan.study.name])
-        return owner
 
     def _tags(self) -> dict[str, dict[str, str]]:
         """`cgd.study.NAME = level` for every study a trial belongs to, and what it is in any code version."""
@@ -254,10 +222,10 @@ class Runner:
 
     def conclude(self, plan: StudyPlan, parent: str, complete: bool) -> StudyOutcome:
         """Write the study's record, its report from the store, and end its run."""
-        return self.conclusions.of(plan, parent, complete, self.known, self.known_floors)
+        return self.conclusions.conclude(plan, parent, complete, self.known, self.known_floors)
 
 
-def _brought(trials: dict[str, TrialSpec]) -> list[Path]:
+def _list_brought(trials: dict[str, TrialSpec]) -> list[Path]:
     """Files of predictions that the trials score."""
     return [spec.brought.path for spec in trials.values() if spec.brought]
 

@@ -14,61 +14,31 @@ from cgd.data.split import GeneSplit
 
 @dataclass(frozen=True)
 class Replicate:
-    """One data set, training seed and fold of the genes.
-
-    Attributes
-    ----------
-    prepared
-        Key of the prepared pair in the shared data.
-    brought
-        The file of the predictions, where the method is one.
-    """
+    """One data set, training seed and fold of the genes."""
 
     dataset: str
     seed: int
     fold: int
     split: GeneSplit
-    prepared: str
-    brought: BroughtFile | None = None
+    prepared: str  # key of the prepared pair in the shared data
+    brought: BroughtFile | None = None  # the file of the predictions, where the method is one
 
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """What one trial of a study is, before it runs.
+    """What one trial of a study is, before it runs."""
 
-    Attributes
-    ----------
-    fingerprint
-        Name of the trial for ever.
-    name
-        Readable name, e.g. `ar_decay=0.8 · mouse_v1_starmap · seed 1 · fold 2`.
-    dataset, seed, fold
-        Coordinates of the replicate.
-    config
-        The full configuration.
-    split
-        Genes of the fold.
-    prepared
-        Key of the prepared pair in the shared data.
-    trial_key
-        Fingerprint of the same trial without the code version: what another version may have run already.
-    code_version
-        That of the code its method runs.
-    brought
-        The file of its predictions, where its method is one.
-    """
-
-    fingerprint: str
-    name: str
+    fingerprint: str  # its name for ever
+    name: str  # readable: `ar_decay=0.8 · mouse_v1_starmap · seed 1 · fold 2`
     dataset: str
     seed: int
     fold: int
     config: Config
-    split: GeneSplit
-    prepared: str
-    trial_key: str
-    code_version: str
-    brought: BroughtFile | None = None
+    split: GeneSplit  # genes of the fold
+    prepared: str  # key of the prepared pair in the shared data
+    trial_key: str  # the fingerprint without the code version: what another version may have run already
+    code_version: str  # of the code its method runs
+    brought: BroughtFile | None = None  # the file of its predictions, where its method is one
 
     @property
     def n_epochs(self) -> int:

@@ -39,24 +39,12 @@ class GroupDied(CGDError):
 
 @dataclass(frozen=True)
 class Group:
-    """How the workers of a trial are started.
+    """How the workers of a trial are started."""
 
-    Attributes
-    ----------
-    name
-        Of the trial; what Train calls the group is unique beside it.
-    request
-        Number of workers and what each takes.
-    device
-        `cuda` for NCCL, `cpu` for gloo.
-    scratch
-        Folder all nodes see, in which Train keeps a file of its own while the group runs.
-    """
-
-    name: str
-    request: Request
-    device: str
-    scratch: Path
+    name: str  # of the trial; what Train calls the group is unique beside it
+    request: Request  # number of workers and what each takes
+    device: str  # `cuda` for NCCL, `cpu` for gloo
+    scratch: Path  # folder all nodes see, in which Train keeps a file of its own while the group runs
 
     def run(self, work: Work, report: Report) -> Any:
         """Call `work` in every worker; returns what it returns on rank 0.
@@ -197,8 +185,11 @@ def _run_worker(settings: dict[str, Any]) -> None:
     mailbox.put((_WORKER, ray.get_runtime_context().current_actor))
     parallel = Parallel.of_process_group()
     try:
-        if settings["on_gpu"]:
-            _use_own_gpu()
+        if settings["on_gpu"]:  # `cuda` is the GPU that Train gave to this worker: those of one node see each other's
+            import torch
+            from ray.train.torch import get_device
+
+            torch.cuda.set_device(get_device())
         value = settings["work"](lambda message: mailbox.put((_REPORT, message)), parallel)
         if parallel.is_main:
             mailbox.put((_RESULT, value))
@@ -206,14 +197,6 @@ def _run_worker(settings: dict[str, Any]) -> None:
         if not is_lost_peer(error) and not isinstance(error, RayError):
             mailbox.put((_ERROR, describe(error)))
         raise  # Train then ends the others, which may be waiting for this one
-
-
-def _use_own_gpu() -> None:
-    """Let `cuda` mean the GPU that Train gave to this worker: those of one node see each other's."""
-    import torch
-    from ray.train.torch import get_device
-
-    torch.cuda.set_device(get_device())
 
 
 def _find_last_line(error: BaseException | None) -> str:

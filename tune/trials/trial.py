@@ -45,39 +45,17 @@ Question: TypeAlias = Literal["test", "validation", "cost"]  # which genes are s
 
 @dataclass(frozen=True)
 class Work:
-    """What the trials that run side by side share.
-
-    Attributes
-    ----------
-    question
-        What each is to find out.
-    replicates
-        What they are scored on.
-    datasets
-        Prepared pairs in Ray's object store, by key.
-    checkpoints
-        Root of their checkpoints and models.
-    share
-        What the command gives to each trial.
-    with_checkpoints
-        Whether one that is interrupted continues.
-    log_models
-        Leave the fitted model beside the checkpoints.
-    mirror
-        Where checkpoints and models are kept for other machines; None for nowhere.
-    since
-        When it was handed out, in seconds since the epoch.
-    """
+    """What the trials that run side by side share."""
 
     question: Question
-    replicates: Sequence[Replicate]
-    datasets: Mapping[str, ray.ObjectRef]
-    checkpoints: Path
-    share: Share = NO_SHARE
-    with_checkpoints: bool = True
-    log_models: bool = False
-    mirror: CheckpointMirror | None = None
-    since: float = field(default_factory=time.time)
+    replicates: Sequence[Replicate]  # what they are scored on
+    datasets: Mapping[str, ray.ObjectRef]  # prepared pairs in Ray's object store, by key
+    checkpoints: Path  # root of their checkpoints and models
+    share: Share = NO_SHARE  # what the command gives to each
+    with_checkpoints: bool = True  # whether one that is interrupted continues
+    log_models: bool = False  # leave the fitted model beside the checkpoints
+    mirror: CheckpointMirror | None = None  # where checkpoints and models are kept for other machines
+    since: float = field(default_factory=time.time)  # when it was handed out, in seconds since the epoch
 
     def request(self, config: Config) -> Request:
         """What a trial asks of Ray; a probe is of one worker, whatever the trial it stands for has."""
@@ -154,7 +132,7 @@ def compute(job: Job, config: Config, work: Work, report: Report, parallel: Para
         return combine(outcomes)
     ((_, outcome),) = outcomes
     summary = {key: value for key, value in outcome.summary.items() if key not in LOST}
-    return TrialResult(math.nan, {}, summary, outcome.per_gene, _lost([outcome]), has_model)
+    return TrialResult(math.nan, {}, summary, outcome.per_gene, _count_lost([outcome]), has_model)
 
 
 def _evaluate(
@@ -237,11 +215,11 @@ def combine(outcomes: Sequence[tuple[Replicate, Evaluation]]) -> TrialResult:
         "epochs": float(summaries["epochs"].sum()),
     }
     values = {str(name): float(mean) for name, mean in by_dataset.items()}
-    lost = _lost([found for _, found in outcomes])
+    lost = _count_lost([found for _, found in outcomes])
     return TrialResult(value, values, costs, pd.concat(tables, ignore_index=True), lost)
 
 
-def _lost(outcomes: Sequence[Evaluation]) -> dict[str, int]:
+def _count_lost(outcomes: Sequence[Evaluation]) -> dict[str, int]:
     """Checkpoints that were damaged or not kept, by what happened to them."""
     counts = {what: sum(int(found.summary.get(what, 0)) for found in outcomes) for what in sorted(LOST)}
     return {what: count for what, count in counts.items() if count}

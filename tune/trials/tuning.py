@@ -18,7 +18,7 @@ from cgd.errors import TrackingError
 from tune.cluster.resources import are_alike
 from tune.trials.callback import Listener, TrialCallback
 from tune.trials.failure import RETRIES, RenewRetries
-from tune.trials.preflight import NodeStop, checked_trials
+from tune.trials.preflight import NodeStop, guard_trials
 from tune.trials.spec import Job
 from tune.trials.trial import Work, run_trial
 
@@ -101,7 +101,7 @@ def run_tune(
     )
     trainable = ray_tune.with_parameters(run_trial, work=work)
     try:
-        with checked_trials(trainable, output, files, storage) as checked:
+        with guard_trials(trainable, output, files, storage) as checked:
             trials = ray_tune.with_resources(checked, request)
             ray_tune.Tuner(trials, param_space=space, tune_config=tune_config, run_config=run_config).fit()
     except Exception:  # whatever Tune made of it: if the store or a node failed, that is what the user must hear

@@ -10,7 +10,7 @@ from tune.cluster.node_check import Expected, find_problems
 
 @pytest.fixture
 def expected(tmp_path):
-    found = Expected.of_this_process(tmp_path / "checkpoints", [tmp_path / "values.csv"])
+    found = Expected.describe_this_process(tmp_path / "checkpoints", [tmp_path / "values.csv"])
     found.write_probe()
     (tmp_path / "values.csv").write_text("")
     yield found

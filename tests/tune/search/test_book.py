@@ -58,7 +58,7 @@ def step(book):
 
 
 def story(book):
-    return [(t.user_attrs[SAMPLE], t.params, t.values) for t in book.trials()]
+    return [(t.user_attrs[SAMPLE], t.params, t.values) for t in book.list_trials()]
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(plan, uninte
     path = tmp_path / "s.journal"
     book = begin(plan, open_journal(path))
     for done in (0, 3, 7, 11):  # before, within and after the random samples
-        while len(book.finished()) < done:
+        while len(book.list_finished()) < done:
             step(book)
         if done == 7:
             book.prepare_next()  # killed between enqueuing and asking
@@ -120,7 +120,7 @@ def test_concurrent_samples_see_what_is_finished_and_survive_a_kill_together(pla
     book.complete(second, result_of(second.user_attrs[VALUES]))
     again = begin(plan, storage, resume=True)
     assert again.n_interrupted == 2
-    assert [t.user_attrs[SAMPLE] for t in again.finished()] == [1]
+    assert [t.user_attrs[SAMPLE] for t in again.list_finished()] == [1]
     redone = [ask(again), ask(again)]
     assert [t.params for t in redone] == [first.params, third.params]
     assert ask(again).user_attrs[SAMPLE] == 3
@@ -160,7 +160,7 @@ def test_a_refused_sample_is_told_with_its_reason_and_the_next_is_drawn(plan, tm
     given = []
     while (params := search.suggest(f"t{len(given)}")) != "FINISHED":
         given.append(params)
-    failed = [t for t in book.trials() if t.state == TrialState.FAIL]
+    failed = [t for t in book.list_trials() if t.state == TrialState.FAIL]
     assert len(given) + len(refused) == 30
     assert {t.user_attrs[SAMPLE] for t in failed} == {sample for sample, _ in refused}
     assert all("must be a multiple of n_heads" in t.user_attrs["reason"] for t in failed)
@@ -171,10 +171,10 @@ def test_memory_is_a_constraint(plan):
     book = begin(dataclasses.replace(plan, max_memory_mb=250.0), InMemoryStorage())
     while step(book):
         pass
-    over = [t for t in book.finished() if t.user_attrs["peak_memory_mb"] > 250]
+    over = [t for t in book.list_finished() if t.user_attrs["peak_memory_mb"] > 250]
     assert over
-    assert not {t.number for t in over} & {t.number for t in book.ranked()}
-    assert all(t.constraints["memory"] == t.user_attrs["peak_memory_mb"] - 250 for t in book.finished())
+    assert not {t.number for t in over} & {t.number for t in book.rank()}
+    assert all(t.constraints["memory"] == t.user_attrs["peak_memory_mb"] - 250 for t in book.list_finished())
 
 
 def test_the_front_holds_what_nothing_beats_twice(plan):
@@ -183,7 +183,7 @@ def test_the_front_holds_what_nothing_beats_twice(plan):
         result = result_of({"train.learning_rate": 1e-3, "model.depth": 1})
         costs = {**result.summary, "seconds": seconds}
         book.complete(ask(book), dataclasses.replace(result, value=value, summary=costs))
-    assert [(t.values[0], t.user_attrs["seconds"]) for t in book.front()] == [(0.5, 8.0), (0.4, 5.0), (0.2, 1.0)]
+    assert [(t.values[0], t.user_attrs["seconds"]) for t in book.find_front()] == [(0.5, 8.0), (0.4, 5.0), (0.2, 1.0)]
 
 
 def test_asha_spares_the_first_and_refills_its_rungs(plan):
@@ -195,7 +195,7 @@ def test_asha_spares_the_first_and_refills_its_rungs(plan):
         book.report(trial, 99.0, 20)  # the first report of a percentage counts
         book.report(trial, value, 40)
         book.complete(trial, result_of(trial.user_attrs[VALUES]))
-    fresh, refilled = make_scheduler(stopping, []), make_scheduler(stopping, book.finished())
+    fresh, refilled = make_scheduler(stopping, []), make_scheduler(stopping, book.list_finished())
     assert isinstance(refilled, SparingASHA)
     stand_in = dataclasses.make_dataclass("StandIn", ["trial_id"])("new")
     for scheduler in (fresh, refilled):
@@ -217,12 +217,12 @@ def test_warm_starts_from_a_file_and_from_an_earlier_search(plan, tmp_path):
     book = SearchBook(plan, open_journal(journal), points, resume=False)
     while step(book):
         pass
-    assert [t.user_attrs[ORIGIN] for t in book.trials()][:3] == ["default", "warm start", "sampled"]
-    assert book.trials()[1].params["model.depth"] == 2
-    assert book.trials()[1].user_attrs[GIVEN] == points[1].params
+    assert [t.user_attrs[ORIGIN] for t in book.list_trials()][:3] == ["default", "warm start", "sampled"]
+    assert book.list_trials()[1].params["model.depth"] == 2
+    assert book.list_trials()[1].user_attrs[GIVEN] == points[1].params
     later, notes = first_points(plan, str(journal))
-    assert later[1].params == book.ranked()[0].params
-    assert notes == [f"warm start from s, trial {book.ranked()[0].number} ({book.ranked()[0].values[0]:.4f})"]
+    assert later[1].params == book.rank()[0].params
+    assert notes == [f"warm start from s, trial {book.rank()[0].number} ({book.rank()[0].values[0]:.4f})"]
     with pytest.raises(SearchError, match="no such file"):
         first_points(plan, str(tmp_path / "none.journal"))
     with pytest.raises(ConfigError, match="no configuration file"):

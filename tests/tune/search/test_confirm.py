@@ -35,13 +35,10 @@ WORTH = {"default": 0.4, "sample 1": 0.5, "sample 2": 0.6}
 class Runs:
     """The store, of which a confirmation needs little."""
 
-    outbox = None
+    outbox = SimpleNamespace(redirect_lines=lambda say: nullcontext())
 
     def complete(self, candidate, result):
         pass
-
-    def redirect_lines(self, say):
-        return nullcontext()
 
 
 def result(value, replicate):

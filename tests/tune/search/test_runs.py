@@ -10,7 +10,7 @@ import torch
 from cgd.config import Config
 from cgd.evaluation import Evaluation
 from cgd.training.checkpoint import CheckpointFolder
-from tune.checkpoints.budget import BudgetCallback, find_checkpoints
+from tune.checkpoints.budget import CheckpointBudget, find_checkpoints
 from tune.search import engine
 from tune.search.engine import Workplace
 from tune.search.runs import KIND_OF_RUN, Candidate, SearchRecorder, SearchRuns
@@ -82,7 +82,7 @@ def test_a_search_holds_the_checkpoint_budget(recorder, tmp_path, monkeypatch):
     for key, epochs in [("search-u-0/a", (1,)), ("search-u-1/a", (1, 2))]:  # the first has its result
         for epoch in epochs:
             CheckpointFolder(tmp_path / "checkpoints" / key, "a").save(epoch, {"a": torch.zeros(2500)}, {})
-    (over,) = [one for one in given["callbacks"] if isinstance(one, BudgetCallback)]
+    (over,) = [one for one in given["callbacks"] if isinstance(one, CheckpointBudget)]
     over.on_trial_complete(0, [], None)
     assert [(one.trial, one.epoch) for one in find_checkpoints(tmp_path / "checkpoints")] == [("search-u-1", 2)]
 

@@ -14,8 +14,8 @@ from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tune.cluster import connection as cluster_module
-from tune.cluster.connection import ClusterError, checked_nodes, connect
-from tune.trials.preflight import SECONDS_VARIABLE, check_nodes, checked_tasks, trial_nodes
+from tune.cluster.connection import ClusterError, connect, list_checked
+from tune.trials.preflight import SECONDS_VARIABLE, check_nodes, guard_tasks, trial_nodes
 
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.slow
@@ -200,9 +200,9 @@ def test_a_node_that_joins_after_the_check_is_looked_at_before_its_first_task(no
         check_nodes(tmp_path)
         bad = bad_node(PYTHONPATH=fake_torch(tmp_path / "packages"))
         wait_for_trial_nodes(2)
-        with checked_tasks(where_it_runs, tmp_path) as guarded:
+        with guard_tasks(where_it_runs, tmp_path) as guarded:
             assert on(good, guarded) == good.node_id
-        with pytest.raises(ClusterError) as caught, checked_tasks(where_it_runs, tmp_path) as guarded:
+        with pytest.raises(ClusterError) as caught, guard_tasks(where_it_runs, tmp_path) as guarded:
             on(bad, guarded)
     assert "a node that joined meanwhile cannot run trials of this study" in str(caught.value)
     assert "torch 1.0, the driver has 2." in str(caught.value)
@@ -214,11 +214,11 @@ def test_a_node_that_joins_must_see_the_files_too_and_what_was_checked_is_forgot
     missing = tmp_path / "values.csv"
     with connect(nodes.address):
         check_nodes(tmp_path)
-        assert checked_nodes() == {good.node_id}
+        assert list_checked() == {good.node_id}
     with (
         connect(nodes.address),
         pytest.raises(ClusterError, match=r"sees no file .*values\.csv"),
-        checked_tasks(where_it_runs, tmp_path, [missing]) as guarded,
+        guard_tasks(where_it_runs, tmp_path, [missing]) as guarded,
     ):
         on(good, guarded)
 
