@@ -182,18 +182,12 @@ class CheckpointMirror:
 
 
 class MirroredFolder(CheckpointFolder):
-    """The checkpoints of one trial, in its folder and in the store.
-
-    Attributes
-    ----------
-    unmirrored
-        Epochs whose checkpoint did not reach the store.
-    """
+    """The checkpoints of one trial, in its folder and in the store."""
 
     def __init__(self, path: Path, fingerprint: str, mirror: CheckpointMirror) -> None:
         super().__init__(path, fingerprint)
         self.mirror = mirror
-        self.unmirrored: list[int] = []
+        self.unmirrored: list[int] = []  # epochs whose checkpoint did not reach the store
 
     def save(self, epoch: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """As in the base; then the store gets it, and loses what the rule no longer keeps."""

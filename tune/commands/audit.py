@@ -11,14 +11,9 @@ from tune.trials.plan import Planner
 
 
 def audit(planner: Planner, config: Config, name: str = CAUSALGED) -> bool:
-    """Audit a configuration on every data set and fold, a line each; whether all passed.
+    """Audit a configuration of the method `name` on every data set and fold, a line each; whether all passed.
 
     Where the method raises, the line says so, it counts as not passed, and the others go on.
-
-    Parameters
-    ----------
-    name
-        Of its method; lines begin with it where it is not CausalGeD.
     """
     passed = True
     who = "" if name == CAUSALGED else f"{name} on "

@@ -42,18 +42,10 @@ class Point:
 
 
 class SearchBook:
-    """The samples of one search.
+    """The samples of one search, whose Optuna study is in `storage`, or will be.
 
-    Parameters
-    ----------
-    plan
-        The search.
-    storage
-        Where its Optuna study is, or will be.
-    points
-        What to try first. A continued search keeps the points it was started with.
-    resume
-        Whether to continue a study that is there already.
+    `points` are tried first; a continued search keeps those it was started with. `resume` continues a study that is
+    there already.
 
     Raises
     ------

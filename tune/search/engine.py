@@ -106,16 +106,10 @@ def run_candidates(
     scheduler: TrialScheduler | None = None,
     n_samples: int = 1,
 ) -> None:
-    """Run candidates under Ray Tune, to the end or until the user stops it.
+    """Run candidates, `jobs` or `n_samples` that a searcher draws, to the end or until the user stops it.
 
-    Parameters
-    ----------
-    replicates
-        What candidates are scored on.
-    jobs
-        The candidates; none where a searcher draws `n_samples` of them.
-    with_checkpoints
-        Whether an interrupted candidate continues; its seconds are then those of the last attempt alone.
+    They are scored on `replicates`. `with_checkpoints` an interrupted one continues, and its seconds are those of the
+    last attempt alone.
     """
     work = replace(workplace.work, replicates=replicates, with_checkpoints=with_checkpoints)
     run_tune(

@@ -26,13 +26,7 @@ SAMPLE = "sample"  # user attribute of a trial: its position in the search
 class PositionedSampler(BaseSampler):
     """TPE, seeded anew for each sample; a trial that takes the place of an interrupted one has the same position.
 
-    Parameters
-    ----------
-    settings
-        Arguments of the TPE sampler. `constant_liar` is always on: it makes concurrent trials keep their distance
-        and does nothing to one alone.
-    seed
-        Root seed.
+    `constant_liar` is always on: it makes concurrent trials keep their distance and does nothing to one alone.
     """
 
     def __init__(self, settings: SamplerSettings, seed: int) -> None:

@@ -23,23 +23,15 @@ from tune.trials.failure import Failure
 from tune.trials.messages import PERCENT, VALUE, Epoch, TrialResult, from_report
 from tune.trials.spec import Job
 
-Refused = Callable[[int, str], None]
-
 
 class BookedSearch(OptunaSearch):
     """OptunaSearch that draws by the book of the search and tells each outcome as soon as it arrives.
 
-    Parameters
-    ----------
-    book
-        The search.
-    folder
-        Where results are kept, `SAMPLE.json` each, before they are told: what is told is never without its result.
-    refused
-        Called with the position and the reason of a sample whose parameters the configuration refuses.
+    Results are kept in `folder`, `SAMPLE.json` each, before they are told: what is told is never without its result.
+    `refused` is called with the position and the reason of a sample whose parameters the configuration refuses.
     """
 
-    def __init__(self, book: SearchBook, folder: Path, refused: Refused) -> None:
+    def __init__(self, book: SearchBook, folder: Path, refused: Callable[[int, str], None]) -> None:
         pareto = book.plan.objective == "pareto"
         super().__init__(
             space=self._draw,
@@ -153,13 +145,7 @@ def result_file(folder: Path, sample: int) -> Path:
 
 
 class SparingASHA(AsyncHyperBandScheduler):
-    """ASHA that stops none of the first trials: compared with one or two others, half of all would be stopped.
-
-    Parameters
-    ----------
-    stopping
-        Budget of the first comparison, in per cent; share kept; trials spared.
-    """
+    """ASHA that stops none of the first trials: compared with one or two others, half of all would be stopped."""
 
     def __init__(self, stopping: Stopping) -> None:
         super().__init__(
@@ -184,11 +170,8 @@ class SparingASHA(AsyncHyperBandScheduler):
 def make_scheduler(stopping: Stopping | None, past: list[FrozenTrial]) -> TrialScheduler:
     """ASHA on the percentage done, or none.
 
-    Parameters
-    ----------
-    past
-        Samples that ended in earlier commands, in their order: their values fill the rungs as if they ran now, so
-        that a continued search stops what an uninterrupted one would.
+    The values of `past`, samples that ended in earlier commands, in their order, fill the rungs as if they ran now, so
+    that a continued search stops what an uninterrupted one would.
     """
     if stopping is None:
         return FIFOScheduler()

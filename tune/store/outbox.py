@@ -29,23 +29,11 @@ _WAIT_VARIABLE, _WAIT_SECONDS = "CGD_STORE_WAIT", 60.0
 
 
 class Outbox:
-    """Writes to the store in the background; a context manager, to be left before Ray is.
-
-    Parameters
-    ----------
-    tracking
-        The store.
-    output
-        The output folder.
-
-    Attributes
-    ----------
-    say
-        Where lines for the terminal go. It is called from the thread that delivers.
-    """
+    """Writes to the store in the background; a context manager, to be left before Ray is."""
 
     def __init__(self, tracking: Tracking, output: Path) -> None:
         self.tracking, self.files = tracking, OutboxFiles(output / "outbox")
+        # where lines for the terminal go; called from the thread that delivers
         self.say: Callable[[str], None] = partial(print, flush=True)
         self._waiting: OrderedDict[str, deque[Entry]] = OrderedDict()
         self._deliveries: dict[str, Delivery] = {}

@@ -110,22 +110,11 @@ def read_entry(line: str, path: Path) -> Entry:
 
 
 class OutboxFiles:
-    """The folder of an outbox.
-
-    Parameters
-    ----------
-    folder
-        Is made when the first entry is; runs that were delivered leave nothing.
-
-    Attributes
-    ----------
-    unsaved
-        Runs that are in memory alone, and why: a full disk above all.
-    """
+    """The folder of an outbox; made when the first entry is. Runs that were delivered leave nothing in it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.unsaved: dict[str, str] = {}
+        self.unsaved: dict[str, str] = {}  # runs that are in memory alone, and why: a full disk above all
         self._whole: dict[str, list[Entry]] = {}  # all entries of each run that the store has not whole
 
     def keep(self, key: str, entry: Entry, durable: bool) -> None:

@@ -31,16 +31,10 @@ class RunningTrial:
 
 @dataclass
 class Board:
-    """Counts, running trials and the best validation PCC per data set. The test genes play no part in it.
+    """Counts, running trials and the best validation PCC per data set. The test genes play no part in it."""
 
-    Parameters
-    ----------
-    n_trials, n_epochs
-        Trials to run, and the sum of their epochs at most.
-    """
-
-    n_trials: int
-    n_epochs: int
+    n_trials: int  # to run
+    n_epochs: int  # the sum of theirs at most
     n_done: int = 0
     n_failed: int = 0
     running: dict[str, RunningTrial] = field(default_factory=dict)

@@ -76,7 +76,10 @@ class CommandLog:
         if self.path is None:
             folder = output / "logs"
             folder.mkdir(parents=True, exist_ok=True)
-            path = _find_free_path(folder, self.command)
+            stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{self.command}"
+            path = folder / f"{stem}.log"
+            if path.exists():
+                path = folder / f"{stem}-{os.getpid()}.log"
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
             os.write(file, os.pread(self._sink, os.fstat(self._sink).st_size, 0))
             for target in (self._sink,) if self.verbose else (self._sink, 2):
@@ -156,9 +159,3 @@ def _redirect_logging(stream: _Noise) -> Iterator[None]:
         logging.captureWarnings(False)
         root.setLevel(level)
         root.removeHandler(handler)
-
-
-def _find_free_path(folder: Path, command: str) -> Path:
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{command}"
-    path = folder / f"{stem}.log"
-    return folder / f"{stem}-{os.getpid()}.log" if path.exists() else path

@@ -56,7 +56,9 @@ class Plan:
     base: Config  # the command's; studies may hold some of it fixed at other values
     datasets: dict[str, PreparedPair] = field(default_factory=dict)  # prepared pairs by key
     studies: list[StudyPlan] = field(default_factory=list)  # in the order they were added
-    notes: dict[str, list[str]] = field(default_factory=dict)  # data set or study -> what was matched or dropped
+    notes: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # of data sets, studies: what was matched, dropped, left out
 
     @property
     def trials(self) -> dict[str, TrialSpec]:

@@ -23,18 +23,10 @@ def make_study_record(
     forecast: Forecast | None,
     arguments: Mapping[str, Any],
 ) -> StudyRecord:
-    """The record of a study.
+    """The record of a study, which is part of the `whole` of a command with that forecast and those arguments.
 
-    Parameters
-    ----------
-    plan, whole
-        The study, and the plan of the command it is part of.
-    known, known_floors
-        Runs of trials and floors by fingerprint.
-    other_code
-        Trial key -> the same trial as finished by other code versions.
-    forecast, arguments
-        Of the command.
+    `known` and `known_floors` are runs of trials and floors by fingerprint; `other_code` has, by their key, the trials
+    that other code versions finished.
     """
     return StudyRecord(
         study=plan.study,

@@ -14,13 +14,7 @@ MEGABYTE = 1e6  # as MLflow counts
 
 
 class SystemMonitor:
-    """Samples at most once in `interval` seconds.
-
-    Parameters
-    ----------
-    interval
-        Seconds; the first sample is given whenever it is asked for.
-    """
+    """Samples at most once in `interval` seconds; the first sample is given whenever it is asked for."""
 
     def __init__(self, interval: float = 1.0) -> None:
         self.interval = interval
