@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, overload
+from typing import Literal, TypeAlias, get_args, overload
 
 import numpy as np
 import pandas as pd
@@ -127,7 +127,11 @@ def evaluate(
     ------
     CGDError
         The data cannot be used or training diverged.
+    ValueError
+        `scored` is neither.
     """
+    if scored not in get_args(Scored):  # a slip of the pen must not score the test genes
+        raise ValueError(f"scored must be one of {', '.join(get_args(Scored))}; found {scored!r}")
     if scored == "validation":
         fit = fit_hidden(config, prepared, split, on_epoch, checkpoint_root, open_checkpoints, parallel)
         prediction, summary = fit.model.predict_mean(split.val), fit.costs()

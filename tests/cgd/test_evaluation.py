@@ -201,3 +201,8 @@ def test_a_probe_foresees_a_trial(tiny, values, monkeypatch):
     assert forecast == pytest.approx(whole["wall_seconds"])
     assert seen.peak_memory_mb > 50
     assert 0 < seen.model_mb < seen.checkpoint_mb < 5
+
+
+def test_what_is_scored_is_test_or_validation_genes(tiny):
+    with pytest.raises(ValueError, match="one of test, validation; found 'val'"):
+        evaluate(tiny.config(), tiny.prepared, tiny.split, scored="val")

@@ -113,7 +113,7 @@ def measure(config: Config, request: Request, dataset: ray.ObjectRef, split: Gen
 
     if request.n_workers == 1:
         remote = ray.remote(num_cpus=request.cpus, num_gpus=request.gpus, max_retries=0)(_run_alone)
-        arrived += ray.get(remote.remote(work, time.time()))
+        arrived = ray.get(remote.remote(work, time.time()))
     else:
         Group("scaling", request, config.runtime.device, scratch).run(work, report)
     seconds = [metrics["epoch_seconds"] for _, metrics in arrived[_LEFT_OUT:]]
