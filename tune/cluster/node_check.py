@@ -93,7 +93,10 @@ def find_problems(expected: Expected) -> list[str]:
     return differing or [*_check_import(), *_check_folder(expected), *unseen]
 
 
-find_problems_once = lru_cache(find_problems)  # once in a process
+@lru_cache
+def find_problems_once(expected: Expected) -> list[str]:
+    """`find_problems`, once in a process; a function of this name, for Ray sends it to the nodes by its name."""
+    return find_problems(expected)
 
 
 def examine(expected: Expected, data: Sequence[Any]) -> list[str]:
