@@ -36,7 +36,7 @@ def coverage(errors, n_genes, level, n_draws=400):
 
 @pytest.mark.parametrize("errors", [log_normal_errors, heavy_errors])
 @pytest.mark.parametrize(("n_genes", "level"), [(2, 0.3), (5, 0.5), (9, 0.8), (19, 0.9), (60, 0.9), (60, 0.5)])
-def test_a_guaranteed_level_is_held_over_genes_whatever_the_errors(errors, n_genes, level):
+def test_a_guaranteed_level_holds_over_genes_for_any_errors(errors, n_genes, level):
     mean, error = coverage(errors, n_genes, level)
     assert Calibration(np.ones((n_genes, N_POINTS)), FLAT).is_guaranteed(level)
     assert mean > level - 2 * error
@@ -48,7 +48,7 @@ def test_with_many_genes_it_is_held_and_not_much_more():
 
 
 @pytest.mark.parametrize(("n_genes", "level"), [(3, 0.8), (5, 0.9), (5, 0.95), (12, 0.95)])
-def test_with_few_genes_the_extrapolation_holds_if_its_assumption_does(n_genes, level):
+def test_extrapolation_to_few_genes_holds_if_its_assumption_does(n_genes, level):
     mean, error = coverage(log_normal_errors, n_genes, level)
     assert not Calibration(np.ones((n_genes, N_POINTS)), FLAT).is_guaranteed(level)
     assert mean > level - 0.02 - 2 * error
@@ -119,7 +119,7 @@ def test_kept_quantiles_are_never_below_the_exact_ones(n_spots):
     np.testing.assert_array_equal(kept[:, -1], scores.max(axis=1))
 
 
-def test_hidden_genes_give_scores_of_those_scored_and_tell_no_spot_from_another():
+def test_hidden_genes_are_scored_and_tell_no_spot_from_another():
     rng = np.random.default_rng(0)
     truth = rng.random((4, 30)).astype(np.float32)
     truth[1] = 0
@@ -139,7 +139,7 @@ def test_genes_predicted_without_error_leave_no_width():
     assert one_off.threshold(0.9) > 0
 
 
-def test_bounds_are_about_the_estimate_in_units_of_the_trend_and_not_negative():
+def test_bounds_are_about_the_estimate_and_not_negative():
     trend = SpreadTrend(intercept=np.log(2.0), slope=0.5, low=0.01, high=100.0)
     low, high = Calibration(np.full((30, N_POINTS), 1.5), trend).interval(np.array([[0.25, 64.0, -9.0]]))
     np.testing.assert_allclose(low, [[0.0, 64 - 1.5 * 16, 0.0]], rtol=1e-6)
@@ -177,7 +177,7 @@ def test_a_trend_of_genes_that_show_none(rows, expected):
     np.testing.assert_allclose(trend([0.1, 2.0, 9.0]), expected)
 
 
-def test_adapting_to_the_spread_narrows_intervals_and_evens_out_their_coverage():
+def test_adapting_to_the_spread_narrows_and_evens_out_intervals():
     """Genes whose errors grow with their level: one width for all covers the rare and misses the abundant."""
     rng = np.random.default_rng(0)
     level = np.exp(rng.uniform(-3, 2, (400, 1)))

@@ -41,7 +41,7 @@ CONTRADICTIONS = [
 
 
 @pytest.mark.parametrize("path", REFUSED)
-def test_a_value_out_of_range_is_named_with_its_field_and_what_was_found(path):
+def test_a_value_out_of_range_is_named_with_field_and_value(path):
     value, message = REFUSED[path]
     with pytest.raises(ConfigError, match=message):
         Config().with_values({path: value})
@@ -53,7 +53,7 @@ def test_fields_that_contradict_each_other_are_refused(values, message):
         Config().with_values(values)
 
 
-def test_every_wrong_field_is_reported_at_once_with_the_closest_name():
+def test_every_wrong_field_is_reported_with_the_closest_name():
     with pytest.raises(ConfigError) as caught:
         Config.from_dict({"ar": {"deca": 0.7}, "modle": {}, "train": {"epochs": 0}}, source="my.yaml")
     message = str(caught.value)
@@ -69,7 +69,7 @@ def test_a_path_that_is_no_field_is_refused(path):
         Config().with_values({path: 0.7})
 
 
-def test_setting_values_leaves_the_original_alone_and_keeps_the_rest():
+def test_setting_values_leaves_the_original_and_the_rest_alone():
     base = Config()
     changed = base.with_values({"ar.decay": 0.7, "seed": 0})
     assert (base.ar.decay, changed.ar.decay) == (0.8, 0.7)
@@ -138,7 +138,7 @@ def test_flatten_lists_every_field_once():
     assert not any(isinstance(value, dict) for value in flat.values())
 
 
-def test_the_configuration_alone_imports_neither_torch_nor_anndata():
+def test_the_configuration_imports_neither_torch_nor_anndata():
     command = "import sys, cgd.config; print(sorted({'torch', 'anndata', 'scanpy'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.strip() == "[]"

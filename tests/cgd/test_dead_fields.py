@@ -175,7 +175,7 @@ def test_a_field_without_what_it_needs_changes_nothing(observe):
 @pytest.mark.parametrize(
     "field", [pytest.param(path, marks=pytest.mark.slow) if path == "runtime.compile" else path for path in WHERE]
 )
-def test_where_a_trial_runs_changes_neither_numbers_nor_fingerprint(tiny, observe, field):
+def test_where_a_trial_runs_changes_no_number_or_fingerprint(tiny, observe, field):
     """To 1e-3 in a metric: other kernels and threads sum float32 in another order, and training amplifies it.
 
     What cannot run here says so with a ConfigError that names it.

@@ -42,7 +42,7 @@ def only_sc(pair):
 # ---- predicting ---------------------------------------------------------------------------------------------------
 
 
-def test_every_gene_of_the_scrna_can_be_predicted_measured_or_not(model, pair, only_sc):
+def test_every_scrna_gene_can_be_predicted_measured_or_not(model, pair, only_sc):
     _, sc = pair
     assert set(model.genes) == set(sc.var_names)
     predicted = model.predict([*only_sc, "Reg000"])
@@ -54,14 +54,14 @@ def test_every_gene_of_the_scrna_can_be_predicted_measured_or_not(model, pair, o
     assert not predicted.var["measured_in_st"][:EXTRA].any()
 
 
-def test_whether_a_gene_was_measured_is_told_for_validation_genes_too(model, pair):
+def test_measured_genes_are_told_for_validation_genes_too(model, pair):
     """A gene held out to decide when to stop was measured all the same."""
     st, sc = pair
     predicted = model.predict(list(sc.var_names))
     np.testing.assert_array_equal(predicted.var["measured_in_st"], sc.var_names.isin(st.var_names))
 
 
-def test_spots_keep_their_names_and_coordinates_without_those_dropped(model, pair, only_sc):
+def test_spots_kept_have_their_names_and_coordinates(model, pair, only_sc):
     st, _ = pair
     predicted = model.predict(only_sc)
     kept = np.arange(60) != 7
@@ -77,7 +77,7 @@ def test_the_spread_is_that_of_the_draws(model, only_sc):
     assert (predicted.layers["std"] > 0).all()
 
 
-def test_the_interval_of_a_prediction_is_that_of_90_percent_about_it(model, only_sc):
+def test_the_interval_of_a_prediction_is_90_percent_about_it(model, only_sc):
     predicted = model.predict(only_sc)
     low, high = model.predict_interval(only_sc)
     assert low.shape == high.shape == (EXTRA, 59)
@@ -100,7 +100,7 @@ def test_a_level_must_be_a_share(model, only_sc, level):
         model.predict_interval(only_sc, level)
 
 
-def test_the_interval_comes_from_the_errors_of_the_validation_genes(tiny):
+def test_the_interval_comes_from_errors_of_validation_genes(tiny):
     """Of the validation genes themselves as many entries lie inside as were asked for, or a few more."""
     hidden, model = tiny.hidden(), CausalGeD(tiny.config())
     model.fit_visible(hidden.visible, hidden.val)
@@ -123,7 +123,7 @@ def test_the_estimate_is_the_one_named(tiny, pair, only_sc):
     np.testing.assert_allclose(model.predict_mean(only_sc), draws.mean(axis=0), atol=1e-5)
 
 
-def test_one_name_is_a_list_of_one_and_the_order_is_that_asked_for(model, only_sc):
+def test_one_name_is_a_list_of_one_and_order_is_as_asked(model, only_sc):
     one = model.predict(only_sc[0])
     assert one.shape == (59, 1)
     both = model.predict(np.array(only_sc[:2]))
@@ -132,7 +132,7 @@ def test_one_name_is_a_list_of_one_and_the_order_is_that_asked_for(model, only_s
     assert gene_metrics(both.X.T, swapped[:, only_sc[:2]].X.T)["pcc"].min() > 0.9
 
 
-def test_provenance_is_json_with_the_configuration_data_and_versions(model, only_sc):
+def test_provenance_is_json_with_configuration_data_and_versions(model, only_sc):
     provenance = json.loads(model.predict(only_sc).uns["causalged"])
     assert provenance["config"] == model.config.model_dump(mode="json")
     assert len(provenance["data_sha256"]) == 64
@@ -266,7 +266,7 @@ def test_a_saved_model_predicts_the_same_bits(tiny, pair, only_sc, tmp_path, val
     assert one.var.equals(two.var)
 
 
-def test_a_model_that_nothing_could_calibrate_is_saved_and_says_so(tiny, tmp_path):
+def test_a_model_without_calibration_is_saved_and_says_so(tiny, tmp_path):
     """No validation gene is detected often enough to be scored."""
     hidden, model = tiny.hidden(), CausalGeD(tiny.config())
     never = HiddenGenes(hidden.val.genes, 0 * hidden.val.truth, None, 0.05)
@@ -277,7 +277,7 @@ def test_a_model_that_nothing_could_calibrate_is_saved_and_says_so(tiny, tmp_pat
     assert "0 validation genes: too few for any bound" in json.loads(predicted.uns["causalged"])["interval"]["note"]
 
 
-def test_saving_over_a_model_replaces_it_and_a_loaded_one_can_be_saved(model, tmp_path):
+def test_saving_replaces_a_model_and_a_loaded_one_can_be_saved(model, tmp_path):
     model.save(tmp_path / "model")
     CausalGeD.load(tmp_path / "model").save(tmp_path / "model")
     assert CausalGeD.load(tmp_path / "model").genes == model.genes

@@ -20,7 +20,7 @@ def test_a_file_is_written_and_replaced(tmp_path, content):
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, step):
+def test_an_interrupted_write_leaves_only_the_old_file(tmp_path, monkeypatch, step):
     path = tmp_path / "file"
     write_atomically(path, "before")
 
@@ -59,7 +59,7 @@ def test_generators_repeat_and_leave_the_global_stream_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_wrong_name_gets_the_closest_and_a_short_list_of_valid_ones():
+def test_a_wrong_name_gets_the_closest_and_some_valid_ones():
     assert closest("decya", ["decay", "depth"]) == "did you mean 'decay'? Valid: decay, depth"
     assert closest("zzz", ["b", "a"]) == "Valid: a, b"
     many = [f"Gene{i}" for i in range(300)]

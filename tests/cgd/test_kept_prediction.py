@@ -41,7 +41,7 @@ def counted(monkeypatch):
     return fits
 
 
-def test_a_trial_reads_neither_its_own_prediction_nor_that_of_another_trial(tiny, tmp_path, monkeypatch):
+def test_a_trial_reads_no_prediction_of_its_own_or_of_another(tiny, tmp_path, monkeypatch):
     fits, config = counted(monkeypatch), tiny.config({"method": "spage"})
     published = config.with_values(PUBLISHED)
     other_split = GeneSplit(tiny.split.val + tiny.split.train[4:], tiny.split.train[:4], tiny.split.test, 0)
@@ -69,7 +69,7 @@ def test_a_damaged_prediction_is_computed_again(tiny, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("missing", ["prediction", "protocol", "summary"])
-def test_a_whole_folder_that_says_something_else_is_computed_again(tiny, tmp_path, monkeypatch, missing):
+def test_a_whole_folder_of_another_content_is_computed_again(tiny, tmp_path, monkeypatch, missing):
     fits, config = counted(monkeypatch), tiny.config({"method": "spage"})
     evaluate(config, tiny.prepared, tiny.split, checkpoint_root=tmp_path)
     (folder,) = (tmp_path / "predictions").iterdir()

@@ -46,7 +46,7 @@ def test_whatever_can_change_a_number_counts(code_of, other):
     assert code_of(other) != code_of(SOURCE)
 
 
-def test_where_code_stands_counts_and_where_the_package_stands_does_not(code_of, tmp_path, monkeypatch):
+def test_code_version_depends_on_file_place_not_package_place(code_of, tmp_path, monkeypatch):
     base = code_of(SOURCE)
     assert code_of(SOURCE, "b.py") != base
     assert code_of(SOURCE, "sub/a.py") != base

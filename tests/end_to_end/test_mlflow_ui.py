@@ -161,7 +161,7 @@ def _follow(page, words):
     return popup.value
 
 
-def test_a_trial_shows_its_metric_chart_its_data_set_and_system_metrics(visit, store):
+def test_a_trial_shows_metrics_data_set_and_system_metrics(visit, store):
     trial = store.runs("trial")[0].info.run_id
     page = visit(f"runs/{trial}/model-metrics")
     page.get_by_placeholder("Search metric charts").fill("^val_pcc$")  # charts further down are drawn when scrolled to

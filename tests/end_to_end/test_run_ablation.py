@@ -64,7 +64,7 @@ def test_every_trial_is_a_finished_run_with_its_record(finished):
     assert len({run.data.metrics["test_pcc"] for run in trials}) == 8  # a decay that is read, a seed that is used
 
 
-def test_every_trial_has_its_model_system_metrics_description_and_curve(finished):
+def test_every_trial_has_model_metrics_description_and_curve(finished):
     store = Store(finished[0])
     models = {m.source_run_id: m for m in store.client.search_logged_models([store.experiment_id])}
     for run in store.runs("trial"):
@@ -127,7 +127,7 @@ def test_report_is_written_attached_and_announced(finished):
     assert not list(output.glob("checkpoints/*"))  # what is in the store needs no checkpoint
 
 
-def test_again_runs_nothing_and_more_seeds_run_only_what_is_missing(finished, run):
+def test_a_repeat_runs_nothing_and_more_seeds_only_the_missing(finished, run):
     output, _ = finished
     before = Store(output).contents()
     again = run(*STUDY, "--output", output)
@@ -196,7 +196,7 @@ def test_a_failing_trial_is_recorded_and_the_others_go_on(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_again_and_again_fails_its_trial_with_a_reason_and_the_others_go_on(command, tmp_path):
+def test_a_worker_that_keeps_dying_fails_only_its_own_trial(command, tmp_path):
     output, log = tmp_path / "out", tmp_path / "log.txt"
     longer = ("--set", "train.epochs=40", "--set", "train.patience=40", "--set", "train.steps_per_epoch=8")
     arguments = ("--study", "encoder_variation", "--max-concurrent", "1", *longer, "--output", output)

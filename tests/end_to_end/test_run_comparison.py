@@ -71,7 +71,7 @@ def finished(here, command, predictions):
     return here / "out", process
 
 
-def test_one_method_fails_and_the_others_are_finished_runs_like_any_trial(finished):
+def test_one_method_fails_and_the_others_are_finished_runs(finished):
     output, process = finished
     assert process.returncode == 1, process.stderr
     assert process.stderr.splitlines()[-1].startswith("2 trial(s) failed")  # one under each protocol

@@ -83,7 +83,7 @@ def _test_genes():
     return set(make_splits(prepared.panel, Config().split)[0].test)
 
 
-def test_every_sample_is_a_trial_and_a_run_scored_on_validation_genes_alone(searched):
+def test_every_sample_is_a_run_scored_on_validation_genes_alone(searched):
     output, _ = searched
     store = Store(output)
     (parent,) = store.runs("search")
@@ -112,7 +112,7 @@ def test_every_sample_is_a_trial_and_a_run_scored_on_validation_genes_alone(sear
     assert all(len(store.history(run, "val_pcc")) >= 1 for run in runs.values())
 
 
-def test_the_winner_is_tested_once_and_the_record_says_by_how_much(searched):
+def test_the_winner_is_tested_once_and_the_record_says_the_lead(searched):
     output, process = searched
     results = SearchResults.from_json((output / "search" / "s" / "search.json").read_text(), "search.json", "")
     default, other = sorted(results.finalists, key=lambda row: not row.is_default)

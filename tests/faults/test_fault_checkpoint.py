@@ -54,7 +54,7 @@ def test_damaged_checkpoints_are_passed_over(study, reference, outcome):
         row.intact(running, reference)
 
 
-def test_all_checkpoints_damaged_is_training_from_zero_and_no_epoch_twice(study, reference, outcome):
+def test_all_checkpoints_damaged_restarts_with_no_epoch_twice(study, reference, outcome):
     row = outcome(
         "every checkpoint damaged", "a byte of all tensors flipped, then the worker killed, twice", "from the beginning"
     )

@@ -103,7 +103,7 @@ def test_a_visible_pair_that_carries_the_truth_is_caught(tiny, monkeypatch, chan
     assert audit.largest_difference > 0
 
 
-def test_a_validation_gene_in_what_is_visible_is_caught_though_nothing_is_predicted_from_it(tiny, monkeypatch):
+def test_a_validation_gene_in_what_is_visible_is_caught(tiny, monkeypatch):
     monkeypatch.setattr(audit_module, "hide", with_visible(a_gene_in_the_coordinates))
     audit = audit_leakage(tiny.config(), tiny.prepared, tiny.split)
     assert not audit.identical
@@ -180,7 +180,7 @@ def test_the_noise_is_put_where_the_truth_was_and_nowhere_else(tiny):
     assert not np.array_equal(one, two)
 
 
-def test_the_fitted_state_holds_nothing_of_the_size_of_the_hidden_truth(tiny):
+def test_the_fitted_state_holds_nothing_as_large_as_the_truth(tiny):
     """Arrays over the spots are the decoder, its bias, the head, the mean pattern, and of the centre a row per kernel
     feature or component of the cell map: none has a row per gene."""
     hidden = tiny.hidden()

@@ -19,7 +19,7 @@ def outside(tmp_path, monkeypatch):
     sys.modules.pop("mine_elsewhere", None)
 
 
-def test_a_class_of_ones_own_is_run_when_it_is_made_and_no_sooner(outside):
+def test_a_custom_class_runs_when_it_is_made_and_no_sooner(outside):
     entry = find_method("mine_elsewhere:Mine")
     entry.code_version()
     assert not (outside / "ran").exists()

@@ -114,7 +114,7 @@ def test_an_output_folder_that_cannot_be_is_refused(tmp_path, folder):
         pass
 
 
-def test_the_output_folder_may_be_a_link_and_nothing_lands_beside_it(tmp_path):
+def test_an_output_folder_may_be_a_link_with_nothing_beside_it(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     with lock_folder((tmp_path / "link").resolve()):

@@ -22,7 +22,7 @@ def test_telemetry_is_off_before_ray_and_mlflow_are_imported(watched_study):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_every_command_sets_its_environment_before_it_imports_anything(script):
+def test_every_command_sets_its_environment_before_imports(script):
     first = []
     for node in ast.parse((ROOT / "tune" / script).read_text(encoding="utf-8")).body:
         if ast.unparse(node) == "prepare_environment()":

@@ -30,7 +30,7 @@ def found_in(results):
     return build_table_one(results, build_tables(results, n_resamples=50), n_resamples=50)
 
 
-def test_a_lead_is_the_reference_minus_the_method_paired_by_gene_and_seed():
+def test_a_lead_is_reference_minus_method_by_gene_and_seed():
     results = results_of()
     genes = results.per_gene[results.per_gene["dataset"] == "tissue"].drop(columns="dataset")
     wide = genes.pivot_table(index=["seed", "gene"], columns="level", values="pcc")
@@ -46,7 +46,7 @@ def test_a_lead_is_the_reference_minus_the_method_paired_by_gene_and_seed():
     assert found["CausalGeD"].lead is None
 
 
-def test_every_method_is_compared_with_the_best_floor_and_every_floor_with_the_reference():
+def test_methods_meet_the_best_floor_and_floors_the_reference():
     results = results_of()
     found = places(found_in(results), "tissue")
     ridge = results.floors[(results.floors["dataset"] == "tissue") & (results.floors["method"] == "kernel_ridge")]
@@ -91,7 +91,7 @@ def test_equal_means_share_the_mean_of_their_ranks():
     assert [tissue[name].ranks["pcc"] for name in ("Gamma", "Alpha", "Beta", "CausalGeD")] == [1, 2.5, 2.5, 4]
 
 
-def test_a_method_that_failed_is_last_named_and_leaves_the_others_alone():
+def test_a_failed_method_is_named_last_and_affects_no_other():
     whole, broken = found_in(results_of()), found_in(without(results_of(), "tissue", "Gamma"))
     place = places(broken, "tissue")["Gamma"]
     assert place.has_failed
@@ -106,7 +106,7 @@ def test_a_method_that_failed_is_last_named_and_leaves_the_others_alone():
     assert "Failed here: Gamma." in judge_comparison(broken.data_sets[0])
 
 
-def test_a_method_that_finished_in_part_is_not_ranked_by_the_genes_it_finished():
+def test_a_partly_finished_method_is_not_ranked():
     results = half_failed(results_of(), "tissue", "Alpha")
     found = found_in(results)
     place, one = places(found, "tissue")["Alpha"], found.data_sets[0]
@@ -171,7 +171,7 @@ def test_the_floors_alone_make_a_comparison():
     assert np.isfinite(places(found, "tissue")["kernel_ridge"].lead.p_holm)
 
 
-def test_a_comparison_may_fix_the_protocol_and_an_ablation_may_not():
+def test_only_a_comparison_may_fix_the_protocol():
     study = make_comparison(METHODS, "published")
     assert study.is_comparison
     assert study.notes == {"Beta": "Reduced to half its epochs."}

@@ -35,7 +35,7 @@ def tables(heldout):
     return build_tables(heldout, n_resamples=200)
 
 
-def test_fractions_put_the_best_floor_at_zero_and_the_ceiling_at_one(tables):
+def test_fractions_put_the_best_floor_at_0_and_the_ceiling_at_1(tables):
     rows = {row.name: row for row in tables[0].rows}
     assert rows["kernel_ridge"].fractions["pcc"] == 0.0
     assert rows["ceiling"].fractions["pcc"] == 1.0
@@ -44,7 +44,7 @@ def test_fractions_put_the_best_floor_at_zero_and_the_ceiling_at_one(tables):
     assert rows["random"].fractions["ssim"] < 0
 
 
-def test_a_level_with_fewer_genes_is_placed_between_the_floor_and_the_ceiling_of_those(heldout):
+def test_fewer_genes_are_placed_between_their_floor_and_ceiling(heldout):
     kept = sorted(heldout.per_gene["gene"].unique())[:5]
     lost = (heldout.per_gene["level"] == "joint") & ~heldout.per_gene["gene"].isin(kept)
     results = dataclasses.replace(heldout, per_gene=heldout.per_gene[~lost])
@@ -58,7 +58,7 @@ def test_a_level_with_fewer_genes_is_placed_between_the_floor_and_the_ceiling_of
     assert here["joint"].fractions["pcc"] != pytest.approx(whole["joint"].fractions["pcc"])
 
 
-def test_the_best_floor_of_an_error_is_the_lowest_and_a_ceiling_below_it_gives_no_fraction(tables):
+def test_an_error_has_its_lowest_floor_and_maybe_no_fraction(tables):
     """In the made-up store errors rise with PCC, so the best floor in RMSE is `random` and the ceiling is worst."""
     assert tables[0].floor_of["pcc"] == "kernel_ridge"
     assert tables[0].floor_of["rmse"] == "random"
@@ -96,7 +96,7 @@ def test_costs_are_summed_and_unknown_ones_are_not_guessed(heldout):
     assert math.isnan(unknown.gpu_hours)
 
 
-def test_the_cheapest_level_is_sought_among_those_as_good_as_the_best(heldout, tables):
+def test_the_cheapest_level_is_among_those_as_good_as_the_best(heldout, tables):
     seconds = heldout.trials["level"].map({"frozen": 30.0, "joint": 10.0})
     sharp = build_tables(changed(heldout, wall_seconds=seconds), n_resamples=200)[0]
     assert sharp.cheapest is sharp.best
@@ -190,7 +190,7 @@ def test_seeds_of_one_fold_say_nothing_of_other_training_genes(heldout):
     assert list_notes(build_tables(dataclasses.replace(heldout, per_gene=pd.concat(folds)), n_resamples=200)) == []
 
 
-def test_a_difference_that_does_not_survive_the_correction_is_not_claimed(heldout, tables):
+def test_a_difference_lost_in_the_correction_is_not_claimed(heldout, tables):
     found = tables[0].levels[1].differences["pcc"]
     weak = dataclasses.replace(found, p=0.04, p_holm=0.08)
     row = dataclasses.replace(tables[0].levels[1], differences={**tables[0].levels[1].differences, "pcc": weak})

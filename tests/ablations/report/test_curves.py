@@ -36,7 +36,7 @@ def test_the_mean_ends_where_the_first_replicate_ends():
     assert average_curves([])[0].size == 0
 
 
-def test_a_panel_per_data_set_and_an_axis_that_does_not_magnify_noise():
+def test_each_data_set_has_a_panel_and_an_axis_that_hides_noise():
     figure = draw_curves(TABLE, LEVELS)
     assert [panel.get_title(loc="left") for panel in figure.axes] == ["mouse", "man"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == LEVELS

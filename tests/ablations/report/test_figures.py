@@ -94,7 +94,7 @@ def test_bars_stand_in_groups_of_a_data_set_with_their_intervals(heldout):
     )
 
 
-def test_bars_show_the_strongest_floor_and_leave_out_a_ceiling_that_squeezes_them(heldout):
+def test_bars_show_the_best_floor_and_no_ceiling_that_squeezes(heldout):
     tables = build_tables(heldout)
     (panel,) = draw(heldout.study, tables).axes
     flat = [s[0, 1] for lines in panel.collections for s in lines.get_segments() if s[0, 1] == s[1, 1]]
@@ -115,7 +115,7 @@ def test_a_line_per_data_set_goes_through_the_means():
     assert len({line.get_marker() for line in lines}) == len({line.get_color() for line in lines}) == 3
 
 
-def test_a_line_runs_along_the_axis_whatever_the_order_of_the_levels():
+def test_a_line_follows_the_axis_in_any_order_of_the_levels():
     study = numbered([4, 1, 2], 2)
     (panel,) = draw(study, tables_of(study, {"tissue_a": None})).axes
     assert panel.containers[0].lines[0].get_xdata() == pytest.approx([1, 2, 4])
@@ -141,7 +141,7 @@ def test_the_figure_table_has_a_number_per_strategy_and_data_set():
     assert text.count("paper 0.864") == 3
 
 
-def test_effects_lie_where_the_differences_are_and_only_corrected_ones_are_marked(heldout):
+def test_effects_stand_at_their_difference_with_corrected_marked(heldout):
     tables = build_tables(heldout)
     seen = {
         "joint": Estimate(0.02, 0.01, 0.03, 30, p=0.001, p_holm=0.002, mde=0.015),
@@ -177,7 +177,7 @@ def test_names_are_text_not_markup(heldout):
         assert "tissue_b (<b>&$x_$)" in " ".join(words(figure))
 
 
-def test_files_of_a_figure_are_vectors_with_fonts_and_a_fine_raster(heldout):
+def test_figure_files_are_vectors_with_fonts_and_a_fine_raster(heldout):
     figure = draw(heldout.study, build_tables(heldout), "A stamp.")
     pdf, png = to_pdf(figure), to_png(figure)
     assert b"/FontFile2" in pdf

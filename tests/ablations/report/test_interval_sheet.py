@@ -17,7 +17,7 @@ def tables(heldout):
     return build_tables(heldout, n_resamples=50)
 
 
-def test_coverage_and_width_stand_beside_those_of_the_draws_and_without_the_model(heldout, tables):
+def test_coverage_stands_beside_that_of_draws_and_of_no_model(heldout, tables):
     sheet = gather(heldout, n_resamples=50).find("intervals")
     rows = [[cell.text for cell in line.cells] for line in sheet.lines]
     numbers = ["91.2 %", "55.0 %", "2.50", "2.88", "18"]
@@ -35,7 +35,7 @@ def test_too_few_genes_to_guarantee_them_are_said(heldout, tables):
     assert last(19).notes == ()
 
 
-def test_the_report_and_the_calibration_agree_on_how_many_are_enough():
+def test_report_and_calibration_agree_how_many_are_enough():
     trend = SpreadTrend(0.0, 0.0, 1.0, 1.0)
     enough, too_few = (Calibration(np.ones((n, N_POINTS)), trend) for n in (_GUARANTEED_FROM, _GUARANTEED_FROM - 1))
     assert enough.is_guaranteed(0.9)

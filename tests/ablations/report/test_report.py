@@ -180,7 +180,7 @@ def test_verdict_when_another_level_is_best(heldout):
     assert text.startswith("joint is best with a mean PCC of 0.355, 0.050 above the default, frozen")
 
 
-def test_verdict_claims_no_difference_where_the_interval_includes_zero(heldout):
+def test_the_verdict_claims_nothing_where_the_interval_has_zero(heldout):
     genes = heldout.per_gene.copy()
     joint = genes["level"] == "joint"
     genes.loc[joint, "pcc"] += 0.05 + 0.1 * np.where(np.arange(joint.sum()) % 2, 1, -1)
@@ -188,7 +188,7 @@ def test_verdict_claims_no_difference_where_the_interval_includes_zero(heldout):
     assert "includes zero, so no difference is shown" in text
 
 
-def test_verdict_says_nothing_of_hidden_entries_that_could_not_be_scored(published):
+def test_the_verdict_omits_hidden_entries_without_a_score(published):
     results = lift(published, "joint", None, 0.1)
     assert "On the hidden entries alone it is" in judge(results, build_tables(results)[0])
     none = dataclasses.replace(results, per_gene=results.per_gene.assign(hidden_pcc=np.nan))

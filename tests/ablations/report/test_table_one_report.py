@@ -84,7 +84,7 @@ def test_a_floor_above_every_method_is_said_to_be():
     assert tags["k nearest genes"] == ("best floor", "above every method")
 
 
-def test_the_published_table_says_what_was_copied_and_what_a_fill_scores(tmp_path):
+def test_the_published_table_says_what_is_copied_and_a_fills_pcc(tmp_path):
     results = results_of("published")
     fills = results.floors[results.floors["method"] == "knn"].assign(method="zero_fill", pcc=0.7)
     results = type(results)(**{**vars(results), "floors": pd.concat([results.floors, fills])})
@@ -156,7 +156,7 @@ def test_the_spreadsheet_has_the_digits_of_the_page():
     assert len(set(table.columns)) == len(table.columns)
 
 
-def test_the_means_hold_every_method_the_best_floor_and_the_ceiling():
+def test_the_means_hold_methods_best_floor_and_ceiling():
     content = gather(results_of())
     lines = {line.cells[0].text: line.cells[1:] for line in make_means(content.table_one).lines}
     assert list(lines) == ["CausalGeD", "Alpha", "Beta", "Gamma", "best floor", "ceiling"]

@@ -95,7 +95,7 @@ def test_part_of_a_comparison_is_not_told():
     assert "<h2>Test genes</h2>" in render_search(made_up(), {})
 
 
-def test_a_finalist_without_all_its_runs_does_not_hide_the_winner():
+def test_a_finalist_with_missing_runs_does_not_hide_the_winner():
     finalists = [finalist("default", 0.40), finalist("sample 3", 0.42), finalist("sample 1", 0.41, n_missing=2)]
     found = made_up(finalists=finalists)
     assert opening(found).startswith("Sample 3 beats the default")
@@ -103,7 +103,7 @@ def test_a_finalist_without_all_its_runs_does_not_hide_the_winner():
     assert "not confirmed yet" in opening(made_up(finalists=finalists, winner=None))
 
 
-def test_the_page_stands_alone_and_escapes_what_comes_from_outside(tmp_path):
+def test_the_page_needs_no_other_file_and_escapes_foreign_text(tmp_path):
     page = write_search_report(made_up(name=EVIL), tmp_path).read_text()
     assert "<script>" not in page
     assert "diverged &lt;script&gt;" in page

@@ -25,7 +25,7 @@ def drawn(space, n, base=None, seed=0):
 
 
 @pytest.mark.parametrize("name", list_spaces())
-def test_every_point_is_a_valid_configuration_and_comes_back_from_it(name):
+def test_every_point_becomes_a_valid_configuration_and_back(name):
     space, base = load_space(name), Config()
     for params, values in drawn(space, 200):
         config = base.with_values(values)  # raises where fields do not go together
@@ -111,7 +111,7 @@ def test_what_depends_on_another_field_stands_below_it(tmp_path):
         load_space(write(tmp_path, *lines))
 
 
-def test_a_path_stands_twice_only_under_conditions_that_exclude_each_other(tmp_path):
+def test_a_path_stands_twice_only_under_exclusive_conditions(tmp_path):
     tokens, order = "path: model.tokens, choices: [gene, latent]", "path: ar.token_order, choices: [random, variance]"
     with pytest.raises(StudyError, match=r"line 6: .*searched twice"):
         load_space(write(tmp_path, tokens, f"{order}, when: {{model.tokens: gene}}", order))
@@ -124,7 +124,7 @@ def test_an_unknown_space_names_the_closest():
         load_space("trainin")
 
 
-def test_a_space_is_widened_to_hold_the_default_and_narrowed_to_what_is_not_held(tmp_path):
+def test_a_space_is_widened_for_the_default_and_narrowed_if_held(tmp_path):
     lines = ("path: model.depth, low: 4, high: 8, step: 2", "path: train.batch_size, choices: [4, 16]")
     space = load_space(write(tmp_path, *lines))
     wider = space.including(Config())  # depth 3, batch size 8

@@ -42,7 +42,7 @@ def test_leaving_the_models_out_would_be_caught():
     assert error_rate(Design(33, 1, 1, 0.0, 1.0), REPETITIONS, RESAMPLES) > 2 * HIGHEST
 
 
-def test_what_training_genes_change_is_in_the_interval_from_three_folds_on():
+def test_the_interval_covers_new_training_genes_from_3_folds_on():
     """Seeds do not show it: of one or two folds the report says that the interval holds for their training genes."""
     assert error_rate(Design(60, 2, 3, model_noise=1.0, fold_noise=1.0), REPETITIONS, RESAMPLES) > HIGHEST
     for folds in (3, 5):
@@ -57,7 +57,7 @@ def test_reported_intervals_cover_the_truth():
     assert np.mean([e.low <= TRUTH <= e.high for e in found]) >= 0.93
 
 
-def test_the_minimum_detectable_effect_is_found_eight_times_in_ten():
+def test_the_minimum_detectable_effect_is_found_8_times_in_10():
     design = Design(54, 1, 1)
     values = simulate(design, 1500, np.random.default_rng(4)) - TRUTH
     mde = np.median([e.mde for e in estimate(values, design.folds, n_resamples=RESAMPLES)])

@@ -24,7 +24,7 @@ def long(values, seeds=1, start=0):
     return pd.DataFrame(rows, columns=["seed", "fold", "gene", "pcc"])
 
 
-def test_resampling_two_values_gives_the_three_possible_means_at_their_frequencies():
+def test_resampling_two_values_gives_three_means_at_their_rates():
     means = draw_means(np.array([[0.0], [1.0]]), n_resamples=8000, seed=1)[:, 0]
     shares = [np.mean(means == value) for value in (0.0, 0.5, 1.0)]
     assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.02)
@@ -66,7 +66,7 @@ def test_nothing_to_average_is_nan_and_not_zero():
     assert math.isnan(summarise(long(np.empty(0)), ["pcc"])["pcc"].mean)
 
 
-def test_more_seeds_of_the_same_values_do_not_narrow_the_interval():
+def test_seeds_that_repeat_values_do_not_narrow_the_interval():
     values = np.random.default_rng(0).normal(size=40)
     one, five = summarise(long(values), ["pcc"])["pcc"], summarise(long(values, seeds=5), ["pcc"])["pcc"]
     assert (five.low, five.high) == pytest.approx((one.low, one.high))
@@ -106,7 +106,7 @@ def test_a_floor_without_seeds_is_paired_with_every_seed():
     assert compare_paired(level, floor, ["pcc"])["pcc"].mean == pytest.approx(2.0)
 
 
-def test_pairing_sees_a_small_difference_between_genes_that_vary_widely():
+def test_pairing_sees_a_small_difference_between_varied_genes():
     generator = np.random.default_rng(0)
     genes = generator.normal(0.3, 0.2, size=50)
     default, level = long(genes), long(genes + 0.02 + generator.normal(0, 0.01, size=50))
@@ -141,7 +141,7 @@ def cube(seeds=1, folds=1, genes=8, seed=0, shift=0.0, columns=1):
 
 
 @pytest.mark.parametrize(("seeds", "folds"), [(1, 1), (3, 1), (1, 5), (3, 5), (2, 2)])
-def test_p_is_below_five_percent_exactly_where_the_interval_excludes_zero(seeds, folds):
+def test_p_is_below_5_percent_where_the_interval_excludes_zero(seeds, folds):
     found = estimate(*cube(seeds, folds, shift=0.3, columns=150), n_resamples=200)
     assert [e.p < 0.05 for e in found] == [e.excludes_zero for e in found]
     assert 0 < sum(e.excludes_zero for e in found) < 150
@@ -166,7 +166,7 @@ def test_the_longer_tail_gets_the_longer_arm():
     assert found.high - found.mean > 1.1 * (found.mean - found.low)
 
 
-def test_models_that_differ_widen_the_interval_where_replicates_show_it():
+def test_replicates_that_differ_widen_the_interval():
     for seeds, folds in ((3, 1), (1, 5), (2, 2)):
         loud, labels = cube(seeds, folds, genes=50, shift=1.0)
         quiet, _ = cube(seeds, folds, genes=50)
@@ -237,7 +237,7 @@ def test_seeds_would_do_only_where_training_noise_is_what_hurts():
     assert find_needed(still, still.standard_error).seeds is None
 
 
-def test_no_number_of_seeds_is_promised_where_folds_tell_the_noise():
+def test_no_number_of_seeds_is_promised_where_folds_tell_noise():
     """What folds differ by is the training genes' as well, which no seed thins out."""
     (found,) = estimate(*cube(3, 5, genes=30, shift=2.0))
     assert found.model_share > 0.5

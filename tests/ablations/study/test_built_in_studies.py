@@ -43,7 +43,7 @@ def test_a_study_of_the_method_varies_what_it_says(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_default_level_is_the_default_configuration_with_what_is_fixed(name):
+def test_the_default_level_is_the_default_plus_what_is_fixed(name):
     study = load_study(name)
     base = study.base(Config())
     default = next(row for row in study.combinations if row.is_default)
@@ -58,7 +58,7 @@ def test_steps_are_varied_only_where_the_sampler_takes_them():
     assert {trial.config.sampling.estimate for trial in study.trials(Config(), ["a"], [0], [0])} == {"draws"}
 
 
-def test_an_order_by_the_graph_is_asked_for_only_where_the_data_have_one():
+def test_a_graph_order_is_asked_for_only_where_data_have_a_graph():
     study, base = load_study("causal_mask"), Config().with_values({"split.n_folds": 2})
     labels = [trial.level for trial in study.trials(base, ["simulated"], [0], [0])]
     assert labels == [*(f"causal × {order}" for order in ("random", "true graph", "graph reversed", "Granger")), "full"]

@@ -76,7 +76,7 @@ def test_built_in_study_has_the_levels_of_the_paper(name):
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_trials_of_a_built_in_study_change_its_factor_and_the_seed_alone(name):
+def test_built_in_trials_change_only_the_factor_and_the_seed(name):
     base = Config().with_values({"split.n_folds": 2, "train.epochs": 3, "seed": 9})
     trials = load_study(name).trials(base, ["a", "b"], [0, 4], [0, 1])
     path, levels, _, _ = PAPER[name]
@@ -263,7 +263,7 @@ def test_a_study_is_frozen():
         load_study("depth").default = 4
 
 
-def test_a_conditional_factor_is_varied_where_its_condition_holds_and_else_at_its_default(tmp_path):
+def test_a_conditional_factor_is_at_its_default_elsewhere(tmp_path):
     study = load_study(write(tmp_path, CONDITIONAL))
     assert study.labels == ["ddpm", "ddim × 5", "ddim × 10", "dpm_solver × 5", "dpm_solver × 10"]
     assert study.default_label == "ddim × 10"
@@ -272,7 +272,7 @@ def test_a_conditional_factor_is_varied_where_its_condition_holds_and_else_at_it
     assert one_value.labels == ["ddpm", "ddim × 5", "ddim × 10", "dpm_solver"]
 
 
-def test_what_is_fixed_holds_for_every_level_and_changes_nothing_else(tmp_path):
+def test_what_is_fixed_holds_for_every_level_and_nothing_else(tmp_path):
     study = load_study(write(tmp_path, CONDITIONAL))
     base = Config().with_values({"train.epochs": 3})
     own = study.base(base).flatten()
@@ -303,7 +303,7 @@ def test_a_level_is_run_on_the_data_sets_it_names(tmp_path):
         alone.trials(Config(), ["b", "a"], [0], [0])
 
 
-def test_levels_of_a_grid_that_share_no_data_set_are_not_combined(tmp_path):
+def test_grid_levels_that_share_no_data_set_are_not_combined(tmp_path):
     text = GRID.replace("{value: 1}", "{value: 1, only_on: [a, b]}").replace(
         "{value: 1.0}", "{value: 1.0, only_on: [c]}"
     )

@@ -43,7 +43,7 @@ def test_a_gene_that_drives_another_one_spot_later_is_found():
     np.testing.assert_allclose(regulator_scores(x), f.mean(axis=1) - f.mean(axis=0))
 
 
-def test_genes_that_do_not_vary_or_are_the_same_score_nothing_wild():
+def test_granger_scores_of_constant_or_equal_genes_are_finite():
     x = expression()
     x[1] = 4.0
     x[2] = x[0]

@@ -92,7 +92,7 @@ def reference(name, small):
     return _SEEN[name]
 
 
-def test_a_prediction_is_finite_float32_a_row_per_gene_and_varies_over_spots(name, small):
+def test_a_prediction_is_finite_float32_per_gene_and_varies(name, small):
     _, prediction = reference(name, small)
     assert prediction.dtype == np.float32
     assert prediction.shape == (len(small.split.test), len(small.visible.spot_names))

@@ -83,7 +83,7 @@ def test_the_prediction_of_a_gene_follows_its_scrna_row(tiny, kind):
 
 
 @METHODS
-def test_the_seed_alone_decides_and_the_global_state_is_left_alone(tiny, kind):
+def test_the_seed_alone_decides_and_global_state_is_untouched(tiny, kind):
     visible, genes = tiny.hidden().visible, list(tiny.split.test)
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
     predictions = []
@@ -167,7 +167,7 @@ def test_stdiff_is_trained_to_be_what_it_is_sampled_as(tiny):
     assert method._compute_loss(wrong, cells, generators).item() > 0.05
 
 
-def test_the_network_of_stdiff_never_sees_the_value_of_a_held_out_gene(tiny):
+def test_stdiff_never_sees_the_value_of_a_held_out_gene(tiny):
     visible = tiny.hidden().visible
     state = fitted(StDiff, visible)._state
     torch.nn.init.normal_(state.network.final.head.weight)
@@ -180,7 +180,7 @@ def test_the_network_of_stdiff_never_sees_the_value_of_a_held_out_gene(tiny):
     assert [g for g, k in zip(visible.genes, state.known, strict=True) if k] == list(visible.train_genes)
 
 
-def test_cells_and_spots_of_stdiff_are_scaled_each_by_its_largest_value(tiny):
+def test_stdiff_scales_cells_and_spots_by_their_own_maximum(tiny):
     visible = tiny.hidden().visible
     cells = scale_cells(visible.sc_counts(visible.genes).T, 10.0)
     assert cells.shape == (2 * visible.x_sc.shape[1], len(visible.genes))
@@ -215,7 +215,7 @@ def test_spadit_returns_what_a_perfect_predictor_knows(tiny, prediction_type):
 
 
 @pytest.mark.parametrize("prediction_type", ["x_start", "noise", "v"])
-def test_spadit_is_trained_on_whole_rows_to_be_what_it_is_sampled_as(tiny, prediction_type):
+def test_spadit_trains_on_whole_rows_as_it_samples(tiny, prediction_type):
     """The perfect predictor of the test above has no loss in training, whichever entries are zero."""
     visible = tiny.hidden().visible
     method = fitted(SpaDiT, visible, prediction_type=prediction_type)
@@ -312,7 +312,7 @@ def test_cell_types_that_are_far_apart_are_found(n_genes):
     np.testing.assert_allclose(means[labels], centres[truth], atol=0.1)
 
 
-def test_a_panel_that_is_a_small_part_of_a_cell_is_brought_to_the_scale_of_the_spots(tiny):
+def test_a_panel_that_is_a_small_part_of_a_cell_is_rescaled(tiny):
     visible = tiny.hidden().visible
     faint = replace(visible, x_sc=np.log1p(np.expm1(visible.x_sc) / 300).astype(np.float32))
     known = [visible.genes.index(gene) for gene in visible.train_genes]

@@ -72,9 +72,7 @@ def _process_state():
     }
 
 
-def test_a_trial_leaves_the_process_and_the_folder_as_they_were_and_says_nothing(
-    tiny, method, tmp_path, monkeypatch, capfd
-):
+def test_a_trial_is_silent_and_leaves_process_and_folder_as_is(tiny, method, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     visible = tiny.hidden().visible
     before = _process_state()
@@ -188,7 +186,7 @@ def test_tangram_refuses_a_mode_it_does_not_have():
         Tangram(mode="constrained")
 
 
-def test_clusters_are_numbered_without_gaps_and_never_more_than_cells():
+def test_clusters_are_numbered_without_gaps_and_at_most_cells():
     x = np.repeat(np.eye(3, dtype=np.float32), 4, axis=0)
     labels = cluster_cells(x, 3, seed=1)
     assert [len(set(labels[i : i + 4])) for i in (0, 4, 8)] == [1, 1, 1]
@@ -196,7 +194,7 @@ def test_clusters_are_numbered_without_gaps_and_never_more_than_cells():
     assert set(cluster_cells(x[3:5], 20, seed=1)) == {0, 1}
 
 
-def test_gimvi_trains_as_published_where_it_can_afford_it_and_is_cut_where_not():
+def test_gimvi_trains_as_published_or_as_much_as_it_can_afford():
     method = GimVI(max_epochs=200, batch_size=128, max_values=160_000_000)
     assert method.schedule(624, 597) == (128, 200, 0.001)  # 5 minibatches an epoch
     assert method.schedule(5000, 33) == (512, 183, 0.004)  # few genes: larger minibatches
@@ -208,7 +206,7 @@ def test_gimvi_trains_as_published_where_it_can_afford_it_and_is_cut_where_not()
         GimVI(batch_size=1)
 
 
-def test_gimvi_gets_every_gene_of_the_cells_and_the_training_genes_of_the_spots(tiny, monkeypatch):
+def test_gimvi_gets_all_genes_of_cells_and_spots_training_genes(tiny, monkeypatch):
     visible, seen = tiny.hidden().visible, []
     monkeypatch.setattr(GimVI, "_impute", lambda self, cells, spots, seed: seen.extend([cells, spots]) or _flat(spots))
 
@@ -261,5 +259,5 @@ def test_a_missing_package_is_said_with_what_installs_it(name, monkeypatch):
         entry.make()
 
 
-def test_they_are_in_the_registry_with_the_extra_that_installs_them():
+def test_package_methods_are_registered_with_their_extra():
     assert {name: METHODS[name].package for name in ("tangram", "gimvi")} == {"tangram": "tangram", "gimvi": "scvi"}

@@ -49,7 +49,7 @@ class Peeking(Constant):
 # ---- names --------------------------------------------------------------------------------------------------------
 
 
-def test_every_line_of_the_registry_names_a_class_of_its_own_file_and_a_title():
+def test_every_registry_line_names_a_class_of_its_file():
     assert len({entry.title for entry in METHODS.values()}) == len(METHODS)
     for name, entry in METHODS.items():
         module, _, cls = entry.home.partition(":")
@@ -109,7 +109,7 @@ def evaluation(tiny):
     return tiny.evaluate({"method": "spage"})
 
 
-def test_a_trial_of_a_baseline_has_a_row_per_test_gene_and_no_model(tiny, evaluation):
+def test_a_baselines_trial_has_a_row_per_test_gene_and_no_model(tiny, evaluation):
     assert evaluation.model is None
     assert list(evaluation.per_gene["gene"]) == list(tiny.split.test)
     assert list(evaluation.per_gene) == list(tiny.evaluate().per_gene)
@@ -139,7 +139,7 @@ def test_the_published_protocol_scores_a_baseline_too(tiny):
 
 
 @pytest.mark.parametrize(("name", "found"), [("Nan", "values that are not finite"), ("Short", r"found shape \(2, 3\)")])
-def test_a_prediction_that_is_not_finite_or_has_another_shape_is_refused(tiny, name, found):
+def test_a_prediction_not_finite_or_of_another_shape_is_refused(tiny, name, found):
     with pytest.raises(DataError, match=rf"{name} must predict finite values of shape \(4, \d+\).*{found}"):
         tiny.evaluate({"method": f"{__name__}:{name}"})
 
@@ -151,7 +151,7 @@ def test_the_settings_of_causalged_do_not_change_a_baseline(tiny):
     assert tables[0].equals(tables[1])
 
 
-def test_the_audit_catches_a_baseline_that_is_shown_a_total_over_hidden_genes(tiny, monkeypatch):
+def test_the_audit_catches_a_baseline_shown_a_hidden_total(tiny, monkeypatch):
     config = tiny.config({"method": f"{__name__}:Peeking"})
     assert audit_leakage(config, tiny.prepared, tiny.split).identical
 

@@ -83,7 +83,7 @@ def test_weights_in_the_corners_the_formula_does_not_cover():
 # ---- SpaOTsc ------------------------------------------------------------------------------------------------------
 
 
-def test_rank_correlation_is_spearman_between_every_cell_and_spot(tiny):
+def test_rank_correlation_is_spearman_for_every_cell_and_spot(tiny):
     visible = tiny.hidden().visible
     cells, spots = visible.sc_rows(visible.train_genes)[:, :5].copy(), visible.x_st[:, :4]
     cells[:, 2] = 0
@@ -128,7 +128,7 @@ def test_a_spot_without_mass_gets_the_mean():
 
 
 @pytest.mark.parametrize("n_cells", [40, 1300])  # above 1000 cells POT's own threshold never let it converge
-def test_novosparc_plan_has_the_marginals_and_the_form_of_sinkhorn(n_cells):
+def test_novosparc_plan_has_the_marginals_and_sinkhorns_form(n_cells):
     cost = np.random.default_rng(1).uniform(size=(n_cells, 30))
     plan = balanced_plan(cost, 0.05)
     np.testing.assert_allclose(plan.sum(axis=1) * n_cells, 1, atol=5e-3)
@@ -170,7 +170,7 @@ def test_novosparc_structure_puts_neighbours_together(tiny):
     assert np.mean(pcc[0.5]) > np.mean(pcc[1.0]) + 0.03
 
 
-def test_expression_cost_scales_each_side_by_its_own_largest_value():
+def test_expression_cost_scales_each_side_by_its_maximum():
     cost = expression_cost(np.array([[0.0, 4.0]], dtype=np.float32), np.array([[0.0, 0.5, 1.0]], dtype=np.float32))
     np.testing.assert_allclose(cost, [[0, 0.5, 1], [1, 0.5, 0]])
 
@@ -178,7 +178,7 @@ def test_expression_cost_scales_each_side_by_its_own_largest_value():
 # ---- stPlus -------------------------------------------------------------------------------------------------------
 
 
-def test_stplus_learns_to_reconstruct_and_stops_when_it_no_longer_does(tissue):
+def test_stplus_learns_to_reconstruct_and_stops_at_its_best(tissue):
     _, hidden = tissue
     method = StPlus(width=64)
     method.fit(hidden.visible, 0)

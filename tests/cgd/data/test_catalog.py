@@ -72,7 +72,7 @@ def test_a_path_to_nothing_lists_the_names(folders):
         load_dataset("./nowhere")
 
 
-def test_a_variable_that_points_nowhere_leaves_the_simulated_ones(monkeypatch, tmp_path):
+def test_a_variable_that_points_nowhere_keeps_the_simulated_sets(monkeypatch, tmp_path):
     monkeypatch.setenv("CGD_DATA_DIR", str(tmp_path / "gone"))
     assert list_datasets() == list(SIMULATED)
 

@@ -29,7 +29,7 @@ def test_a_cycle_has_no_order():
         causal_depth((*CHAIN, ("d", "a")), "a")
 
 
-def test_the_order_of_the_tokens_is_a_topological_order_of_the_simulated_graph(tiny):
+def test_the_token_order_is_topological_in_the_simulated_graph(tiny):
     visible = tiny.hidden().visible
     features = torch.zeros(len(visible.genes), 3)
     for order, sign in (("graph", 1), ("graph_reversed", -1)):

@@ -33,7 +33,7 @@ def altered(tiny, genes, value):
 # ---- what is visible ----------------------------------------------------------------------------------------------
 
 
-def test_the_visible_pair_is_normalised_by_the_training_genes_alone(tiny):
+def test_the_visible_pair_is_normalised_by_training_genes_alone(tiny):
     visible = tiny.hidden().visible
     counts = tiny.prepared.st_counts.toarray()[:, columns(tiny, tiny.split.train)].astype(np.float64)
     totals = counts.sum(axis=1, keepdims=True)
@@ -55,7 +55,7 @@ def test_no_hidden_value_changes_a_bit_of_what_is_visible(tiny):
     assert seen.x_st.tobytes() != visible.x_st.tobytes()
 
 
-def test_spots_without_enough_visible_genes_are_dropped_everywhere(tiny):
+def test_spots_with_few_visible_genes_are_dropped_everywhere(tiny):
     detected = (tiny.prepared.st_counts.toarray()[:, columns(tiny, tiny.split.train)] > 0).sum(axis=1)
     threshold = int(np.median(detected)) + 1
     keep = detected >= threshold
@@ -79,7 +79,7 @@ def test_training_genes_seen_in_no_spot_are_dropped_and_counted(tiny):
         hide(altered(tiny, tiny.split.train[1:], 0), tiny.split, tiny.base)
 
 
-def test_the_truth_is_normalised_by_every_gene_and_the_same_in_each_fold(tiny):
+def test_the_truth_is_normalised_by_every_gene_in_each_fold(tiny):
     hidden = tiny.hidden()
     totals = tiny.prepared.st_totals
     expected = log_normalise(tiny.prepared.st_counts, totals, float(np.median(totals))).toarray().T
@@ -121,7 +121,7 @@ def test_genes_too_rare_to_score_are_nan_and_counted():
         assert summary["pcc"] == table["pcc"][0]
 
 
-def test_under_published_everything_but_the_hidden_entries_is_copied(tiny):
+def test_published_copies_everything_but_the_hidden_entries(tiny):
     test = tiny.hidden(PUBLISHED).test
     assert not (test.hidden & (test.truth == 0)).any()
     prediction = np.random.default_rng(0).random(test.truth.shape).astype(np.float32)
@@ -157,7 +157,7 @@ def test_the_mask_hides_the_share_of_the_non_zeros_asked_for(tiny, fraction):
     assert copied == pytest.approx(1 - fraction * density, abs=4 * standard_error)
 
 
-def test_the_mask_is_the_same_for_every_method_seed_and_level_and_differs_between_splits(tiny):
+def test_the_mask_depends_on_the_split_and_on_nothing_else(tiny):
     mask = tiny.hidden(PUBLISHED).test.hidden
     assert mask.any()
     for values in ({"seed": 7}, {"model.decoder": "joint"}, {"train.epochs": 9}):
@@ -190,7 +190,7 @@ def test_validation_never_copies_whatever_the_protocol(tiny):
     assert "copied_share" not in tiny.evaluate().per_gene
 
 
-def test_genes_with_fewer_than_three_hidden_entries_have_no_metric_over_them():
+def test_genes_with_under_three_hidden_entries_have_no_metric():
     truth = np.tile(np.linspace(1, 2, 10, dtype=np.float32), (2, 1))
     hidden = np.zeros((2, 10), bool)
     hidden[0, :2], hidden[1, :3] = True, True

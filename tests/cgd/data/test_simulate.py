@@ -60,7 +60,7 @@ def test_graph_has_no_cycle_and_reaches_every_target(simulation):
     assert {-1.0, 1.0} == set(np.sign(graph["weight"]))
 
 
-def test_regulators_correlate_with_their_targets_more_than_with_others(simulation):
+def test_regulators_correlate_most_with_their_own_targets(simulation):
     graph, names = simulation.graph, list(simulation.adata_sc.var_names)
     position = {name: i for i, name in enumerate(names)}
     edges = graph["regulator"].map(position).to_numpy(), graph["target"].map(position).to_numpy()
@@ -84,7 +84,7 @@ def test_same_seed_gives_the_same_counts_and_another_seed_others():
     assert first.graph.equals(again.graph)
 
 
-def test_technologies_differ_in_the_share_of_zeros_and_keep_the_tissue():
+def test_technologies_differ_in_zeros_and_keep_the_tissue():
     pairs = {name: simulate_pair(technology=name) for name in TECHNOLOGIES}
     zeros = {name: 1 - pair.adata_st.X.nnz / (400 * 150) for name, pair in pairs.items()}
     assert zeros["starmap"] > zeros["visium"] > zeros["merfish"] > zeros["seqfish"]
@@ -104,7 +104,7 @@ def test_cell_types_form_neighbourhoods():
     assert (types == nearest).mean() > chance + 0.2
 
 
-def test_a_visium_spot_mixes_cells_so_its_profile_is_less_specific():
+def test_a_visium_spot_mixes_cells_and_is_less_specific():
     def type_share(technology):
         """Share of the variance of log expression between the cell types, mean over genes."""
         st = simulate_pair(technology=technology, n_spots=900).adata_st
@@ -115,7 +115,7 @@ def test_a_visium_spot_mixes_cells_so_its_profile_is_less_specific():
     assert type_share("visium") < type_share("seqfish")
 
 
-def test_held_out_genes_are_predictable_and_ridge_beats_the_mean_pattern(simulation):
+def test_ridge_predicts_held_out_genes_better_than_the_mean(simulation):
     st, sc = log_normalised(simulation.adata_st), log_normalised(simulation.adata_sc)
     genes = np.array(simulation.adata_st.var_names)
     held_out = np.random.default_rng(0).permutation(150)[:37]

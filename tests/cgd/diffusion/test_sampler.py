@@ -56,7 +56,7 @@ def test_more_steps_come_closer(sampler):
 @pytest.mark.parametrize("prediction_type", TYPES)
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm_solver"])
 @pytest.mark.parametrize(("n_timesteps", "n_steps"), [(3, 2), (50, 2), (50, 25), (50, 49)])
-def test_draws_are_finite_and_near_for_every_number_of_steps_allowed(prediction_type, sampler, n_timesteps, n_steps):
+def test_draws_are_finite_and_near_for_every_allowed_step_count(prediction_type, sampler, n_timesteps, n_steps):
     x = draw(sampler, prediction_type, n_timesteps, n_steps, n=2000)
     assert torch.isfinite(x).all()
     assert x.mean().item() == pytest.approx(MEAN, abs=0.1)
@@ -69,7 +69,7 @@ def timesteps_of(sampler, n_timesteps, n_steps):
     return calls
 
 
-def test_ddpm_takes_every_timestep_once_and_the_others_as_many_as_asked_for():
+def test_ddpm_takes_each_timestep_once_and_others_as_asked():
     assert timesteps_of("ddpm", 40, 5) == list(range(40, 0, -1))
     for sampler in ("ddim", "dpm_solver"):
         calls = timesteps_of(sampler, 40, 5)

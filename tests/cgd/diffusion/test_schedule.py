@@ -52,7 +52,7 @@ def test_the_closed_form_is_eq_1_composed(schedule):
 
 
 @pytest.mark.parametrize("t", [1, 20, 60])
-def test_noised_samples_have_the_moments_of_eq_1_drawn_step_by_step(t):
+def test_noised_samples_have_the_moments_of_eq_1_step_by_step(t):
     n = 40_000
     process, generator = ForwardProcess("linear", 60, "x_start"), torch.Generator().manual_seed(0)
     x_start = 2 + 0.5 * torch.randn(n, 1, generator=generator)
@@ -78,7 +78,7 @@ def test_each_token_is_noised_at_its_own_timestep():
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("prediction_type", TYPES)
-def test_x_start_is_recovered_from_a_perfect_prediction_at_every_timestep(schedule, prediction_type):
+def test_x_start_is_recovered_from_a_perfect_prediction_at_any_t(schedule, prediction_type):
     process, generator = ForwardProcess(schedule, 50, prediction_type), torch.Generator().manual_seed(0)
     t = torch.arange(1, 51)
     x_start, noise = (torch.randn(50, 6, generator=generator, dtype=torch.float64) for _ in range(2))
@@ -97,7 +97,7 @@ def test_targets_are_what_their_names_say():
 
 
 @pytest.mark.parametrize("prediction_type", TYPES)
-def test_an_output_in_units_of_v_becomes_the_prediction_trained_for(prediction_type):
+def test_an_output_in_units_of_v_becomes_the_prediction_type(prediction_type):
     """A perfect v gives the perfect target; a silent network the best linear guess of a unit normal x_start."""
     process, generator = ForwardProcess("cosine", 50, prediction_type), torch.Generator().manual_seed(0)
     t = torch.arange(1, 51)

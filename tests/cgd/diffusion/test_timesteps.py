@@ -41,7 +41,7 @@ def test_tokens_of_one_ar_step_share_their_timestep(strategy):
             assert (of_step == of_step[:, :1]).all()
 
 
-def test_shared_is_one_draw_per_sample_and_independent_one_per_step():
+def test_shared_draws_once_per_sample_and_independent_per_step():
     shared, independent = draw("full", "shared"), draw("full", "independent")
     assert (shared == shared[:, :1]).all()
     assert np.mean(independent[:, 0] == independent[:, 2]) == pytest.approx(1 / T, abs=0.005)

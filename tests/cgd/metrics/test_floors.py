@@ -37,7 +37,7 @@ def replaced(visible, **arrays):
     return VisiblePair(**{**visible.__dict__, **arrays})
 
 
-def test_floors_are_five_in_order_and_receive_nothing_that_could_hold_the_truth():
+def test_five_floors_come_in_order_and_receive_no_truth():
     assert list(FLOORS) == ["random", "gene_mean", "mean_pattern", "knn", "kernel_ridge"]
     for floor in FLOORS.values():
         assert list(inspect.signature(floor).parameters) == ["visible", "genes", "seed"]
@@ -52,7 +52,7 @@ def test_floors_rank_as_they_should_where_genes_share_programmes():
     assert pcc["kernel_ridge"] > pcc["mean_pattern"] + 0.1
 
 
-def test_only_random_depends_on_the_seed_and_repeats_for_the_same_one():
+def test_only_the_random_floor_depends_on_the_seed_and_repeats():
     visible, genes, _ = visible_pair()
     first, again, other = (predict_floors(visible, genes, seed=seed) for seed in (0, 0, 1))
     for name in FLOORS:
@@ -73,7 +73,7 @@ def test_random_takes_its_values_from_training_genes():
     assert all(tuple(row) in known for row in np.sort(FLOORS["random"](visible, genes, 0), axis=1))
 
 
-def test_gene_mean_recovers_a_linear_relation_and_does_not_extrapolate():
+def test_gene_mean_finds_a_linear_relation_without_extrapolating():
     visible, _, _ = visible_pair(n_train=4, n_query=2, n_cells=3)
     sc_means = np.array([1.0, 2.0, 3.0, 4.0, 2.5, 100.0])
     x_sc = np.repeat(sc_means[:, None], 3, axis=1).astype(np.float32)
@@ -91,7 +91,7 @@ def test_mean_pattern_is_the_mean_z_score_for_every_gene():
         assert x.min() < row.mean() < x.max()
 
 
-def test_knn_equals_a_plain_loop_over_the_ten_most_correlated_genes():
+def test_knn_equals_a_loop_over_the_ten_most_correlated_genes():
     visible, genes, _ = visible_pair()
     x = visible.x_st.astype(np.float64)
     z = (x - x.mean(axis=1, keepdims=True)) / x.std(axis=1, keepdims=True)
@@ -137,7 +137,7 @@ def test_floors_are_finite_and_stay_in_range_on_degenerate_pairs(visible):
         assert np.abs(prediction - visible.x_st.mean()).max() < widest, name
 
 
-def test_features_without_variation_predict_the_mean_training_gene():
+def test_features_without_variation_predict_the_mean_gene():
     visible, genes, _ = visible_pair()
     visible = replaced(visible, x_sc=np.full_like(visible.x_sc, 0.1))
     expected = np.repeat(visible.x_st.mean(axis=0)[None], len(genes), axis=0)
@@ -154,7 +154,7 @@ def test_floors_name_what_they_cannot_predict(floor):
         floor(empty, genes, 0)
 
 
-def test_ceiling_rises_with_the_latent_and_reproduces_what_training_genes_span():
+def test_the_ceiling_rises_with_the_latent_to_the_training_span():
     visible, _, truth = visible_pair()
     errors = [np.square(ceiling(visible, truth, k) - truth).mean() for k in (1, 2, 4, 12)]
     assert errors == sorted(errors, reverse=True)
@@ -163,7 +163,7 @@ def test_ceiling_rises_with_the_latent_and_reproduces_what_training_genes_span()
     np.testing.assert_allclose(ceiling(visible, spanned, 100), spanned, atol=1e-4)
 
 
-def test_ceiling_does_not_use_directions_in_which_training_genes_do_not_vary():
+def test_the_ceiling_ignores_directions_training_genes_lack():
     visible, _, truth = visible_pair()
     alike = replaced(visible, x_st=np.repeat(visible.x_st[:1], len(visible.train_genes), axis=0))
     np.testing.assert_allclose(ceiling(alike, truth, 10), np.repeat(alike.x_st[:1], len(truth), axis=0), atol=1e-5)

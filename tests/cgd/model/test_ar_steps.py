@@ -82,7 +82,7 @@ def test_the_layout_of_the_papers_example():
 # ---- Algorithm 1 --------------------------------------------------------------------------------------------------
 
 
-def test_the_papers_split_has_its_sizes_and_sums_wherever_it_is_drawn():
+def test_the_papers_split_has_its_sizes_and_sums_in_any_draw():
     drawn = [(sizes, cumulative) for sizes, cumulative in draw(2000, 7, 1.0) if sizes == [2, 2, 3]]
     assert drawn
     assert all(cumulative == [0, 2, 4, 7] for _, cumulative in drawn)

@@ -123,7 +123,7 @@ def test_nothing_in_front_of_the_noisy_tokens_depends_on_them(cat, sizes):
     assert torch.equal(*fronts)
 
 
-def test_a_noisy_token_depends_on_clean_tokens_of_earlier_steps_alone(cat):
+def test_a_noisy_token_depends_on_clean_tokens_of_earlier_steps(cat):
     sizes = [2, 2, 3]
     condition, content, center, position, step, t = sequence(sizes)
     x_t = torch.randn(content.shape, generator=torch.Generator().manual_seed(5))
@@ -137,7 +137,7 @@ def test_a_noisy_token_depends_on_clean_tokens_of_earlier_steps_alone(cat):
             assert torch.equal(before[:, query], after[:, query]) == (not reached), (token, query)
 
 
-def test_a_noisy_token_depends_on_noisy_tokens_of_its_own_step_alone(cat):
+def test_a_noisy_token_depends_on_noisy_tokens_of_its_step_alone(cat):
     sizes = [2, 2, 3]
     condition, content, center, position, step, t = sequence(sizes)
     before = cached(cat, sizes, condition, content, center, position, step, t, content)
@@ -150,7 +150,7 @@ def test_a_noisy_token_depends_on_noisy_tokens_of_its_own_step_alone(cat):
             assert torch.equal(before[:, query], after[:, query]) == (not reached), (token, query)
 
 
-def test_the_position_code_of_a_clean_token_reaches_later_steps_alone(cat):
+def test_a_clean_tokens_position_code_reaches_later_steps_alone(cat):
     condition, content, center, position, step, t = sequence([2, 2, 3])
 
     def predict(clean_position):
@@ -163,7 +163,7 @@ def test_the_position_code_of_a_clean_token_reaches_later_steps_alone(cat):
     assert changed.tolist() == [False] * 4 + [True] * 3
 
 
-def test_every_token_depends_on_the_condition_and_the_condition_on_nothing(cat):
+def test_all_tokens_depend_on_the_condition_and_it_on_nothing(cat):
     sizes = [2, 2, 3]
     condition, content, center, position, step, t = sequence(sizes)
     before = cached(cat, sizes, condition, content, center, position, step, t)

@@ -45,7 +45,7 @@ def test_the_mask_pair_by_pair(rule, sizes):
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_under_the_full_mask_a_target_sees_every_other_token_once(sizes):
+def test_the_full_mask_shows_a_target_every_other_token_once(sizes):
     tokens = layout(sizes)
     n = sum(sizes)
     mask = boolean_mask(tokens, tokens, "full")[0, 0]
@@ -55,7 +55,7 @@ def test_under_the_full_mask_a_target_sees_every_other_token_once(sizes):
 
 @pytest.mark.parametrize("rule", ["causal", "full"])
 @pytest.mark.parametrize("sizes", SIZES)
-def test_no_answer_reaches_its_question_through_any_number_of_blocks(rule, sizes):
+def test_no_answer_reaches_its_question_through_many_blocks(rule, sizes):
     """Along every path of the mask, not in one block alone."""
     tokens = layout(sizes)
     n = sum(sizes)
@@ -96,7 +96,7 @@ def cat():
     return model
 
 
-def test_a_target_depends_on_the_clean_value_of_every_other_step_and_not_on_its_own(cat):
+def test_a_target_depends_on_clean_values_of_other_steps_only(cat):
     generator = torch.Generator().manual_seed(0)
     step = step_of_token([2, 2, 3])[None]
     content, x_t, center = torch.randn(3, 1, 7, K, generator=generator)
@@ -124,7 +124,7 @@ def test_both_masks_have_the_same_parameters():
 
 @pytest.mark.parametrize("center", ["ridge", "none"])
 @pytest.mark.parametrize("mask", ["causal", "full"])
-def test_a_gene_of_a_training_panel_is_predicted_without_its_own_value(tiny, monkeypatch, mask, center):
+def test_a_training_gene_is_predicted_without_its_own_value(tiny, monkeypatch, mask, center):
     """The whole training step: its content is altered in the sequence, and its prediction and centre stay."""
     config = tiny.config({"model.attention_mask": mask, "model.center": center, "train.mixture_size": 1})
     torch.manual_seed(0)
@@ -157,7 +157,7 @@ def test_a_gene_of_a_training_panel_is_predicted_without_its_own_value(tiny, mon
     assert reached > 0
 
 
-def test_the_centre_of_the_full_mask_is_a_ridge_on_all_other_steps():
+def test_the_full_masks_centre_is_a_ridge_on_all_other_steps():
     generator = torch.Generator().manual_seed(0)
     features, latents = torch.randn(2, 7, 5, generator=generator), torch.randn(2, 7, K, generator=generator)
     step = torch.stack([step_of_token([2, 2, 3]), step_of_token([1, 6])])

@@ -53,7 +53,7 @@ def test_zero_decodes_to_the_mean_pattern():
     torch.testing.assert_close(build().decode(torch.zeros(2, K)), x_st.mean(0).expand(2, -1))
 
 
-def test_without_the_svd_the_heads_are_random_and_the_means_still_taken():
+def test_without_the_svd_heads_are_random_and_means_are_kept():
     model, other = build(from_svd=False), build()
     x_st, x_sc = data()
     torch.testing.assert_close(model.st_mean, x_st.mean(0))
@@ -73,7 +73,7 @@ def test_variational_samples_have_the_mean_and_spread_it_says():
     assert build("variational").draw(3, generator()).shape == (3, K)
 
 
-def test_a_deterministic_encoder_gives_its_mean_and_draws_nothing():
+def test_a_deterministic_encoder_gives_its_mean_without_draws():
     g = generator()
     before = g.get_state()
     mean = torch.randn(5, K)
@@ -95,7 +95,7 @@ def loss_of(model, x_st, x_sc, weight, rows=slice(0, 40)):
     return model.loss(x_st, x_sc, weight, (model.draw(len(x_st), g), model.draw(len(x_st), g)), rows)
 
 
-def test_the_loss_is_the_error_of_both_heads_relative_to_the_variance_plus_kl():
+def test_the_loss_is_both_heads_relative_error_plus_kl():
     model, (x_st, x_sc) = build("deterministic"), data()
     variance = (x_st - x_st.mean(0)).square().mean()
     expected = sum(

@@ -83,7 +83,7 @@ def test_components_of_some_spots_serve_all(monkeypatch):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_share_is_that_of_the_best_correlation_of_genes_left_out(seed):
+def test_the_share_is_the_best_correlation_on_genes_left_out(seed):
     """Against maps made by hand without the genes of the fold. The regression is good enough for the best share to lie
     between none and all; a map that was given the gene it is asked for would get a larger one."""
     x_sc, x_st, *_ = tissue(seed=seed)
@@ -108,7 +108,7 @@ def test_the_share_is_that_of_the_best_correlation_of_genes_left_out(seed):
     assert best(told) > best(mapped)
 
 
-def test_where_the_cells_are_those_of_the_tissue_the_blend_beats_the_regression():
+def test_the_blend_beats_the_regression_with_cells_of_the_tissue():
     gains = []
     for seed in range(4):
         x_sc, x_st, queries, truth = tissue(n=40, seed=seed)
@@ -165,7 +165,7 @@ def test_degenerate_data_give_finite_predictions(case):
         assert torch.isfinite(predicted).all()
 
 
-def test_it_is_the_same_each_time_and_draws_from_no_one_elses_numbers():
+def test_the_cell_map_repeats_and_draws_no_shared_random_numbers():
     x_sc, x_st, queries, _ = tissue()
     left_out = regression(x_sc, x_st, queries)[1]
     torch.manual_seed(3)

@@ -32,7 +32,7 @@ def answer(monkeypatch, network, value):
 
 
 @pytest.mark.parametrize("draw", [True, False])
-def test_a_gene_is_its_centre_plus_what_the_network_says_in_units_of_the_spread(tiny, monkeypatch, draw):
+def test_a_gene_is_its_centre_plus_output_in_units_of_spread(tiny, monkeypatch, draw):
     network, reference, context, targets = fitted(tiny, {})
     answer(monkeypatch, network, 1.0)
     (z,) = generate(network, context, targets, reference.ridge_lambda, 0, 1, draw)
@@ -73,7 +73,7 @@ def test_each_step_sees_the_tokens_of_the_steps_before_it(tiny, monkeypatch, kin
         assert {round(value, 4) for value in given[-1].flatten().tolist()} <= generated
 
 
-def test_the_centre_of_a_later_step_knows_the_genes_generated_before_it(tiny, monkeypatch):
+def test_the_centre_of_a_later_step_knows_genes_before_it(tiny, monkeypatch):
     network, reference, context, targets = fitted(tiny, {"sampling.n_ar_steps": 2})
     asked = answer(monkeypatch, network, 2.0)
     (z,) = generate(network, context, targets, reference.ridge_lambda, 0, 1, False)
@@ -105,7 +105,7 @@ def test_the_second_step_depends_on_what_the_first_generated(tiny, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_posterior_mean_hardly_depends_on_the_noise_it_starts_from(tiny, kind):
+def test_the_posterior_mean_hardly_depends_on_initial_noise(tiny, kind):
     """At t = T the network sees the noise times the signal, which is nearly zero there."""
     network, reference, context, targets = fitted(tiny, {**KINDS[kind], "ar.token_order": "variance"})
     with torch.no_grad():
@@ -118,7 +118,7 @@ def test_the_posterior_mean_hardly_depends_on_the_noise_it_starts_from(tiny, kin
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_diffusion_is_trained_on_the_error_of_the_centre_in_units_of_its_spread(tiny, monkeypatch, kind):
+def test_diffusion_trains_on_the_centres_error_in_its_spread(tiny, monkeypatch, kind):
     network, reference, context, _ = fitted(tiny, KINDS[kind])
     seen = {}
     sequence_of, add_noise = network.tokens.training_sequence, network.process.add_noise

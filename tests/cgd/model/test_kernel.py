@@ -52,7 +52,7 @@ def by_hand(x, train, sharpness, among=None):
 
 @pytest.mark.parametrize("among", [None, components()], ids=["profiles", "components too"])
 @pytest.mark.parametrize("sharpness", [0.0, 2.0, 10.0])
-def test_inner_products_of_the_features_are_the_kernel_written_out(sharpness, among):
+def test_inner_products_of_the_features_are_the_kernel(sharpness, among):
     train, other = profiles(), profiles(6, seed=1)
     kernel = GeneKernel.fit(train, sharpness, among)
     features = kernel.embed(train)
@@ -72,7 +72,7 @@ def test_a_gene_does_not_depend_on_those_asked_for_beside_it():
     torch.testing.assert_close(kernel.embed(other[2:3]), kernel.embed(other)[2:3], rtol=1e-4, atol=1e-5)
 
 
-def test_genes_that_are_constant_or_all_alike_give_finite_features():
+def test_constant_or_equal_genes_give_finite_features():
     x = profiles()
     x[3], x[5] = 0.0, 2.0
     alike = x[:1].expand(N, -1).clone()
@@ -101,7 +101,7 @@ def test_the_order_of_training_genes_is_their_score(tiny):
 
 
 @pytest.mark.parametrize("token_order", ["variance", "granger"])
-def test_the_order_of_other_genes_is_predicted_about_the_mean_score(tiny, token_order):
+def test_other_genes_order_is_predicted_about_the_mean_score(tiny, token_order):
     """By a ridge on the scores less their mean: a gene unlike any other has the mean score."""
     made = reference(tiny, ar__token_order=token_order)
     targets = torch.from_numpy(tiny.hidden().visible.sc_rows(tiny.split.test))

@@ -119,7 +119,7 @@ def test_latents_have_the_variance_of_the_noise(tiny):
         torch.testing.assert_close(network.decode(z), raw, rtol=1e-4, atol=1e-4)
 
 
-def test_no_token_of_a_later_step_reaches_a_prediction_in_training(tiny):
+def test_no_token_of_a_later_step_reaches_a_prediction(tiny):
     """The whole way from the latents: centre, clean tokens and mask together."""
     network, reference, _ = build(tiny, {"train.rotate": False}, trained_head=True)
     table, step = reference.context_table(network), step_of_token([2, 2, 3])[None]
@@ -161,7 +161,7 @@ def test_an_untrained_loss_is_that_of_the_best_linear_estimate(tiny):
 
 
 @pytest.mark.parametrize("values", [GENE, LATENT], ids=["gene", "latent"])
-def test_the_loss_follows_its_generators_and_reaches_every_weight(tiny, values):
+def test_the_loss_follows_its_generators_and_reaches_all_weights(tiny, values):
     network, reference, _ = build(tiny, values, trained_head=True)
     first = loss(network, reference)
     assert torch.equal(first, loss(network, reference))
@@ -175,7 +175,7 @@ def test_the_loss_follows_its_generators_and_reaches_every_weight(tiny, values):
     assert without == []
 
 
-def test_residual_scaling_gives_each_dimension_unit_error_about_the_centre(tiny):
+def test_residual_scaling_gives_unit_error_about_the_centre(tiny):
     network, reference, _ = build(tiny, {"model.latent_scaling": "residual"})
     z = reference.context_table(network).z
     torch.testing.assert_close(reference.residual(z).square().mean(0), torch.ones(8), rtol=1e-3, atol=1e-3)
@@ -187,7 +187,7 @@ DROP = {"train.condition_drop": 0.5}
 
 
 @pytest.mark.parametrize("values", [GENE, LATENT], ids=["gene", "latent"])
-def test_guidance_is_a_line_through_the_predictions_with_and_without_the_condition(tiny, values):
+def test_guidance_is_a_line_through_both_predictions(tiny, values):
     def member(weight):
         network, reference, targets = build(tiny, {**values, **DROP, "sampling.guidance": weight}, trained_head=True)
         torch.nn.init.normal_(network.blank, generator=torch.Generator().manual_seed(1))

@@ -41,7 +41,7 @@ def test_leaving_a_gene_out_in_closed_form_is_leaving_it_out(index):
         np.testing.assert_allclose(predicted[i], model.predict(features[[i]].double())[0], rtol=1e-4, atol=1e-4)
 
 
-def test_one_penalty_is_that_of_the_smallest_error_and_components_may_differ():
+def test_a_penalty_has_the_least_error_overall_or_by_component():
     features, x_st, *_ = genes()
     regression = _Regression(features)
     fit, other = regression.fit(x_st.double())
@@ -55,7 +55,7 @@ def test_one_penalty_is_that_of_the_smallest_error_and_components_may_differ():
     assert fit.spread > 0
 
 
-def test_what_is_said_of_a_gene_left_out_is_what_the_others_say_of_it():
+def test_a_left_out_genes_estimate_comes_from_the_others_alone():
     """With the penalties as chosen, of which one serves all components and the others each their own."""
     features, x_st, *_ = genes()
     targets = (x_st - x_st.mean(0)).double()
@@ -89,7 +89,7 @@ def test_smoothing_keeps_what_is_even_and_spreads_what_is_not():
     assert smooth[18] > smooth[14] > 0
 
 
-def test_held_out_genes_are_predicted_at_their_level_and_below_their_spread():
+def test_held_out_genes_get_their_level_and_less_spread():
     features, x_st, queries, truth = genes(n=40, n_spots=80)
     predicted = RefinedCentre.fit(features, x_st)[0].predict(queries)
     pcc = [np.corrcoef(p, t)[0, 1] for p, t in zip(predicted, truth, strict=True)]
@@ -131,7 +131,7 @@ def test_degenerate_genes_give_finite_predictions(case):
     assert torch.isfinite(predicted).all()
 
 
-def test_a_component_takes_the_penalty_that_suits_its_neighbours_too():
+def test_a_component_takes_a_penalty_that_suits_neighbours_too():
     """Noise alone would give neighbours penalties far apart; averaged errors give nearly the same."""
     features, *_ = genes(n=40)
     noise = torch.randn(40, 60, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -148,7 +148,7 @@ def test_a_component_takes_the_penalty_that_suits_its_neighbours_too():
     assert spread < 0.7 * regression.penalties[alone].log().diff().abs().mean()
 
 
-def test_an_estimate_is_what_the_diffusion_says_about_the_refined_centre(tiny, monkeypatch):
+def test_an_estimate_is_the_diffusion_about_the_refined_centre(tiny, monkeypatch):
     """With a network that says nothing, posterior mean and centre are one; the refined centre is no latent ridge."""
     from cgd.estimator import CausalGeD
 

@@ -119,7 +119,7 @@ def test_a_panel_is_made_of_distinct_training_genes():
     torch.testing.assert_close(sequence.center, centre)
 
 
-def test_a_rotation_keeps_the_geometry_and_changes_the_coordinates():
+def test_a_rotation_keeps_the_geometry_and_changes_coordinates():
     plain, rotated = (gene_sequence(train__rotate=rotate, train__mixture_size=1) for rotate in (False, True))
     assert torch.equal(plain.position, rotated.position)  # the same genes
     assert not torch.allclose(plain.content, rotated.content, atol=0.1)
@@ -128,7 +128,7 @@ def test_a_rotation_keeps_the_geometry_and_changes_the_coordinates():
     torch.testing.assert_close(rotated.center, causal_ridge(features, rotated.content, rotated.step, 0.5)[0])
 
 
-def test_mixtures_mix_content_code_and_features_with_the_same_weights():
+def test_mixtures_mix_content_code_and_features_alike():
     for seed in range(20):
         sequence = gene_sequence(seed=seed, train__rotate=False, train__mixture_size=3, train__batch_size=1)
         distance = distances(sequence.content[0], table().z).min(1).values
@@ -159,7 +159,7 @@ def test_tokens_follow_the_order_of_their_scores():
     assert (order[unordered].sort(1, descending=True).values == order[genes]).all()
 
 
-def test_the_score_of_a_mixture_weighs_its_genes_by_their_share_of_it():
+def test_a_mixtures_score_weighs_genes_by_their_share():
     """Squared weights sum to 1; the sign of a weight says nothing about when a gene should come."""
     order = torch.randn(N, generator=generator(3))
     sequence = gene_sequence(order, seed=1, train__rotate=False, train__batch_size=1)
@@ -182,7 +182,7 @@ def test_panels_are_never_larger_than_the_genes_there_are():
     assert sequence.content.shape[1] == N
 
 
-def test_the_condition_sees_every_training_gene_and_no_order_of_them():
+def test_the_condition_sees_all_training_genes_in_no_order():
     torch.manual_seed(0)
     tokens, code = GeneTokens(config()), table().code
     condition = tokens.condition(code)
@@ -218,7 +218,7 @@ def test_leading_dimensions_come_first_under_variance():
     assert latent_tokens(ar__token_order="variance").token_order(5, generator()).tolist() == [[0, 1, 2, 3]] * 5
 
 
-def test_a_latent_sequence_is_one_gene_with_its_own_condition_and_centre():
+def test_a_latent_sequence_is_a_gene_with_condition_and_centre():
     tokens = latent_tokens(train__mixture_size=1)
     sequence = sequence_of(tokens)
     assert sequence.content.shape == sequence.center.shape == (6, 4, 2)

@@ -109,7 +109,7 @@ def predictive_variance(features, query, ridge_lambda=LAMBDA):
 
 
 @pytest.mark.parametrize("n_features", [5, 30])
-def test_variance_of_a_prediction_is_that_of_the_gaussian_process(n_features):
+def test_prediction_variance_is_that_of_the_gaussian_process(n_features):
     context, targets = normal(12, n_features), normal(3, n_features, seed=1)
     _, variance = conditional.predict_from_context(context, normal(1, 12, 4), targets, LAMBDA)
     assert variance.shape == (3, 1)
@@ -117,7 +117,7 @@ def test_variance_of_a_prediction_is_that_of_the_gaussian_process(n_features):
         assert found.item() == pytest.approx(predictive_variance(context, target).item())
 
 
-def test_causal_variance_is_that_of_the_gaussian_process_given_earlier_steps():
+def test_causal_variance_is_the_gps_given_earlier_steps():
     features, step = normal(1, 7, 5), step_of_token([2, 2, 3])
     _, variance = conditional.causal_ridge(features, normal(1, 7, 4), step[None], LAMBDA)
     for gene in range(7):

@@ -162,7 +162,7 @@ def test_any_flipped_bit_of_the_state_is_found(tmp_path):
     assert_is(read_folder(tmp_path / "model"), 1.0, state)
 
 
-def test_a_model_saved_before_the_state_was_hashed_too_still_loads(tmp_path):
+def test_a_model_saved_before_its_state_was_hashed_still_loads(tmp_path):
     data, folder = save(tensors()), tmp_path / "model"
     folder.mkdir()
     (folder / "tensors.safetensors").write_bytes(data)
@@ -205,7 +205,7 @@ def test_a_damaged_newest_one_falls_back_to_the_one_before(tmp_path, damage):
     assert folder.counts() == {"damaged_checkpoints": 1}
 
 
-def test_where_none_is_whole_training_starts_from_zero_and_that_is_said(tmp_path):
+def test_without_a_whole_checkpoint_training_restarts_and_warns(tmp_path):
     CheckpointFolder(tmp_path, "abc").save(3, tensors(), {})
     folder = CheckpointFolder(tmp_path, "abc")
     lose_state(tmp_path / "epoch-00003")
@@ -280,7 +280,7 @@ def test_a_full_disk_loses_that_checkpoint_and_nothing_else(tmp_path, monkeypatc
     assert_is(folder.load_newest(), 4, {})
 
 
-def test_a_full_disk_changes_no_number_of_a_trial_and_is_on_its_record(tiny, tmp_path, monkeypatch):
+def test_a_full_disk_changes_no_number_and_is_on_record(tiny, tmp_path, monkeypatch):
     config = tiny.config({"train.epochs": 3})
     alone = evaluate(config, tiny.prepared, tiny.split)
     full_from(monkeypatch, 5)  # each checkpoint flushes four times
@@ -355,7 +355,7 @@ def test_what_is_no_fault_of_the_disk_is_not_taken_for_one(tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
-def test_what_an_interrupted_write_left_is_not_taken_for_a_checkpoint(tmp_path):
+def test_leftovers_of_an_interrupted_write_are_no_checkpoint(tmp_path):
     folder = CheckpointFolder(tmp_path, "abc")
     folder.save(1, tensors(1), {"epoch": 1})
     (tmp_path / ".epoch-00002.123").mkdir()

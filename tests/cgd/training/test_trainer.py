@@ -66,7 +66,7 @@ def weights(model):
 
 
 @pytest.mark.parametrize("values", RESUMED.values(), ids=RESUMED.keys())
-def test_interrupted_training_ends_where_uninterrupted_training_does(tiny, tmp_path, values):
+def test_interrupted_training_ends_as_uninterrupted_does(tiny, tmp_path, values):
     """Bit for bit: predictions, draws, weights and history; stopped after each epoch in turn."""
     values = {**values, "train.epochs": 4}
     whole, reported = fit(tiny, values)
@@ -111,7 +111,7 @@ def test_checkpoints_of_another_trial_are_refused(tiny, tmp_path):
         CausalGeD(tiny.config()).fit_visible(hidden.visible, hidden.val, None, CheckpointFolder(tmp_path, "other"))
 
 
-def test_the_random_state_of_the_process_neither_matters_nor_changes(tiny):
+def test_the_random_state_of_the_process_is_unused_and_unchanged(tiny):
     values = {"model.dropout": 0.3}
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -140,7 +140,7 @@ def make_trainer(tiny, scores=None, values=None, on_epoch=None):
     return Trainer(network, reference, validate, on_epoch), seen
 
 
-def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best_weights(tiny):
+def test_training_stops_without_progress_and_keeps_best_weights(tiny):
     scores = [0.1, 0.3, 0.2, 0.295, 0.1, 0.28, 0.1, 0.9]
     trainer, seen = make_trainer(tiny, scores, {"train.epochs": 50, "train.patience": 3, "train.tolerance": 0.01})
     progress = trainer.fit()
@@ -179,7 +179,7 @@ def test_validation_sees_averaged_weights(tiny):
 
 
 @pytest.mark.parametrize("decoder", ["frozen", "joint"])
-def test_the_autoencoder_is_trained_after_its_start_only_when_joint(tiny, decoder):
+def test_the_autoencoder_trains_after_its_start_only_when_joint(tiny, decoder):
     after_start = {}
 
     def on_epoch(metrics):
@@ -249,7 +249,7 @@ def test_the_last_step_of_training_is_taken_at_the_floor(tiny):
 # ---- divergence ---------------------------------------------------------------------------------------------------
 
 
-def test_a_loss_that_is_not_finite_stops_training_and_says_what_to_lower(tiny):
+def test_a_loss_that_is_not_finite_stops_with_what_to_lower(tiny):
     with pytest.raises(
         TrainingDiverged, match=r"in epoch 1: loss .*lower train\.learning_rate or train\.gradient_clip"
     ):

@@ -70,7 +70,7 @@ def test_a_full_log_stops_nothing_and_is_said(tmp_path, capsys):
     assert capsys.readouterr().err.splitlines() == [f"the log {log} is not complete: No space left on device"]
 
 
-def test_what_the_disk_said_is_found_behind_other_errors_and_nowhere_else():
+def test_a_disk_error_is_found_behind_other_errors_only_if_there():
     assert disk_error_of(raised_by(wrapped)).errno == errno.ENOSPC
     assert disk_error_of(raised_by(lambda: os.open("/nowhere/x", os.O_RDONLY))) is None
     looped = ValueError()

@@ -135,7 +135,7 @@ def test_a_store_that_is_away_loses_no_trial_and_is_said_once(tmp_path, storage)
     assert names(storage) == whole(1, 4)
 
 
-def test_a_worker_that_takes_over_goes_on_counting_what_did_not_reach_the_store(tmp_path, storage):
+def test_a_new_worker_goes_on_counting_unmirrored_epochs(tmp_path, storage):
     mirror, away = machine(tmp_path, storage), tmp_path / "away"
     for worker, epoch in enumerate((1, 4)):
         folder = opened(mirror)
@@ -212,7 +212,7 @@ def run(tiny, mirror, stop_after=None):
     return found, epochs
 
 
-def test_a_trial_ends_on_another_machine_as_it_would_have_on_the_first(tiny, tmp_path, storage, monkeypatch):
+def test_a_trial_ends_on_another_machine_as_on_the_first(tiny, tmp_path, storage, monkeypatch):
     (tmp_path / "another").mkdir()
     alone, _ = run(tiny, machine(tmp_path, tmp_path / "another", "alone"))
     with pytest.raises(Stopped):

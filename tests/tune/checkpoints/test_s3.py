@@ -68,7 +68,7 @@ def save(mirror, *epochs):
     return folder
 
 
-def test_a_trial_goes_on_from_the_bucket_and_leaves_nothing_in_it(bucket, service, tmp_path):
+def test_a_trial_goes_on_from_the_bucket_and_leaves_it_empty(bucket, service, tmp_path):
     client, uri = bucket
     one, two = (CheckpointMirror(uri, tmp_path / name) for name in ("one", "two"))
     one.check()
@@ -92,7 +92,7 @@ def test_a_trial_goes_on_from_the_bucket_and_leaves_nothing_in_it(bucket, servic
         CheckpointMirror(uri.replace("study", "nobody", 1), tmp_path).check()
 
 
-def test_a_service_that_is_gone_loses_no_trial_and_is_not_an_empty_one(bucket, service, tmp_path):
+def test_a_service_that_is_gone_is_not_empty_and_loses_no_trial(bucket, service, tmp_path):
     mirror = CheckpointMirror(bucket[1], tmp_path / "one")
     mirror.check()
     service[1].kill()

@@ -66,7 +66,7 @@ def test_the_dashboard_stays_on_loopback(config):
     assert "--dashboard-host=127.0.0.1" in start
 
 
-def test_mlflow_and_nothing_else_of_ours_listens_and_on_loopback_alone():
+def test_only_mlflow_of_ours_listens_and_only_on_loopback():
     script = (ROOT / "cluster" / "mlflow_server.sh").read_text()
     assert re.findall(r"--host (\S+)", script) == ["127.0.0.1"]
     assert "0.0.0.0" not in script
@@ -84,7 +84,7 @@ def test_mounted_files_and_scripts_exist_in_the_checkout(config):
         assert (ROOT / script).is_file()
 
 
-def test_every_node_is_set_up_alike_with_the_versions_of_the_constraints(config):
+def test_every_node_is_set_up_with_the_constraints_versions(config):
     assert [command for command in config["setup_commands"] if "node_setup.sh" in command]
     assert "worker_setup_commands" not in config
     assert "--constraint" in (ROOT / "cluster" / "node_setup.sh").read_text()
@@ -127,7 +127,7 @@ def test_a_group_that_is_not_there_stops_the_launch(aws, monkeypatch, capsys):
     assert "Failed to detect a security group" in "".join(capsys.readouterr())
 
 
-def test_the_head_runs_no_trial_and_workers_are_spot_and_none_at_first(aws):
+def test_the_head_runs_no_trial_and_workers_are_spot_from_zero(aws):
     head, worker = aws["available_node_types"]["head"], aws["available_node_types"]["gpu_worker"]
     assert aws["head_node_type"] == "head"
     assert head["resources"] == {"CPU": 0}

@@ -39,7 +39,7 @@ def test_a_folder_too_deep_for_sockets_is_said(monkeypatch, tmp_path):
     assert not ray.is_initialized()
 
 
-def test_on_a_mac_the_folder_of_the_sessions_is_not_the_users_deep_one(monkeypatch, tmp_path):
+def test_on_a_mac_sessions_lie_outside_the_users_deep_folder(monkeypatch, tmp_path):
     asked = []
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setattr(private_ray.sys, "platform", "darwin")
@@ -53,7 +53,7 @@ def test_on_a_mac_the_folder_of_the_sessions_is_not_the_users_deep_one(monkeypat
 @pytest.mark.parametrize(
     ("address", "own", "expected"), [("local", None, "lo"), ("local", "eth7", "eth7"), ("host:6379", None, None)]
 )
-def test_gloo_stays_on_loopback_under_a_ray_of_this_machine_alone(monkeypatch, address, own, expected):
+def test_gloo_is_on_loopback_only_under_a_ray_of_this_machine(monkeypatch, address, own, expected):
     seen = []
 
     def refuse(**how):

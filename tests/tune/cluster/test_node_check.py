@@ -58,7 +58,7 @@ def test_a_package_that_fails_as_it_is_imported_is_named(expected, monkeypatch):
     ]
 
 
-def test_with_a_storage_for_all_nodes_the_folder_may_be_the_nodes_own(expected, tmp_path):
+def test_with_shared_storage_the_folder_may_be_the_nodes_own(expected, tmp_path):
     kept = replace(expected, storage=f"file://{tmp_path}/storage/study")
     kept.remove_probe()
     assert find_problems(kept) == []

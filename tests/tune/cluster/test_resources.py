@@ -20,7 +20,7 @@ def config(**values):
     return Config().with_values({path.replace("__", "."): value for path, value in values.items()})
 
 
-def test_a_trial_asks_for_its_threads_and_on_a_gpu_for_one_per_worker():
+def test_a_trial_asks_for_its_threads_and_a_gpu_per_worker():
     assert Share().request(config(runtime__n_threads=3)) == Request(1, 3, 0)
     assert Share().request(config(runtime__device="cuda")) == Request(1, 1, 1)
     assert Share(cpus_per_worker=2).request(config(train__n_workers=4, runtime__device="cuda")) == Request(4, 2, 1)
@@ -130,7 +130,7 @@ def test_workers_on_a_growing_cluster_are_counted_node_by_node(request_, types, 
     assert count_concurrent([request_], Capacity((Node(0),), True, limit, types), None) == expected
 
 
-def test_a_worker_that_no_node_of_a_growing_cluster_could_hold_is_refused():
+def test_a_worker_no_node_of_a_growing_cluster_holds_is_refused():
     growing = Capacity((Node(0),), True, Node(12), ((3, Node(4)),))
     with pytest.raises(ResourceError, match="it could never run"):
         count_concurrent([Request(2, 5)], growing, None)
@@ -138,7 +138,7 @@ def test_a_worker_that_no_node_of_a_growing_cluster_could_hold_is_refused():
         count_concurrent([Request(4, 3)], growing, None)  # 12 CPUs, on which three fit
 
 
-def test_what_ray_tells_of_a_growing_cluster_has_node_groups_and_may_have_no_bound():
+def test_node_groups_of_a_growing_cluster_may_have_no_bound():
     groups = [
         NodeGroupConfig(name="gpu", resources={"CPU": 8, "GPU": 1}, max_count=3),
         NodeGroupConfig(name="none", resources={"CPU": 64}, max_count=0),
@@ -155,7 +155,7 @@ def test_workers_wait_for_room_for_days():
     assert float(GROUP_DEFAULTS["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"]) >= 3 * 24 * 3600
 
 
-def test_a_cluster_that_does_not_say_what_it_can_grow_to_is_waited_for():
+def test_a_cluster_with_unknown_growth_is_waited_for():
     said = []
     growing = Capacity((Node(1),), True)
     assert count_concurrent([Request(2, 1)], growing, None, said.append) == 1

@@ -104,7 +104,7 @@ def test_predictions_stay_while_a_study_is_interrupted(output):
         assert (output / "checkpoints" / "predictions" not in {one.path for one in found}) == stay
 
 
-def test_a_trial_of_which_the_store_has_yet_to_hear_is_not_unknown(output):
+def test_a_trial_that_waits_in_the_outbox_is_not_unknown(output):
     waiting = output / "outbox" / "unknown.jsonl"
     waiting.touch()
     found = find_leftovers(output, read_store(name_own_store(output), output), everything=True)
@@ -136,7 +136,7 @@ def test_links_are_not_followed_out_of_the_folder(output, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["finished", "all"])
-def test_of_a_checkpoint_storage_others_may_be_using_only_finished_trials_go(output, tmp_path, capsys, what):
+def test_in_a_checkpoint_storage_only_finished_trials_go(output, tmp_path, capsys, what):
     storage = tmp_path.as_uri()
     mirror = CheckpointMirror(storage, output / "checkpoints")
     names = ["done", "older", "predictions", "stopped", "unknown"]
@@ -150,7 +150,7 @@ def test_of_a_checkpoint_storage_others_may_be_using_only_finished_trials_go(out
     assert mirror.list_trials() == names[1:]
 
 
-def test_without_a_store_no_trial_is_taken_for_finished_or_unknown(tmp_path, capsys):
+def test_without_a_store_no_trial_counts_as_finished_or_unknown(tmp_path, capsys):
     CheckpointFolder(tmp_path / "checkpoints" / "abc", "abc").save(1, {"a": torch.zeros(3)}, {})
     (tmp_path / "ray_tune" / "one").mkdir(parents=True)
     clean(options(tmp_path, "all"))

@@ -50,7 +50,7 @@ def installed(own, monkeypatch):
     return own
 
 
-def test_an_installed_method_is_found_and_takes_no_name_that_is_taken(installed):
+def test_an_installed_method_is_found_and_takes_no_taken_name(installed):
     assert find_method("good").home == "own_good:Good"
     assert set(discover_methods()) == {"good", "broken"}
     with pytest.raises(ConfigError, match="did you mean 'good'"):
@@ -65,7 +65,7 @@ def malformed_points(installed):
         points.append(EntryPoint(name, value, cgd.baselines.GROUP))
 
 
-def test_an_entry_point_that_names_no_class_is_passed_over_with_a_line(malformed_points, capsys):
+def test_an_entry_point_without_a_class_is_skipped_with_a_line(malformed_points, capsys):
     assert set(discover_methods()) == {"good", "broken"}
     assert main(["--list"]) == 0
     with pytest.raises(ConfigError, match="did you mean 'good'"):
@@ -75,7 +75,7 @@ def test_an_entry_point_that_names_no_class_is_passed_over_with_a_line(malformed
     assert sum("expected MODULE:CLASS" in note for note in notes) == 4
 
 
-def test_a_package_whose_entry_points_cannot_be_read_hides_no_other(own, monkeypatch):
+def test_a_package_with_unreadable_entry_points_hides_no_other(own, monkeypatch):
     for name, text in (("bad", "[causalged_ray.methods]\nno equals sign\n"), ("fine", "")):
         folder = own / f"{name}-1.0.dist-info"
         folder.mkdir()
@@ -233,7 +233,7 @@ def test_a_file_that_changes_under_way_is_refused(whole, tmp_path):
         file.read(genes, spots)
 
 
-def test_the_exported_scrna_seq_has_all_genes_as_they_were_counted(tiny, tmp_path):
+def test_the_exported_scrna_seq_has_all_genes_as_counted(tiny, tmp_path):
     planner = Planner(tiny.config({"data.min_panel": 20, "data.hvg_fraction": 0.1}), ["simulated"], [0], 1)
     assert len(list(export_splits(planner, tmp_path))) == 1
     (prepared,) = planner.plan.datasets.values()
@@ -288,7 +288,7 @@ def test_what_is_written_is_named(tmp_path, monkeypatch):
     assert lines[1:] == ["  data sets: mouse, human", "  methods: CausalGeD, SpaGE"]
 
 
-def test_a_section_goes_between_its_markers_and_nothing_else_changes():
+def test_a_section_goes_between_its_markers_and_only_there():
     text = replace_section("# Results\n", "published", "one")
     assert replace_section(text, "published", "two") == text.replace("one\n<!--", "two\n<!--")
     both = replace_section(text, "heldout_genes", "three")
@@ -296,7 +296,7 @@ def test_a_section_goes_between_its_markers_and_nothing_else_changes():
     assert replace_section(both, "published", "one") == both
 
 
-def test_the_live_table_shows_no_epochs_of_a_method_that_has_none():
+def test_the_live_table_shows_no_epochs_where_there_are_none():
     board = Board(n_trials=2, n_epochs=20)
     board.start("method=SpaGE", 10, "mouse", has_epochs=False)
     board.start("method=CausalGeD", 10, "mouse")

@@ -17,7 +17,7 @@ def asked(tmp_path):
     return read
 
 
-def test_epochs_have_fifty_steps_unless_the_file_or_the_command_says_otherwise(asked):
+def test_epochs_have_fifty_steps_unless_file_or_command_differ(asked):
     assert make_config(build_parser().parse_args([])).train.steps_per_epoch == 50
     assert asked("model: {depth: 2}").train.steps_per_epoch == 50
     assert asked("train: {steps_per_epoch: 7}").train.steps_per_epoch == 7
@@ -25,6 +25,6 @@ def test_epochs_have_fifty_steps_unless_the_file_or_the_command_says_otherwise(a
     assert asked("train: {steps_per_epoch: 7}", "--set", "train.steps_per_epoch=9").train.steps_per_epoch == 9
 
 
-def test_the_epochs_are_those_of_the_command_and_none_stops_early(asked):
+def test_the_epochs_are_the_commands_and_none_stops_early(asked):
     found = asked("train: {epochs: 40, patience: 1}", "--epochs", "3").train
     assert (found.epochs, found.patience) == (4, 4)

@@ -87,7 +87,7 @@ def test_the_same_seed_gives_the_same_search_and_another_another(plan, uninterru
     assert all(a[1] != b[1] for a, b in zip(story(other)[1:], uninterrupted[1:], strict=True))
 
 
-def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(plan, uninterrupted, tmp_path):
+def test_killed_at_any_moment_a_search_goes_on_unchanged(plan, uninterrupted, tmp_path):
     path = tmp_path / "s.journal"
     book = begin(plan, open_journal(path))
     for done in (0, 3, 7, 11):  # before, within and after the random samples
@@ -113,7 +113,7 @@ def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(plan, uninte
     assert sum(bool(t.user_attrs.get(INTERRUPTED)) for t in book.study.get_trials()) == 3
 
 
-def test_concurrent_samples_see_what_is_finished_and_survive_a_kill_together(plan):
+def test_concurrent_samples_see_what_finished_and_survive_a_kill(plan):
     storage = InMemoryStorage()
     book = begin(plan, storage)
     first, second, third = ask(book), ask(book), ask(book)
@@ -126,7 +126,7 @@ def test_concurrent_samples_see_what_is_finished_and_survive_a_kill_together(pla
     assert ask(again).user_attrs[SAMPLE] == 3
 
 
-def test_a_search_is_not_continued_by_accident_nor_under_other_settings(plan):
+def test_a_search_is_not_continued_by_accident_or_if_it_differs(plan):
     storage = InMemoryStorage()
     begin(plan, storage)
     with pytest.raises(SearchError, match="exists already; --resume continues it"):
@@ -146,7 +146,7 @@ def test_more_samples_extend_a_finished_search(plan, uninterrupted):
     assert story(longer) == uninterrupted
 
 
-def test_a_refused_sample_is_told_with_its_reason_and_the_next_is_drawn(plan, tmp_path):
+def test_a_refused_sample_has_its_reason_and_the_next_is_drawn(plan, tmp_path):
     space = Space.from_dict(
         {
             "name": "bad",

@@ -82,7 +82,7 @@ def test_the_best_of_a_whole_confirmation_wins(confirmed):
     assert choose_winner(rows).finalist.label == "sample 2"
 
 
-def test_a_stop_is_told_from_a_failure_and_the_rest_is_run_afterwards(confirmed):
+def test_a_stop_is_told_from_a_failure_and_the_rest_runs_later(confirmed):
     rows, complete = confirmed(lambda finalist, seed: "stopped" if finalist == "sample 2" and seed == 2 else "done")
     assert not complete  # or sample 1 would win, be tested, and another after it
     assert [row.n_missing for row in rows] == [0, 0, 1]
@@ -91,7 +91,7 @@ def test_a_stop_is_told_from_a_failure_and_the_rest_is_run_afterwards(confirmed)
     assert choose_winner(rows).finalist.label == "sample 2"
 
 
-def test_what_failed_cannot_win_and_without_the_default_nobody_can(confirmed):
+def test_a_failure_cannot_win_and_nobody_can_without_the_default(confirmed):
     rows, complete = confirmed(lambda finalist, seed: "failed" if finalist == "sample 2" else "done")
     assert complete
     assert choose_winner(rows).finalist.label == "sample 1"

@@ -56,7 +56,7 @@ def combined(*lost):
     return combine([(where, Evaluation(table, {**COSTS, **one, "val_pcc": 0.5}, None)) for one in lost])
 
 
-def test_checkpoints_lost_in_any_replicate_are_tags_of_the_run_and_no_metrics(recorder):
+def test_lost_checkpoints_of_any_replicate_are_tags_not_metrics(recorder):
     found = combined({"damaged_checkpoints": 1.0, "unsaved_checkpoints": 2.0}, {}, {"unsaved_checkpoints": 3.0})
     trial, callback = SimpleNamespace(config={"job": {"key": "search-u-1"}}), TrialCallback(recorder)
     callback.on_trial_start(0, [], trial)
@@ -69,7 +69,7 @@ def test_checkpoints_lost_in_any_replicate_are_tags_of_the_run_and_no_metrics(re
     assert not [name for name in metrics if "checkpoints" in name]
 
 
-def test_a_result_that_lost_nothing_has_no_such_tags_and_one_of_an_earlier_version_is_read():
+def test_a_result_that_lost_nothing_has_no_tags_even_if_old():
     assert combined({}).lost == {}
     text = '{"value": 0.5, "by_dataset": {}, "summary": {}, "per_gene": {"gene": ["a"], "pcc": [0.5]}}'
     assert TrialResult.from_json(text).lost == {}

@@ -78,7 +78,7 @@ class Calls:
             raise of_artifacts(413)
 
 
-def test_a_model_too_large_for_the_store_costs_the_model_and_not_the_trial(tmp_path):
+def test_a_model_too_large_for_the_store_does_not_fail_the_trial(tmp_path):
     (tmp_path / "model").mkdir()
     store = Calls()
     delivery = Delivery(store, "one", tmp_path / "model")
@@ -115,7 +115,7 @@ def test_a_reader_of_the_store_that_finds_it_gone_says_so(tmp_path, cause, kind)
     assert type(raised.value) is kind
 
 
-def test_a_store_lost_while_reports_are_written_is_told_as_such_and_leaves_no_study_running():
+def test_a_store_lost_during_reports_is_told_and_ends_the_study():
     ended = []
 
     def conclude(plan, parent, complete):

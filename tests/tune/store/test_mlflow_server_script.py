@@ -48,7 +48,7 @@ def script(home, *arguments):
     return done.stdout
 
 
-def test_a_process_that_got_the_number_of_the_server_is_left_alone(home, process):
+def test_a_process_that_reuses_the_servers_id_is_left_alone(home, process):
     other = process("another")
     (home / "mlflow" / "server.pid").write_text(f"{other.pid}\n")
     script(home, "stop")
@@ -56,7 +56,7 @@ def test_a_process_that_got_the_number_of_the_server_is_left_alone(home, process
     assert not (home / "mlflow" / "server.pid").exists()
 
 
-def test_a_copier_that_died_is_started_again_beside_a_server_that_runs(home, process):
+def test_a_dead_copier_is_restarted_beside_a_running_server(home, process):
     server = process("mlflow")
     (home / "mlflow" / "server.pid").write_text(f"{server.pid}\n")
 

@@ -122,7 +122,7 @@ def test_what_is_reported_arrives_and_leaves_nothing_behind(store, tmp_path):
     ],
     ids=["locked", "full", "refused connection", "no room for artifacts"],
 )
-def test_a_store_that_was_away_gets_all_of_it_in_order_with_the_times_it_happened(store, tmp_path, error):
+def test_a_store_that_was_away_gets_everything_in_order_and_time(store, tmp_path, error):
     tracking, said = store(), []
     with Outbox(tracking, tmp_path) as outbox:
         outbox.say = said.append
@@ -154,7 +154,7 @@ def wait_for(condition, seconds=60):
     raise AssertionError("waited in vain")
 
 
-def test_a_request_the_store_refuses_is_told_at_once_and_set_aside(store, tmp_path):
+def test_a_refused_request_is_told_at_once_and_set_aside(store, tmp_path):
     tracking = store()
     with Outbox(tracking, tmp_path) as outbox:
         begin(outbox)
@@ -172,7 +172,7 @@ def test_a_request_the_store_refuses_is_told_at_once_and_set_aside(store, tmp_pa
     assert everything(tracking)["one"][4] == {}
 
 
-def test_what_could_not_be_delivered_is_said_and_the_next_command_delivers_it(store, tmp_path, capsys):
+def test_undelivered_writes_are_told_and_sent_by_a_later_command(store, tmp_path, capsys):
     tracking = store()
     tracking.client.error = away()
 
@@ -209,7 +209,7 @@ def test_delivering_twice_changes_nothing(store, tmp_path):
 
 
 @pytest.mark.parametrize("n_delivered", [0, 1, 2, 3, 4])
-def test_a_driver_killed_between_two_writes_loses_none_and_repeats_none(store, tmp_path, n_delivered):
+def test_a_driver_killed_between_writes_loses_and_repeats_none(store, tmp_path, n_delivered):
     tracking = store()
     lines = journal(tmp_path, lambda outbox: report(outbox))
     file = tmp_path / "outbox" / "one.jsonl"
@@ -236,7 +236,7 @@ def journal(tmp_path, write):
     return path.read_text().splitlines(keepends=True)
 
 
-def test_a_line_that_a_kill_cut_off_is_dropped_and_its_run_is_ended(store, tmp_path):
+def test_a_line_cut_off_by_a_kill_is_dropped_and_its_run_ended(store, tmp_path):
     tracking = store()
     lines = journal(
         tmp_path, lambda outbox: (begin(outbox), outbox.add_epochs("one", [epoch(1)]), outbox.end("one", "X"))
@@ -289,7 +289,7 @@ def test_a_damaged_file_is_named(store, tmp_path):
         deliver_leftovers(store(), tmp_path)
 
 
-def test_a_resumed_trial_reports_epochs_again_and_they_count_once(store, tmp_path):
+def test_epochs_reported_again_by_a_resumed_trial_count_once(store, tmp_path):
     tracking = store()
     for epochs in ((1, 2, 3), (3, 4)):
         with Outbox(tracking, tmp_path) as outbox:
@@ -362,7 +362,7 @@ def test_a_defect_in_the_thread_reaches_the_command(store, tmp_path, monkeypatch
             outbox.settle()
 
 
-def test_what_is_left_for_another_store_is_refused_and_stays_for_its_own(store, empty_store, tmp_path):
+def test_writes_for_another_store_are_refused_and_stay_for_it(store, empty_store, tmp_path):
     tracking = store()
     tracking.client.error = away()
     with Outbox(tracking, tmp_path) as outbox:
@@ -418,7 +418,7 @@ def two(store, tmp_path):
     return found
 
 
-def test_a_run_of_another_command_is_not_touched_once_it_is_finished(two, tmp_path):
+def test_a_finished_run_of_another_command_is_not_touched(two, tmp_path):
     with Outbox(two[0], tmp_path / "a") as first, Outbox(two[1], tmp_path / "b") as second:
         begin(first)
         first.add_epochs("one", [epoch(1)])
@@ -437,7 +437,7 @@ def test_a_run_of_another_command_is_not_touched_once_it_is_finished(two, tmp_pa
     assert left(tmp_path / "b") == []
 
 
-def test_a_run_that_another_command_left_behind_is_taken_over_by_who_finishes(two, tmp_path):
+def test_a_run_left_behind_is_taken_over_by_whoever_finishes(two, tmp_path):
     with Outbox(two[0], tmp_path / "a") as first, Outbox(two[1], tmp_path / "b") as second:
         begin(first)
         first.add_epochs("one", [epoch(1)])
@@ -454,7 +454,7 @@ def test_a_run_that_another_command_left_behind_is_taken_over_by_who_finishes(tw
     assert [step for step, _, _ in points["train_loss"]] == [1, 2, 3]
 
 
-def test_of_two_that_finish_at_once_the_later_finds_it_done_and_changes_nothing(two, tmp_path, monkeypatch):
+def test_of_two_that_finish_at_once_the_later_changes_nothing(two, tmp_path, monkeypatch):
     """The other one finishes while this one's model is on its way, after the run was found open."""
     finished = []
 
@@ -520,7 +520,7 @@ def test_commands_that_begin_a_trial_at_once_make_one_run_of_it(two):
     assert len(everything(two[0])) == 4
 
 
-def test_a_claim_whose_answer_was_lost_or_whose_command_was_killed_is_no_run(two, monkeypatch):
+def test_a_claim_without_an_answer_or_command_is_no_run(two, monkeypatch):
     monkeypatch.setattr("tune.store.claims._STALE_SECONDS", 0.2)
     for tracking in two:  # both asked for a run and heard nothing
         tags = {"cgd.claim": "one", "cgd.driver": tracking.driver}

@@ -166,7 +166,7 @@ def test_older_results_that_do_not_fit_are_refused(rewrite):
         rewrite(lambda c: c.update(older=[{"dataset": "tissue_a"}]))()
 
 
-def test_the_newest_comparison_is_one_that_is_over_and_has_its_study(store, tmp_path):
+def test_the_newest_comparison_is_over_and_has_its_study(store, tmp_path):
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")

@@ -84,7 +84,7 @@ def test_loads_by_run_and_by_id_where_only_mlflow_and_cgd_are(fitted, logged, st
         np.testing.assert_allclose(table.to_numpy(), want.to_numpy(), rtol=1e-6)
 
 
-def test_nothing_is_pickled_and_a_run_has_one_model_however_often_it_was_tried(logged):
+def test_nothing_is_pickled_and_a_retried_run_has_one_model(logged):
     uri, run_id, model_id = logged
     client = MlflowClient(uri)
     run = client.get_run(run_id)
@@ -105,7 +105,7 @@ def test_rows_follow_the_file_and_a_table_with_a_path_is_taken(fitted, served, s
         pd.testing.assert_frame_equal(table, expected(fitted, genes, table.index), check_names=False)
 
 
-def test_the_spread_is_that_of_the_draws_and_the_bounds_those_of_the_interval(fitted, served, st_file, tiny):
+def test_spread_is_that_of_draws_and_bounds_of_the_interval(fitted, served, st_file, tiny):
     genes = list(tiny.split.test[:2])
     table = served.predict(st_file(), params={"genes": genes, "statistic": "std"})
     np.testing.assert_array_equal(table.to_numpy(), fitted.predict(genes).layers["std"])

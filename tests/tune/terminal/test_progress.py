@@ -50,7 +50,7 @@ def play(progress):
     return progress.console.file.getvalue()
 
 
-def test_a_terminal_shows_one_live_table_under_the_finished_trials(terminal):
+def test_a_terminal_shows_one_live_table_under_finished_trials(terminal):
     text = play(Progress(5, 20, terminal()))
     assert ESCAPE in text
     assert f"[1/5] {NAME}: PCC 0.300 in 12 s" in text
@@ -62,7 +62,7 @@ def test_a_terminal_shows_one_live_table_under_the_finished_trials(terminal):
     assert re.search(rf"{NAME} +0\.512", last)  # the best so far is a finished one, by its validation genes
 
 
-def test_without_a_terminal_there_is_a_line_per_trial_and_no_control_character():
+def test_a_pipe_gets_a_line_per_trial_and_no_control_character():
     text = play(Progress(5, 20, make_console(io.StringIO())))
     assert text.splitlines()[0].startswith(f"[1/5] {NAME}: PCC 0.300 in 12 s; about ")
     assert text.splitlines()[1].startswith("[2/5] ar_decay=0.9 · human · seed 0: FAILED: diverged")
@@ -143,7 +143,7 @@ def test_no_line_is_wider_than_the_terminal(terminal, width):
     assert width < 40 or any("more" in line for line in lines)
 
 
-def test_the_best_is_the_best_on_the_validation_genes_per_data_set():
+def test_the_best_is_by_validation_genes_per_data_set():
     board = Board(4, 40)
     board.start("a", 10, "mouse")
     board.start("b", 10, "human")

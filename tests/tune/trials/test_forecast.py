@@ -58,7 +58,7 @@ def test_a_trial_is_setup_epochs_and_prediction():
     assert forecast_trial(one, PROBE, {("human", 10): 0.5, ("mouse", 20): 0.5}).seconds == cost.seconds
 
 
-def test_several_workers_need_the_memory_of_each_and_have_to_be_started():
+def test_several_workers_need_each_their_memory_and_a_start():
     alone, three = (forecast_trial(spec({"train.n_workers": n}), PROBE, {}) for n in (1, 3))
     assert three.memory_mb == 3 * alone.memory_mb
     assert three.seconds == alone.seconds + GROUP_START_SECONDS
@@ -67,7 +67,7 @@ def test_several_workers_need_the_memory_of_each_and_have_to_be_started():
     assert baseline.memory_mb == PROBE.peak_memory_mb
 
 
-def test_the_share_of_epochs_comes_from_the_finished_trials_of_the_study():
+def test_the_share_of_epochs_comes_from_its_finished_trials():
     def finished(study, dataset, planned, epochs):
         tags = {f"cgd.study.{study}": "level", "cgd.dataset": dataset}
         return tags, {"train.epochs": str(planned)}, {"epochs": float(epochs)}
@@ -152,7 +152,7 @@ def test_trials_that_cost_the_same_are_probed_once():
     assert [len(group) for group in group_by_cost(specs)] == [4, 1, 1]
 
 
-def test_beyond_the_limit_each_data_set_keeps_a_probe_and_the_rest_borrow_the_closest():
+def test_beyond_the_limit_each_data_set_keeps_a_probe_to_borrow():
     mouse = [[spec({"model.depth": depth, "ar.decay": 0.7})] for depth in (1, 2, 3, 4)]
     human = [[spec({"model.depth": 1}, dataset="human")], [spec({"model.depth": 2}, dataset="human")]]
     groups = [*mouse, *human]

@@ -93,7 +93,7 @@ def test_a_grown_study_runs_the_new_cells_only(tiny, tracking, tmp_path, grown, 
     assert remaining(tracking, planned(tiny, **grown)) == (new, n_floors)
 
 
-def test_what_an_earlier_study_computed_is_found_by_the_tag_of_this_one(tiny, tracking, tmp_path):
+def test_an_earlier_studys_results_are_found_by_this_ones_tag(tiny, tracking, tmp_path):
     finish(tracking, planned(tiny), tmp_path)
     later = Runner(
         planned(tiny, name="again", levels=({"value": 0.0, "label": "none"}, LEVELS[1])), tracking, tmp_path, {}
@@ -120,7 +120,7 @@ def record_of(tracking, plan):
     return make_study_record(plan.studies[0], plan, *known, forecast=None, arguments={})
 
 
-def test_results_of_another_code_version_are_kept_apart_and_named(tiny, tracking, tmp_path, monkeypatch):
+def test_results_of_another_code_version_are_apart_and_named(tiny, tracking, tmp_path, monkeypatch):
     other_code(monkeypatch, "first")
     finish(tracking, planned(tiny, seeds=(0, 1)), tmp_path, pcc=0.25)
     other_code(monkeypatch, "second")
@@ -153,7 +153,7 @@ def test_only_finished_runs_of_the_very_trial_are_older_results(tiny, tracking, 
     assert record_of(tracking, planned(tiny)).older == ()
 
 
-def test_a_concluded_study_leaves_older_results_and_the_forecast_in_its_record(tiny, tracking, tmp_path, monkeypatch):
+def test_a_concluded_study_records_older_results_and_forecast(tiny, tracking, tmp_path, monkeypatch):
     other_code(monkeypatch, "first")
     finish(tracking, planned(tiny), tmp_path, pcc=0.25)
     other_code(monkeypatch, "second")

@@ -44,7 +44,7 @@ FOUND = table(
 )
 
 
-def test_the_metrics_of_a_study_are_its_levels_floor_ceiling_and_differences():
+def test_a_studys_metrics_are_levels_floor_ceiling_differences():
     assert list_study_metrics([FOUND]) == {
         "pcc/mouse/0.8": 0.40,
         "pcc/mouse/0.7": 0.45,
@@ -73,7 +73,7 @@ def test_labels_that_would_share_a_name_do_not():
     assert clean_metric_part("a=1") == clean_metric_part("a/1") == "a-1"
 
 
-def test_a_study_says_its_answer_first_and_leads_to_report_trials_and_curves():
+def test_a_study_says_its_answer_first_and_links_the_rest():
     study = load_study("ar_decay")
     text = note(study, "0.7 is best.", [FOUND], "Too small.", report="ar_decay.html")
     order = [study.question, "Too small.", study.hypothesis, "0.7 is best.", "| level |", "the report"]

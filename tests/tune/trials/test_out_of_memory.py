@@ -75,13 +75,13 @@ def test_memory_that_never_suffices_is_the_trials_error(run, memory_for):
     assert "batches in 4 pieces, the most there can be: it used more memory than the GPU has" in failure.message
 
 
-def test_a_trial_on_part_of_a_gpu_is_said_to_use_more_than_its_share(run, memory_for):
+def test_a_trial_on_part_of_a_gpu_is_said_to_exceed_its_share(run, memory_for):
     memory_for(pieces=2)
     tags = run(request=Request(1, 1, 0.25))[-1].tags
     assert "more than its share of 0.25 of a GPU" in tags["cgd.out_of_memory"]
 
 
-def test_workers_share_the_batch_out_so_that_there_are_fewer_pieces(tiny):
+def test_workers_share_the_batch_so_there_are_fewer_pieces(tiny):
     tried = []
 
     def compute(config):

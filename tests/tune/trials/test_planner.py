@@ -41,7 +41,7 @@ def cells(plan):
     return {(spec.dataset, spec.seed, spec.fold) for _, spec in plan.trials}
 
 
-def test_replicates_and_data_sets_come_from_the_file_where_the_command_names_none(tiny):
+def test_replicates_and_data_sets_default_to_those_of_the_file(tiny):
     asked = study(seeds=2, folds=3, datasets=["a", "b"])
     plan = plan_of(Planner(tiny.config({"seed": 5})), asked).studies[0]
     assert cells(plan) == {(d, s, f) for d in ("a", "b") for s in (5, 6) for f in (0, 1, 2)}
@@ -60,7 +60,7 @@ def test_what_the_command_names_comes_before_the_file(tiny):
     assert cells(one_split) == {("a", 7, 0), ("b", 7, 0)}
 
 
-def test_studies_of_one_command_may_differ_in_folds_and_share_floors_where_they_do_not(tiny):
+def test_studies_may_differ_in_folds_and_share_floors_if_not(tiny):
     folded, other, plain = study(folds=2), study(name="other", folds=2), study(name="plain")
     plan = plan_of(Planner(tiny.base), folded, other, plain)
     one, two, three = plan.studies
@@ -73,7 +73,7 @@ def test_studies_of_one_command_may_differ_in_folds_and_share_floors_where_they_
     assert len({p.key for p in plan.studies}) == 3
 
 
-def test_what_a_study_fixes_is_part_of_its_trials_and_of_no_other(tiny):
+def test_what_a_study_fixes_is_in_its_own_trials_alone(tiny):
     fixed = study(name="shallow", fixed={"model.depth": 2, "data.hvg_fraction": 0.5, "data.min_panel": 10})
     plan = plan_of(Planner(tiny.base), fixed, study())
     one, other = plan.studies
@@ -85,7 +85,7 @@ def test_what_a_study_fixes_is_part_of_its_trials_and_of_no_other(tiny):
     assert one.base.flatten() == tiny.base.flatten() | fixed.fixed
 
 
-def test_levels_of_some_data_sets_are_planned_there_and_their_absence_is_noted(tiny):
+def test_levels_of_some_data_sets_are_planned_there_and_noted(tiny):
     levels = [{"value": 0.0}, {"value": 0.1}, {"value": 0.2, "only_on": ["b"]}]
     plan = plan_of(Planner(tiny.base, ["a", "b"]), study(levels=levels))
     assert [(spec.dataset, level) for level, spec in plan.studies[0].trials] == [

@@ -70,7 +70,7 @@ def only_from(folder, monkeypatch):
     monkeypatch.chdir(folder)  # Ray has workers import from the driver's folder first
 
 
-def test_good_nodes_are_named_and_the_head_without_cpus_is_left_out(nodes, tmp_path, tiny, capsys, monkeypatch):
+def test_good_nodes_are_named_but_not_a_head_without_cpus(nodes, tmp_path, tiny, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)  # so that workers cannot take the code from the folder of the driver: it is shipped
     with connect(nodes.address):
         check_nodes(tmp_path, [ray.put(tiny.prepared)])
@@ -90,7 +90,7 @@ def test_a_node_with_another_torch_is_refused_by_name(nodes, bad_node, tmp_path)
     assert "constraints.txt" in message
 
 
-def test_a_node_that_cannot_import_the_code_is_refused_with_the_reason(nodes, bad_node, tmp_path):
+def test_a_node_that_cannot_import_the_code_is_refused_with_why(nodes, bad_node, tmp_path):
     (tmp_path / "packages").mkdir()
     (tmp_path / "packages" / "anndata.py").write_text("raise ImportError('libhdf5.so is missing')\n")
     bad = bad_node(PYTHONPATH=str(tmp_path / "packages"))
@@ -119,7 +119,7 @@ def test_a_node_without_any_of_the_code_is_refused(nodes, bad_node, tmp_path, mo
     assert "No module named 'tune'" in message
 
 
-def test_a_node_that_goes_away_while_it_is_asked_is_no_reason_to_refuse(nodes, bad_node, tmp_path, capsys):
+def test_a_node_that_goes_away_while_asked_refuses_nothing(nodes, bad_node, tmp_path, capsys):
     bad = bad_node()
     with connect(nodes.address):
         nodes.remove_node(bad, allow_graceful=False)  # killed: Ray takes it for alive for some seconds more
@@ -193,7 +193,7 @@ def on(node, function):
     return ray.get(ray.remote(num_cpus=0)(function).options(scheduling_strategy=where).remote(None))
 
 
-def test_a_node_that_joins_after_the_check_is_looked_at_before_its_first_task(nodes, bad_node, tmp_path, where_it_runs):
+def test_a_node_that_joins_late_is_checked_before_its_first_task(nodes, bad_node, tmp_path, where_it_runs):
     """As during the floors of a study, before its trials."""
     good = next(iter(nodes.worker_nodes))
     with connect(nodes.address):
@@ -209,7 +209,7 @@ def test_a_node_that_joins_after_the_check_is_looked_at_before_its_first_task(no
     assert not list((tmp_path / "checkpoints").glob(".nodes*"))
 
 
-def test_a_node_that_joins_must_see_the_files_too_and_what_was_checked_is_forgotten(nodes, tmp_path, where_it_runs):
+def test_a_late_node_must_see_the_files_and_checks_are_forgotten(nodes, tmp_path, where_it_runs):
     good = next(iter(nodes.worker_nodes))
     missing = tmp_path / "values.csv"
     with connect(nodes.address):

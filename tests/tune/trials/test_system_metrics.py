@@ -8,7 +8,7 @@ import torch
 from tune.trials.system_metrics import SystemMonitor
 
 
-def test_names_are_those_mlflow_shows_and_values_those_of_this_process():
+def test_names_are_those_of_mlflow_and_values_of_this_process():
     found = SystemMonitor().sample()
     assert {
         "system/cpu_utilization_percentage",
@@ -21,7 +21,7 @@ def test_names_are_those_mlflow_shows_and_values_those_of_this_process():
     assert any("gpu" in name for name in found) == torch.cuda.is_initialized()
 
 
-def test_a_sample_too_soon_is_none_and_the_next_sees_what_changed():
+def test_a_sample_too_soon_is_empty_and_the_next_sees_changes():
     monitor = SystemMonitor(interval=0.2)
     first = monitor.sample()
     assert first
@@ -33,7 +33,7 @@ def test_a_sample_too_soon_is_none_and_the_next_sees_what_changed():
     assert second["system/process_cpu_utilization_percentage"] > 5  # the waiting above keeps a core busy
 
 
-def test_gpu_memory_is_that_of_the_gpu_in_use_and_no_other_is_touched(monkeypatch):
+def test_gpu_memory_is_that_of_the_gpu_in_use_alone(monkeypatch):
     asked = []
 
     def mem_get_info(index):

@@ -34,20 +34,20 @@ def outcomes(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_reports_arrive_while_the_workers_go_on_and_the_result_comes_back(outcomes):
+def test_reports_arrive_during_the_work_and_the_result_after(outcomes):
     assert outcomes["sum"]["result"] == 3.0
     assert outcomes["sum"]["seen"] == [0, 1, 2]
 
 
 @pytest.mark.slow
-def test_an_error_of_one_worker_ends_the_trial_and_is_not_tried_again(outcomes):
+def test_an_error_of_one_worker_ends_the_trial_without_retry(outcomes):
     found = outcomes["error"]
     assert (found["kind"], found["memory"], found["starts"]) == ("OutOfMemoryError", True, 1)
     assert "fail_on_one" in found["traceback"]
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_is_replaced_and_nothing_is_reported_twice(outcomes):
+def test_a_dead_worker_is_replaced_and_nothing_reported_twice(outcomes):
     found = outcomes["death"]
     assert (found["result"], found["seen"], found["starts"]) == ("whole", [0, 1, 2], 2)
 
@@ -58,7 +58,7 @@ def test_a_trial_that_is_stopped_early_ends_its_workers(outcomes):
 
 
 @pytest.mark.slow
-def test_no_group_leaves_a_placement_group_a_cpu_or_a_file_behind(outcomes):
+def test_no_group_leaves_a_placement_group_cpu_or_file_behind(outcomes):
     assert [outcome["nothing_left"] for outcome in outcomes.values()] == [True] * 4
 
 
@@ -85,7 +85,7 @@ def test_a_group_that_gets_no_further_is_given_up(tmp_path, monkeypatch):
         group(tmp_path).run(lambda report, parallel: None, print)
 
 
-def test_a_group_that_gets_further_is_started_again_for_as_long_as_it_does(tmp_path, monkeypatch):
+def test_a_group_is_restarted_for_as_long_as_it_gets_further(tmp_path, monkeypatch):
     stub = Stub([(2, None), (4, None), (4, None), (5, None), (5, None), (9, ("whole",))])
     monkeypatch.setattr(train_group, "_Attempt", stub)
     assert group(tmp_path).run(lambda report, parallel: None, print) == "whole"
@@ -118,7 +118,7 @@ def test_the_death_of_another_worker_is_told_from_an_error(error, lost):
         (ValueError("out of memory"), False),
     ],
 )
-def test_memory_of_a_gpu_that_ran_out_is_known_by_whoever_asked_for_it(error, ran_out):
+def test_gpu_memory_that_ran_out_is_known_to_whoever_asked(error, ran_out):
     assert describe(error).is_out_of_memory == ran_out
 
 
