@@ -31,8 +31,8 @@ def audit_leakage(config: Config, prepared: PreparedPair, split: GeneSplit, seed
     pairs must be identical. They are left in place for the fit, whose stopping rule may look at their scores; what
     those are scored against must not depend on the test genes either.
     """
-    everything = _with_noise(prepared, (*split.val, *split.test), seed)
-    noisy = _with_noise(prepared, split.test, seed)
+    everything = _add_noise(prepared, (*split.val, *split.test), seed)
+    noisy = _add_noise(prepared, split.test, seed)
     one, other = hide(prepared, split, config), hide(everything, split, config)
     same_view = _same_visible(one, other) and _same_scorer(one.val, hide(noisy, split, config).val)
     first, second = (_predict(config, p, split) for p in (prepared, noisy))
@@ -67,7 +67,7 @@ def _same_scorer(one: HiddenGenes, other: HiddenGenes) -> bool:
     return one.truth.tobytes() == other.truth.tobytes() and one.scored.tobytes() == other.scored.tobytes()
 
 
-def _with_noise(prepared: PreparedPair, genes: tuple[str, ...], seed: int) -> PreparedPair:
+def _add_noise(prepared: PreparedPair, genes: tuple[str, ...], seed: int) -> PreparedPair:
     counts = prepared.st_counts.tolil(copy=True)
     rng = np.random.default_rng(seed)
     before = np.asarray(prepared.st_counts.sum(axis=1)).ravel()

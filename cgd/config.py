@@ -335,7 +335,7 @@ class Config(_Section):
         """
         return _digest([self._dump_used(exclude={"runtime": True, "train": {"n_workers": True}}), *parts])
 
-    def fingerprint_of(self, section: str) -> str:
+    def fingerprint_section(self, section: str) -> str:
         """16 hex digits naming one section, e.g. `data`: trials that agree in it share what follows from it alone."""
         return _digest(getattr(self, section).model_dump(mode="json"))
 

@@ -21,7 +21,7 @@ def is_disk_error(error: OSError) -> bool:
     return error.errno in _DISK_ERRORS
 
 
-def disk_error_of(error: BaseException | None) -> OSError | None:
+def find_disk_error(error: BaseException | None) -> OSError | None:
     """What the disk said, where that is the error or what led to it."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

@@ -39,7 +39,7 @@ class Parallel:
     size: int = 1
 
     @classmethod
-    def of_process_group(cls) -> Parallel:
+    def from_process_group(cls) -> Parallel:
         """This process in torch's default process group (gloo or NCCL), which must be there."""
         return cls(dist.get_rank(), dist.get_world_size())
 

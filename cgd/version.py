@@ -33,7 +33,7 @@ def code_version(*modules: str) -> str:
     digest = hashlib.sha256()
     for path in files:
         digest.update(path.relative_to(root).as_posix().encode())
-        digest.update(ast.dump(_without_docstrings(_parse(path))).encode())
+        digest.update(ast.dump(_drop_docstrings(_parse(path))).encode())
     return digest.hexdigest()[:12]
 
 
@@ -49,11 +49,11 @@ def _closure(root: Path, modules: tuple[str, ...]) -> list[Path]:
         path = waiting.pop()
         if path not in found and path.relative_to(root).as_posix() not in _NO_CODE:
             found.add(path)
-            waiting += [file for name in _imported(_parse(path)) for file in _files(root, name)]
+            waiting += [file for name in _list_imports(_parse(path)) for file in _files(root, name)]
     return sorted(found)
 
 
-def _imported(tree: ast.Module) -> Iterator[str]:
+def _list_imports(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -71,7 +71,7 @@ def _files(root: Path, module: str) -> list[Path]:
     return [path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()]
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
+def _drop_docstrings(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None

@@ -88,7 +88,7 @@ def find_leading(results: SearchResults, most: int) -> list[tuple[str, Parameter
     """Parameters that at least two finished samples have at different values, the most important first."""
     varied = [
         (name, parameter)
-        for name, parameter in results.space.named()
+        for name, parameter in results.space.name_parameters()
         if len({s.params[name] for s in results.finished if name in s.params}) > 1
     ]
     return sorted(varied, key=lambda item: -results.importances.get(item[0], 0.0))[:most]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import Field, ValidationError
 
-from ablations.study.factor import Part, Problem, Scalar, Text, as_field, check_value, find_repeated
+from ablations.study.factor import Part, Problem, Scalar, Text, cast_to_field, check_value, find_repeated
 from ablations.study.yaml_lines import Location
 from cgd.config import Config, field_paths
 from cgd.errors import ConfigError, closest
@@ -65,7 +65,7 @@ class Parameter(Part):
     def is_integer(self) -> bool:
         """Whether the field takes whole numbers alone."""
         try:
-            as_field(self.path, 0.4321)
+            cast_to_field(self.path, 0.4321)
         except ValidationError:
             return True
         return False

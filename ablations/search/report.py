@@ -67,7 +67,7 @@ def render_search(results: SearchResults, svgs: dict[str, str]) -> str:
         counts=wording.count_samples(results),
         figures=[(name, Markup(svg), _FIGURES[name][1]) for name, svg in svgs.items()],
         changes=wording.list_changes(results.winner_values, results.config),
-        parameters=[(name, _describe_bounds(p), p.condition) for name, p in results.space.named()],
+        parameters=[(name, _describe_bounds(p), p.condition) for name, p in results.space.name_parameters()],
         ranked=[*ranked, *rest],
         score=wording.format_score,
         percent=format_percent,
@@ -88,7 +88,7 @@ def tidy_samples(results: SearchResults) -> pd.DataFrame:
     columns = ["sample", "origin", "state", "value", "percent", "seconds", "peak_memory_mb", "n_parameters"]
     columns += ["fits_memory", "on_front", "reason", "run_id"]
     rows = [{key: getattr(s, key) for key in columns} | s.params for s in results.samples]
-    names = [name for name, _ in results.space.named()]
+    names = [name for name, _ in results.space.name_parameters()]
     return pd.DataFrame(rows, columns=[*columns, *names])
 
 

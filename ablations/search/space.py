@@ -67,7 +67,7 @@ class Space(Part):
                     )
         return self
 
-    def named(self) -> list[tuple[str, Parameter]]:
+    def name_parameters(self) -> list[tuple[str, Parameter]]:
         """Parameters with the names the sampler knows them by; the condition tells two of one path apart."""
         labels = [parameter.label for parameter in self.parameters]
         return [
@@ -78,7 +78,7 @@ class Space(Part):
     def suggest(self, trial: Suggests, base: Config) -> dict[str, Any]:
         """Sample one point, dotted path -> value of the fields that are searched there; elsewhere `base` holds."""
         values, chosen = base.flatten(), {}
-        for name, parameter in self.named():
+        for name, parameter in self.name_parameters():
             if parameter.applies(values):
                 found = parameter.to_field(parameter.suggest(trial, name), values)
                 values[parameter.path] = chosen[parameter.path] = found
@@ -90,7 +90,7 @@ class Space(Part):
         Raises ConfigError where a size is not the multiple that the space makes it.
         """
         values = config.flatten()
-        return {name: p.to_sampled(values) for name, p in self.named() if p.applies(values)}
+        return {name: p.to_sampled(values) for name, p in self.name_parameters() if p.applies(values)}
 
     def including(self, config: Config) -> Space:
         """The space, widened so that it holds `config`."""
@@ -100,7 +100,7 @@ class Space(Part):
 
     def outside(self, config: Config) -> dict[str, Any]:
         """Name -> value of the parameters that the space does not hold at `config`."""
-        parameters = dict(self.named())
+        parameters = dict(self.name_parameters())
         return {name: value for name, value in self.point(config).items() if not parameters[name].holds(value)}
 
     def holding(self, paths: list[str]) -> Space:

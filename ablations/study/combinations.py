@@ -16,7 +16,7 @@ from ablations.study.factor import (
     Problem,
     Scalar,
     Text,
-    as_field,
+    cast_to_field,
     check_path,
     check_value,
     find_repeated,
@@ -64,8 +64,8 @@ def cross(axes: Sequence[GridFactor]) -> tuple[Combination, ...]:
 
 
 def _combine(axes: Sequence[GridFactor], levels: Sequence[Level]) -> Combination | None:
-    values = {axis.path: as_field(axis.path, level.value) for axis, level in zip(axes, levels, strict=True)}
-    defaults = {axis.path: as_field(axis.path, axis.default) for axis in axes}
+    values = {axis.path: cast_to_field(axis.path, level.value) for axis, level in zip(axes, levels, strict=True)}
+    defaults = {axis.path: cast_to_field(axis.path, axis.default) for axis in axes}
     varied = [_is_varied(axis, values) for axis in axes]
     if any(values[axis.path] != defaults[axis.path] for axis, on in zip(axes, varied, strict=True) if not on):
         return None
@@ -79,13 +79,13 @@ def _combine(axes: Sequence[GridFactor], levels: Sequence[Level]) -> Combination
 
 
 def _is_varied(axis: GridFactor, values: Mapping[str, Any]) -> bool:
-    return all(values[path] in [as_field(path, v) for v in wanted] for path, wanted in axis.when.items())
+    return all(values[path] in [cast_to_field(path, v) for v in wanted] for path, wanted in axis.when.items())
 
 
 def list_rows(configurations: Sequence[Configuration]) -> tuple[Combination, ...]:
     """Configurations as rows, in order."""
     return tuple(
-        Combination(row.label, {path: as_field(path, value) for path, value in row.values.items()}, row.is_default)
+        Combination(row.label, {path: cast_to_field(path, value) for path, value in row.values.items()}, row.is_default)
         for row in configurations
     )
 

@@ -153,7 +153,7 @@ def check_when(axis: GridFactor, axes: Sequence[GridFactor], at: Location) -> No
     for path, values in axis.when.items():
         if path not in others:
             raise Problem((*at, "when", path), f"'{path}' is no other factor of this grid; {closest(path, others)}")
-        known = [as_field(path, level.value) for level in others[path].levels]
+        known = [cast_to_field(path, level.value) for level in others[path].levels]
         for value in values:
             if check_value(path, value, (*at, "when", path)) not in known:
                 shown = ", ".join(str(level) for level in known)
@@ -173,13 +173,13 @@ def check_path(path: str, doing: str, at: Location) -> None:
 def check_value(path: str, value: Scalar, at: Location) -> Any:
     """`value` as the field at `path` holds it. Refuses one that the field does not accept."""
     try:
-        return as_field(path, value)
+        return cast_to_field(path, value)
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise Problem(at, f"{path} = {value!r}: {message}") from None
 
 
-def as_field(path: str, value: Scalar) -> Any:
+def cast_to_field(path: str, value: Scalar) -> Any:
     """`value` as the configuration holds it at `path`, e.g. 3 for '3'; the field alone is checked, not its company."""
     return _make_type(path).validate_python(value)
 

@@ -25,7 +25,7 @@ from ablations.study.factor import (
     Problem,
     Scalar,
     Text,
-    as_field,
+    cast_to_field,
     check_axis,
     check_only_on,
     check_path,
@@ -173,7 +173,7 @@ class Study(Part):
     def check_assigned(self, assigned: Mapping[str, Any]) -> None:
         """Refuse an assignment (dotted path -> value) of the command line that contradicts what is fixed."""
         for path, value in self.fixed.items():
-            if path in assigned and as_field(path, assigned[path]) != as_field(path, value):
+            if path in assigned and cast_to_field(path, assigned[path]) != cast_to_field(path, value):
                 raise StudyError(
                     f"--set {path}={assigned[path]} contradicts study '{self.name}', which holds {path} fixed at "
                     f"{value}; leave out the --set, or change 'fixed' in a copy of the study"

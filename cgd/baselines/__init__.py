@@ -91,7 +91,7 @@ class Entry:
         """Version of the code the method runs and of its libraries; of code from outside, of its own file alone."""
         module = self.home.partition(":")[0]
         own, outside = code_version("cgd.baselines.trial", module), _file_hash(module)
-        beside = [f"{name} {_installed_version(name)}" for name in self.libraries] + [outside] * bool(outside)
+        beside = [f"{name} {_find_version(name)}" for name in self.libraries] + [outside] * bool(outside)
         return hashlib.sha256(repr([own, *beside]).encode()).hexdigest()[:12] if beside else own
 
     def _mend(self) -> str:
@@ -203,7 +203,7 @@ def find_method(name: str) -> Entry:
     raise ConfigError(f"no method is called '{name}'; {closest(name, known)}; or give MODULE:CLASS")
 
 
-def _installed_version(name: str) -> str:
+def _find_version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:

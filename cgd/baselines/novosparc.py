@@ -70,9 +70,11 @@ class NovoSpaRc:
         cells = self._draw_cells(visible.x_sc.shape[1], seed)
         cost = expression_cost(visible.sc_rows(visible.train_genes)[:, cells], visible.x_st)
         if self.alpha < 1:
-            plan = self._structured_plan(cost, self._cell_hops(visible.x_sc[:, cells]), self._hops(visible.coordinates))
+            plan = self._solve_structured_plan(
+                cost, self._cell_hops(visible.x_sc[:, cells]), self._hops(visible.coordinates)
+            )
         else:
-            plan = balanced_plan(cost, self.epsilon)
+            plan = balance_plan(cost, self.epsilon)
         self._plan, self._cells, self._visible = to_columns(plan), cells, visible
 
     def predict(self, genes: Sequence[str]) -> FloatArray:
@@ -86,13 +88,13 @@ class NovoSpaRc:
             return np.arange(n_cells)
         return np.sort(np.random.default_rng(seed).choice(n_cells, self.max_cells, replace=False))
 
-    def _structured_plan(self, cost: Matrix, cell_hops: Matrix, spot_hops: Matrix) -> Matrix:
+    def _solve_structured_plan(self, cost: Matrix, cell_hops: Matrix, spot_hops: Matrix) -> Matrix:
         plan = np.full(cost.shape, 1.0 / cost.size)
         for _ in range(self.max_rounds):
             # gradient of the Gromov term of squared differences, but for what fixed marginals make constant
             structure = -(cell_hops @ plan) @ spot_hops
             before, mixed = plan, (1 - self.alpha) * (structure - structure.min()) + self.alpha * cost
-            plan = balanced_plan(mixed, self.epsilon)
+            plan = balance_plan(mixed, self.epsilon)
             if np.linalg.norm(plan - before) <= _TOLERANCE * np.linalg.norm(plan):
                 break
         return plan
@@ -128,7 +130,7 @@ def hop_distances(points: FloatArray, n_neighbours: int) -> Matrix:
     return hops - hops.mean()
 
 
-def balanced_plan(cost: Matrix, epsilon: float) -> Matrix:
+def balance_plan(cost: Matrix, epsilon: float) -> Matrix:
     """(n_cells, n_spots) plan with uniform marginals that minimises <plan, cost> - epsilon entropy(plan).
 
     Raises

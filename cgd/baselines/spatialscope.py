@@ -45,7 +45,7 @@ class ScoreNetwork(nn.Module):
         return sigma / (1 + sigma.square()).sqrt() * shrunk + self.head(hidden)
 
 
-def annealed_langevin(
+def sample_langevin(
     score: Callable[[Tensor, float], Tensor],
     fit_score: Callable[[Tensor, float], Tensor],
     start: Tensor,
@@ -193,7 +193,7 @@ class SpatialScope:
         mean, known = state.spots.mean, state.known
         target = state.spots.observed - mean[:, known]
 
-        def predicted_noise(x: Tensor, sigma: float) -> Tensor:
+        def predict_noise(x: Tensor, sigma: float) -> Tensor:
             return state.network(x, mean, torch.full((len(x), 1), sigma))
 
         def fit_score(x: Tensor, sigma: float) -> Tensor:
@@ -202,8 +202,8 @@ class SpatialScope:
             return drift
 
         sigmas = np.geomspace(self.sigma_max, self.sigma_min, self.n_levels).tolist()
-        x = annealed_langevin(
-            lambda x, sigma: -predicted_noise(x, sigma) / sigma,
+        x = sample_langevin(
+            lambda x, sigma: -predict_noise(x, sigma) / sigma,
             fit_score,
             self.sigma_max * torch.randn(mean.shape, generator=noise),
             sigmas,
@@ -211,7 +211,7 @@ class SpatialScope:
             self.step_size,
             noise,
         )
-        return x - sigmas[-1] * predicted_noise(x, sigmas[-1])
+        return x - sigmas[-1] * predict_noise(x, sigmas[-1])
 
 
 def cells_at_the_scale_of_spots(visible: VisiblePair, known: list[int]) -> FloatArray:

@@ -85,7 +85,7 @@ def log_normalise(counts: sp.spmatrix, totals: np.ndarray, scale: float) -> sp.s
     return scaled
 
 
-def counts_of(x: np.ndarray, totals: np.ndarray) -> np.ndarray:
+def restore_counts(x: np.ndarray, totals: np.ndarray) -> np.ndarray:
     """(n_genes, n) raw counts back from what `log_normalise` made of them at the scale of the median total, to the
     precision of float32."""
     return (np.expm1(x.astype(np.float64)) * (totals / np.median(totals))).astype(np.float32)

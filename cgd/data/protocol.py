@@ -17,7 +17,7 @@ from cgd.calibration import score_quantiles
 from cgd.config import Config
 from cgd.data.graph import Edges
 from cgd.data.pair import locate
-from cgd.data.preprocess import PreparedPair, counts_of, log_normalise
+from cgd.data.preprocess import PreparedPair, log_normalise, restore_counts
 from cgd.data.split import GeneSplit
 from cgd.errors import DataError
 from cgd.metrics.facts import SCORES
@@ -74,11 +74,11 @@ class VisiblePair:
 
     def st_counts(self) -> FloatArray:
         """(n_train, n_spots) raw counts of the training genes."""
-        return counts_of(self.x_st, self.st_totals)
+        return restore_counts(self.x_st, self.st_totals)
 
     def sc_counts(self, genes: tuple[str, ...] | list[str]) -> FloatArray:
         """(len(genes), n_cells) raw counts of `genes` in the scRNA-seq."""
-        return counts_of(self.sc_rows(genes), self.sc_totals)
+        return restore_counts(self.sc_rows(genes), self.sc_totals)
 
 
 class HiddenGenes:

@@ -162,7 +162,7 @@ class _Fields:
         frequencies = rng.normal(0.0, 1.0 / FIELD_LENGTH, (n_fields, N_WAVES, 2))
         return cls(frequencies, rng.uniform(0.0, 2 * np.pi, (n_fields, N_WAVES)))
 
-    def at(self, positions: Matrix) -> Matrix:
+    def evaluate(self, positions: Matrix) -> Matrix:
         """(n_positions, n_fields) values at (n_positions, 2) positions in the unit square."""
         angles = np.einsum("pd,fwd->pfw", positions, self.frequencies) + self.phases
         return np.sqrt(2.0 / N_WAVES) * np.cos(angles).sum(axis=2)
@@ -192,11 +192,11 @@ class _Tissue:
 
     def cells(self, rng: np.random.Generator, positions: Matrix) -> tuple[npt.NDArray[np.int64], Matrix]:
         """Types (n,) and expected molecules (n, n_genes) of cells at (n, 2) positions."""
-        fields = self.type_fields.at(positions)
+        fields = self.type_fields.evaluate(positions)
         appeal = TYPE_CONTRAST * fields + rng.gumbel(size=fields.shape)
         types = appeal.argmax(axis=1)  # a draw from the softmax of the fields
         own = CELL_SD * rng.normal(size=(len(positions), len(self.to_targets)))
-        activity = self.type_activity[types] + NICHE_SD * self.niche_fields.at(positions) + own
+        activity = self.type_activity[types] + NICHE_SD * self.niche_fields.evaluate(positions) + own
         for r in range(1, activity.shape[1]):
             activity[:, r] += (activity[:, :r] * self.among_regulators[:r, r]).sum(axis=1)
         # einsum and not @: a multi-threaded product may round differently, and then the counts differ

@@ -153,7 +153,7 @@ def zero_fill(truth: npt.ArrayLike, hidden: npt.ArrayLike) -> FloatArray:
     ValueError
         Shapes that differ or a mask that is not boolean.
     """
-    values, mask = _masked(truth, hidden)
+    values, mask = _check_mask(truth, hidden)
     return np.where(mask, np.float32(0), values)
 
 
@@ -162,13 +162,13 @@ def visible_mean_fill(truth: npt.ArrayLike, hidden: npt.ArrayLike) -> FloatArray
 
     Parameters and errors are those of `zero_fill`.
     """
-    values, mask = _masked(truth, hidden)
+    values, mask = _check_mask(truth, hidden)
     shown = ~mask & (values != 0)
     mean = np.where(shown, values, 0).sum(axis=1, dtype=np.float64) / np.maximum(shown.sum(axis=1), 1)
     return np.where(mask, mean[:, None].astype(np.float32), values)
 
 
-def _masked(truth: npt.ArrayLike, hidden: npt.ArrayLike) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+def _check_mask(truth: npt.ArrayLike, hidden: npt.ArrayLike) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
     values, mask = np.asarray(truth, dtype=np.float32), np.asarray(hidden)
     if values.ndim != 2 or mask.shape != values.shape or mask.dtype != np.bool_:
         raise ValueError(

@@ -50,13 +50,13 @@ def gene_metrics(prediction: npt.ArrayLike, truth: npt.ArrayLike) -> dict[str, F
         found = f"prediction {predicted.shape}, truth {true.shape}"
         raise ValueError(f"arrays must have one shape (n_genes, n_spots), found {found}")
     # no metric here depends on the scale of a gene, and squares of tiny values would underflow
-    predicted, true = _by_magnitude(predicted), _by_magnitude(true)
+    predicted, true = _scale_by_magnitude(predicted), _scale_by_magnitude(true)
     flat_prediction, flat_truth = _is_constant(predicted), _is_constant(true)
     z_predicted, z_true = _z_scores(predicted, flat_prediction), _z_scores(true, flat_truth)
     ranks = _z_scores(rankdata(predicted, axis=1), flat_prediction), _z_scores(rankdata(true, axis=1), flat_truth)
     scores = {
         "pcc": _mean_product(z_predicted, z_true),
-        "ssim": _ssim(_by_maximum(predicted), _by_maximum(true)),
+        "ssim": _ssim(_scale_by_maximum(predicted), _scale_by_maximum(true)),
         "rmse": np.sqrt(np.square(z_predicted - z_true).mean(axis=1)),
         "js": _js_divergence(predicted, true),
         "spearman": _mean_product(*ranks),
@@ -78,12 +78,12 @@ def _matrix(name: str, values: npt.ArrayLike) -> FloatArray:
     return array
 
 
-def _by_magnitude(x: FloatArray) -> FloatArray:
+def _scale_by_magnitude(x: FloatArray) -> FloatArray:
     magnitude = np.abs(x).max(axis=1, keepdims=True)
     return x / np.where(magnitude > 0, magnitude, 1.0)
 
 
-def _by_maximum(x: FloatArray) -> FloatArray:
+def _scale_by_maximum(x: FloatArray) -> FloatArray:
     """Divide by the maximum; `x` comes divided by its magnitude, which is kept where nothing is positive."""
     maximum = x.max(axis=1, keepdims=True)
     return x / np.where(maximum > CONSTANT_TOLERANCE, maximum, 1.0)

@@ -70,14 +70,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
     if mask is None or isinstance(mask, Tensor):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     if q.is_cuda:
-        return _compiled_flex()(q, k, v, block_mask=mask)
+        return _compile_flex()(q, k, v, block_mask=mask)
     from torch.nn.attention.flex_attention import flex_attention
 
     return flex_attention(q, k, v, block_mask=mask)
 
 
 @cache
-def _compiled_flex() -> Callable[..., Tensor]:
+def _compile_flex() -> Callable[..., Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention)

@@ -106,7 +106,7 @@ class Trainer:
                 self.network.load_state_dict(_select_part(saved[0], "network"))
             self.parallel.copy_from_main([*self.network.parameters(), *self.network.buffers()])
             self.optimizer = self._make_optimizer()
-            self.average = {name: p.detach().clone() for name, p in self._trained().items()}
+            self.average = {name: p.detach().clone() for name, p in self._select_trained().items()}
             self.kept = self._snapshot()
             if saved is not None:
                 self._restore(*saved)
@@ -137,14 +137,14 @@ class Trainer:
             code = self.network.autoencoder.encode_sc(self.reference.x_sc_train)[0]
             self.network.fit_scales(z, code, self.reference.residual(z))
 
-    def _trained(self) -> dict[str, torch.nn.Parameter]:
+    def _select_trained(self) -> dict[str, torch.nn.Parameter]:
         """The parameters the loop trains: all of them, or all but the frozen autoencoder's."""
         return {
             name: p for name, p in self.network.named_parameters() if self.joint or not name.startswith("autoencoder.")
         }
 
     def _make_optimizer(self) -> torch.optim.AdamW:
-        parameters = self._trained().values()
+        parameters = self._select_trained().values()
         groups = [
             {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": self.config.weight_decay},
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},  # biases and norms
@@ -196,9 +196,9 @@ class Trainer:
             group["lr"] = learning_rate(step, config.epochs * config.steps_per_epoch, config)
         self.optimizer.zero_grad()
         diffusion, reconstruction = self._backward()
-        norm = self._apply(self.optimizer, list(self._trained().values()), [diffusion, reconstruction])
+        norm = self._apply(self.optimizer, list(self._select_trained().values()), [diffusion, reconstruction])
         with torch.no_grad():
-            for name, p in self._trained().items():
+            for name, p in self._select_trained().items():
                 self.average[name].lerp_(p, 1 - config.ema_decay)
         loss = diffusion + config.reconstruction_weight * reconstruction
         return {"train_loss": loss.item(), "diffusion_loss": diffusion.item(), "gradient_norm": norm.item()}
@@ -253,7 +253,7 @@ class Trainer:
 
     def _score(self) -> float:
         """Validation score of the averaged weights."""
-        current = {name: p.detach().clone() for name, p in self._trained().items()}
+        current = {name: p.detach().clone() for name, p in self._select_trained().items()}
         self._load(self.average)
         self.network.eval()
         score = self.validate()
@@ -269,7 +269,7 @@ class Trainer:
 
     @torch.no_grad()
     def _load(self, weights: dict[str, Tensor]) -> None:
-        places = {**self._trained(), **dict(self.network.named_buffers(recurse=False))}
+        places = {**self._select_trained(), **dict(self.network.named_buffers(recurse=False))}
         for name, tensor in weights.items():
             places[name].copy_(tensor)
 

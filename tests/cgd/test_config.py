@@ -121,8 +121,8 @@ def test_fingerprint_is_of_what_is_computed_and_not_of_where():
 def test_fingerprint_of_a_section_ignores_the_others():
     base = Config()
     changed = base.with_values({"data.min_panel": 5})
-    assert changed.fingerprint_of("data") != base.fingerprint_of("data")
-    assert changed.fingerprint_of("split") == base.fingerprint_of("split")
+    assert changed.fingerprint_section("data") != base.fingerprint_section("data")
+    assert changed.fingerprint_section("split") == base.fingerprint_section("split")
 
 
 def test_fingerprint_is_the_same_in_another_process():

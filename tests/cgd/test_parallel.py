@@ -38,7 +38,7 @@ def _enter(rank, size, port, body, arguments, results):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
     try:
-        results.put((rank, body(Parallel.of_process_group(), *arguments)))
+        results.put((rank, body(Parallel.from_process_group(), *arguments)))
         dist.barrier()
     finally:
         dist.destroy_process_group()
@@ -80,7 +80,7 @@ def gradients(parallel, config, hidden):
     trainer = trainer_of(config, hidden, parallel)
     trainer._prepare()
     diffusion, reconstruction = trainer._backward()
-    parameters = trainer._trained()
+    parameters = trainer._select_trained()
     parallel.add_up_gradients(parameters.values())
     parallel.add_up([diffusion, reconstruction])
     found = {name: p.grad.numpy() for name, p in parameters.items() if p.grad is not None}
@@ -266,7 +266,7 @@ def step_with(tiny, values):
         trainer.network.cat.compile_blocks()
     trainer._prepare()
     loss = float(trainer._backward()[0])
-    gradients = [p.grad.flatten().cpu() for p in trainer._trained().values() if p.grad is not None]
+    gradients = [p.grad.flatten().cpu() for p in trainer._select_trained().values() if p.grad is not None]
     return loss, torch.cat(gradients)
 
 

@@ -169,7 +169,7 @@ def test_a_method_that_is_not_deterministic_does_not_pass(tiny, monkeypatch):
 
 
 def test_the_noise_is_put_where_the_truth_was_and_nowhere_else(tiny):
-    noisy = audit_module._with_noise(tiny.prepared, tiny.split.test, seed=0)
+    noisy = audit_module._add_noise(tiny.prepared, tiny.split.test, seed=0)
     changed = (noisy.st_counts != tiny.prepared.st_counts).toarray().any(axis=0)
     assert {gene for gene, there in zip(tiny.prepared.panel, changed, strict=True) if there} == set(tiny.split.test)
     np.testing.assert_allclose(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cgd.errors import CGDError
-from cgd.files import disk_error_of, disk_message
+from cgd.files import disk_message, find_disk_error
 from tune.store.errors import UndeliveredError
 from tune.terminal.logs import CommandLog
 from tune.terminal.text import join_lines, make_streams_safe
@@ -74,7 +74,7 @@ def _run_body(body: Callable[[CommandLog], Ending], log: CommandLog, output: Pat
     except (CGDError, KeyboardInterrupt):
         raise
     except Exception as error:  # the outermost boundary: a full disk, a defect, or something nobody foresaw
-        if full := disk_error_of(error):
+        if full := find_disk_error(error):
             log.write("".join(traceback.format_exception(error)))
             path = Path(full.filename) if isinstance(full.filename, str) else output
             return Ending(EXIT_USAGE, (f"error: {disk_message(path, full)}",))

@@ -121,7 +121,7 @@ class SearchBook:
                 front.append(trial)
         return front
 
-    def config_of(self, trial: FrozenTrial) -> Config:
+    def read_config(self, trial: FrozenTrial) -> Config:
         """Configuration of a sample."""
         return self.plan.base.with_values(trial.user_attrs[VALUES])
 

@@ -65,7 +65,7 @@ def choose_finalists(book: SearchBook) -> list[Finalist]:
     plan = book.plan
     before, found = plan.base.flatten(), {plan.base.fingerprint(): Finalist(DEFAULT, None, plan.base, {})}
     for trial in book.find_front() if plan.objective == "pareto" else book.rank():
-        config, sample = book.config_of(trial), trial.user_attrs[SAMPLE]
+        config, sample = book.read_config(trial), trial.user_attrs[SAMPLE]
         if len(found) > plan.n_finalists:
             break
         values = {path: value for path, value in config.flatten().items() if before[path] != value}

@@ -91,7 +91,7 @@ def _catch_up(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> None:
         sample = trial.user_attrs[SAMPLE]
         file = result_file(workplace.folder / "samples", sample)
         if trial.state == TrialState.COMPLETE and file.is_file():
-            candidate = describe_sample(book, sample, book.config_of(trial), trial.user_attrs[ORIGIN])
+            candidate = describe_sample(book, sample, book.read_config(trial), trial.user_attrs[ORIGIN])
             runs.complete(candidate, TrialResult.from_json(file.read_text(encoding="utf-8")))
         workplace.work.forget(candidate_key(book.uid, sample))
 
@@ -127,7 +127,7 @@ def run_candidates(
     )
 
 
-def state_of(trial: FrozenTrial) -> str:
+def describe_state(trial: FrozenTrial) -> str:
     """How a sample ended, in a word."""
     words = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
     return words.get(trial.state, "not finished")

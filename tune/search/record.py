@@ -28,7 +28,7 @@ from tune.search.book import (
     SearchBook,
 )
 from tune.search.confirm import Confirmed, differences
-from tune.search.engine import state_of
+from tune.search.engine import describe_state
 from tune.search.final import TESTED, FinalTest
 from tune.search.runs import SearchRuns
 from tune.search.searcher import candidate_key
@@ -127,7 +127,7 @@ def _make_sample(book: SearchBook, runs: SearchRuns, trial: FrozenTrial, on_fron
         sample=attributes[SAMPLE],
         trial=trial.number,
         origin=attributes[ORIGIN],
-        state=state_of(trial),
+        state=describe_state(trial),
         value=trial.values[0] if is_complete else math.nan,
         last_percent=last_percent,
         last_value=last_value,

@@ -241,7 +241,7 @@ class Outbox:
                 )
             raise self._error from None
         else:
-            self._delivered(key, entry)
+            self._drop_delivered(key, entry)
 
     def _went_away(self, key: str, error: StoreAwayError) -> None:
         with self._changed:
@@ -254,7 +254,7 @@ class Outbox:
             where = f"the study goes on; {counts} wait(s) in {self.files.folder}"
             self.say(f"the tracking store is away: {self._away}; {where}")
 
-    def _delivered(self, key: str, entry: Entry) -> None:
+    def _drop_delivered(self, key: str, entry: Entry) -> None:
         with self._changed:
             self._waiting[key].popleft()
             if not self._waiting[key]:

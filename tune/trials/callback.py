@@ -12,7 +12,7 @@ from ray import tune as ray_tune
 from cgd.errors import TrackingError
 from tune.trials.failure import Failure
 from tune.trials.messages import Epoch, TrialResult, from_report
-from tune.trials.spec import key_of
+from tune.trials.spec import read_key
 
 _Method = TypeVar("_Method", bound=Callable[..., None])
 
@@ -67,7 +67,7 @@ class TrialCallback(ray_tune.Callback):
 
     @_remember_error
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        key = key_of(trial.config)
+        key = read_key(trial.config)
         if key not in self._started:  # else a restart after its worker died
             self._started[key] = None
             self.listener.start(key)
@@ -76,7 +76,7 @@ class TrialCallback(ray_tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        key = key_of(trial.config)
+        key = read_key(trial.config)
         if key in self._ended:
             return
         match from_report(result):
@@ -91,14 +91,14 @@ class TrialCallback(ray_tune.Callback):
 
     @_remember_error
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        key = key_of(trial.config)
+        key = read_key(trial.config)
         if key not in self._ended:
             self._ended.add(key)
             self.listener.stop(key)
 
     @_remember_error
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        key = key_of(trial.config)
+        key = read_key(trial.config)
         if key not in self._ended:
             self._ended.add(key)
             self.listener.fail(key, _describe_death(trial))

@@ -101,7 +101,7 @@ def measure_epoch_shares(
 
 def forecast_path(output: Path, plan: Plan) -> Path:
     """Where the forecast of a plan is kept: named by its trials and by what they run on."""
-    parts = [sorted(plan.trials), plan.base.fingerprint_of("runtime"), plan.base.train.n_workers]
+    parts = [sorted(plan.trials), plan.base.fingerprint_section("runtime"), plan.base.train.n_workers]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
     return output / "forecasts" / f"{key}.json"
 

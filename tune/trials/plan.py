@@ -182,7 +182,7 @@ class Planner:
 
     def _prepare(self, name: str, config: Config) -> str:
         """Key of the prepared pair; trials with the same data section share it."""
-        key = f"{name}:{config.fingerprint_of('data')}"
+        key = f"{name}:{config.fingerprint_section('data')}"
         if key not in self.plan.datasets:
             prepared = self.plan.datasets[key] = prepare(self._pairs[name], config.data)
             self._note(name, prepared.notes)
@@ -201,7 +201,7 @@ class Planner:
         known.extend(note for note in notes if note not in known)
 
     def _find_split(self, key: str, config: Config) -> list[GeneSplit]:
-        name = f"{key}:{config.fingerprint_of('split')}"
+        name = f"{key}:{config.fingerprint_section('split')}"
         if name not in self._splits:
             self._splits[name] = make_splits(self.plan.datasets[key].panel, config.split)
         return self._splits[name]
@@ -215,7 +215,7 @@ class Planner:
         key = self._prepare(dataset, base)
         split = self._find_split(key, base)[fold]
         prepared = self.plan.datasets[key]
-        parts = [base.fingerprint_of(section) for section in ("data", "split", "evaluation")]
+        parts = [base.fingerprint_section(section) for section in ("data", "split", "evaluation")]
         parts += [prepared.sha256, split.sha256, code_version(), str(base.model.latent_dim)]
         fingerprint = "floors-" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
         return FloorSpec(fingerprint, dataset, fold, base, split, key)

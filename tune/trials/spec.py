@@ -76,6 +76,6 @@ class Job:
         return cls(job["key"], Config.from_dict(json.loads(job["config"])), tuple(job["replicates"]))
 
 
-def key_of(params: Mapping[str, Any]) -> str:
+def read_key(params: Mapping[str, Any]) -> str:
     """Key of the job in parameters of Ray Tune."""
     return str(params["job"]["key"])

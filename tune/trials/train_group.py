@@ -183,7 +183,7 @@ def _run_worker(settings: dict[str, Any]) -> None:
     """What each worker runs, inside its process group."""
     mailbox: Queue = settings["mailbox"]
     mailbox.put((_WORKER, ray.get_runtime_context().current_actor))
-    parallel = Parallel.of_process_group()
+    parallel = Parallel.from_process_group()
     try:
         if settings["on_gpu"]:  # `cuda` is the GPU that Train gave to this worker: those of one node see each other's
             import torch

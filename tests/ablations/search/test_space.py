@@ -116,7 +116,9 @@ def test_a_path_stands_twice_only_under_exclusive_conditions(tmp_path):
     with pytest.raises(StudyError, match=r"line 6: .*searched twice"):
         load_space(write(tmp_path, tokens, f"{order}, when: {{model.tokens: gene}}", order))
     space = load_space(write(tmp_path, tokens, *(f"{order}, when: {{model.tokens: {t}}}" for t in ("gene", "latent"))))
-    assert [name for name, _ in space.named()][1:] == [f"ar.token_order (model.tokens={t})" for t in ("gene", "latent")]
+    assert [name for name, _ in space.name_parameters()][1:] == [
+        f"ar.token_order (model.tokens={t})" for t in ("gene", "latent")
+    ]
 
 
 def test_an_unknown_space_names_the_closest():

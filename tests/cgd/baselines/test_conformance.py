@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from cgd.audit import _with_noise, audit_leakage
+from cgd.audit import _add_noise, audit_leakage
 from cgd.baselines import METHODS
 from cgd.config import Config
 from cgd.data.pair import make_pair
@@ -119,7 +119,7 @@ def test_the_input_is_sparse_and_is_not_changed(name, small):
 
 def test_it_cannot_see_the_hidden_values(name, small):
     hidden_genes = (*small.split.val, *small.split.test)
-    noisy = hide(_with_noise(small.prepared, hidden_genes, seed=3), small.split, Config())
+    noisy = hide(_add_noise(small.prepared, hidden_genes, seed=3), small.split, Config())
     assert noisy.test.truth.tobytes() != small.hidden.test.truth.tobytes()
     other = predict(name, noisy.visible, small.split.test)
     assert other.tobytes() == reference(name, small)[1].tobytes()

@@ -10,7 +10,7 @@ from cgd.baselines import find_method
 from cgd.baselines.fitting import build, minimise
 from cgd.baselines.mixture import cell_type_means, poisson_mixture
 from cgd.baselines.spadit import SpaDiT
-from cgd.baselines.spatialscope import SpatialScope, annealed_langevin, cells_at_the_scale_of_spots
+from cgd.baselines.spatialscope import SpatialScope, cells_at_the_scale_of_spots, sample_langevin
 from cgd.baselines.stdiff import StDiff, scale_cells, scale_spots
 from cgd.config import Config
 from cgd.data.pair import make_pair
@@ -267,7 +267,7 @@ def test_langevin_reaches_the_posterior_of_a_gaussian():
     """Prior N(0, 1), one observation y with error s: the posterior is N(y / (1 + s^2), s^2 / (1 + s^2))."""
     observed, sd = 2.0, 0.5
     noise = torch.Generator().manual_seed(0)
-    draws = annealed_langevin(
+    draws = sample_langevin(
         lambda x, sigma: -x / (1 + sigma**2),
         lambda x, sigma: (observed - x) / (sd**2 + sigma**2),
         2.0 * torch.randn(4000, 1, generator=noise),

@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
 from cgd.baselines.neighbours import nearest_cells
-from cgd.baselines.novosparc import NovoSpaRc, balanced_plan, expression_cost, hop_distances
+from cgd.baselines.novosparc import NovoSpaRc, balance_plan, expression_cost, hop_distances
 from cgd.baselines.spage import SpaGE
 from cgd.baselines.spaotsc import rank_correlation, transport_plan
 from cgd.baselines.stplus import StPlus
@@ -130,7 +130,7 @@ def test_a_spot_without_mass_gets_the_mean():
 @pytest.mark.parametrize("n_cells", [40, 1300])  # above 1000 cells POT's own threshold never let it converge
 def test_novosparc_plan_has_the_marginals_and_sinkhorns_form(n_cells):
     cost = np.random.default_rng(1).uniform(size=(n_cells, 30))
-    plan = balanced_plan(cost, 0.05)
+    plan = balance_plan(cost, 0.05)
     np.testing.assert_allclose(plan.sum(axis=1) * n_cells, 1, atol=5e-3)
     np.testing.assert_allclose(plan.sum(axis=0) * 30, 1, atol=5e-3)
     log_scaling = np.log(plan) + cost / 0.05  # log u + log v: of rank two, additive over rows and columns

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from cgd.files import disk_error_of, free_space, readable_size, write_atomically
+from cgd.files import find_disk_error, free_space, readable_size, write_atomically
 from tune.commands.ending import EXIT_USAGE, Ending, run_command
 from tune.terminal.logs import CommandLog
 
@@ -71,12 +71,12 @@ def test_a_full_log_stops_nothing_and_is_said(tmp_path, capsys):
 
 
 def test_a_disk_error_is_found_behind_other_errors_only_if_there():
-    assert disk_error_of(raised_by(wrapped)).errno == errno.ENOSPC
-    assert disk_error_of(raised_by(lambda: os.open("/nowhere/x", os.O_RDONLY))) is None
+    assert find_disk_error(raised_by(wrapped)).errno == errno.ENOSPC
+    assert find_disk_error(raised_by(lambda: os.open("/nowhere/x", os.O_RDONLY))) is None
     looped = ValueError()
     looped.__context__ = RuntimeError()
     looped.__context__.__context__ = looped
-    assert disk_error_of(looped) is None
+    assert find_disk_error(looped) is None
 
 
 def test_sizes_are_readable(tmp_path):

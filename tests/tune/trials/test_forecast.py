@@ -31,7 +31,7 @@ BASE = Config()
 
 def spec(values=None, dataset="mouse", seed=0, fold=0, split=None):
     config = BASE.with_values({**(values or {}), "seed": seed})
-    key = f"{dataset}:{config.fingerprint_of('data')}"
+    key = f"{dataset}:{config.fingerprint_section('data')}"
     fingerprint = config.fingerprint(dataset, str(fold))
     return TrialSpec(
         fingerprint, f"{dataset} {values} {seed} {fold}", dataset, seed, fold, config, split, key, "trial key", "code"
