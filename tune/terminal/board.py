@@ -70,14 +70,14 @@ class Board:
     def epochs_over(self) -> int:
         return self._epochs_over + sum(trial.epoch for trial in self.running.values())
 
-    def elapsed(self) -> float:
+    def measure_elapsed(self) -> float:
         """Seconds since the start."""
         return time.monotonic() - self.started
 
     def estimate_seconds_left(self) -> float:
         """An estimate from the epochs done so far; NaN until there is one."""
         over = self.epochs_over
-        return self.elapsed() * max(self.n_epochs - over, 0) / over if over else math.nan
+        return self.measure_elapsed() * max(self.n_epochs - over, 0) / over if over else math.nan
 
     def describe_counts(self) -> str:
         """`3/8 trials done, 1 failed, 2 running, 3 to do`."""
@@ -97,7 +97,7 @@ _OTHER_LINES = 6  # heading, bar, two table headings, `and N more`, the cursor
 
 def draw(board: Board, width: int, height: int) -> RenderableType:
     """Counts and times, the running trials and the best so far of each data set, in a terminal of that size."""
-    times = [f"{format_clock(board.elapsed())} elapsed", board.describe_time_left()]
+    times = [f"{format_clock(board.measure_elapsed())} elapsed", board.describe_time_left()]
     head = _make_cell(", ".join(filter(None, [board.describe_counts(), *times])), style="bold")
     bar = Table.grid()  # a bar by itself does not end its line
     bar.add_row(ProgressBar(board.n_epochs, board.epochs_over, width=min(40, width)))
