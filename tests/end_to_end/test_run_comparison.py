@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from mlflow_store import Store
 
+from ablations.study.comparison import PROTOCOLS
 from tune.commands.comparison import main
 
 SCRIPT = Path(__file__).parents[2] / "tune" / "run_comparison.py"
@@ -139,8 +140,13 @@ def test_the_results_file_is_made_from_the_store_alone(finished, tmp_path, capsy
     assert main(arguments) == 0
     first = path.read_text()
     assert first.startswith("# Results\n\nBefore.\n\n<!-- table one, heldout_genes: begin -->")
-    assert first.count("| **CausalGeD** |") == 4  # over the data sets and on the one, under each protocol
-    assert first.count("Published protocol: ") > 1
+    assert first.count("| **CausalGeD** |") == 2  # the means under each protocol
+    assert first.count("Published protocol: ") == 1
+    names = {f"{protocol}{end}" for protocol in PROTOCOLS for end in (".md", ".csv", "_overall.csv")}
+    written = {file.name: file.read_text() for file in (tmp_path / "results").iterdir()}
+    assert set(written) == names == set(re.findall(r"\(results/([^)]*)\)", first))
+    assert written["published.md"].count("Published protocol: ") > 1
     path.write_text(first + "\nAfter.\n")
     assert main(arguments) == 0
     assert path.read_text() == first + "\nAfter.\n"
+    assert {file.name: file.read_text() for file in (tmp_path / "results").iterdir()} == written

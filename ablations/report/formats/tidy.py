@@ -53,12 +53,16 @@ def tabulate_genes(results: StudyResults) -> pd.DataFrame:
 
 
 def _list_row(results: StudyResults, table: DatasetTable, row: Row) -> Iterator[dict[str, Any]]:
-    known: dict[str, Any] = {"protocol": results.protocol, "dataset": table.name, "paper_name": table.paper_name}
-    known |= {"kind": row.kind, "name": row.name, "is_default": row.is_default}
+    known = _name_row(results, table, row)
     for quantity, found in _collect_estimates(table, row).items():
         yield known | {"quantity": quantity} | _list_numbers(found)
     for quantity, value in _collect_numbers(table, row).items():
         yield known | {"quantity": quantity, "value": value}
+
+
+def _name_row(results: StudyResults, table: DatasetTable, row: Row) -> dict[str, Any]:
+    where = {"protocol": results.protocol, "dataset": table.name, "paper_name": table.paper_name}
+    return where | {"kind": row.kind, "name": row.name, "is_default": row.is_default}
 
 
 def _collect_estimates(table: DatasetTable, row: Row) -> dict[str, Estimate]:
@@ -89,10 +93,8 @@ def _collect_numbers(table: DatasetTable, row: Row) -> dict[str, float]:
 def _list_comparison(results: StudyResults, found: TableOne) -> list[dict[str, Any]]:
     lines = []
     for one in found.data_sets:
-        table: dict[str, Any] = {"protocol": results.protocol, "dataset": one.table.name}
-        table["paper_name"] = one.table.paper_name
         for place in one.places:
-            known = table | {"kind": place.row.kind, "name": place.row.name, "is_default": place.row.is_default}
+            known = _name_row(results, one.table, place.row)
             leads = {f"{metric}_reference_minus": lead for metric, lead in place.leads.items()}
             leads |= {f"{PRIMARY}_minus_best_floor": place.over_floor} if place.over_floor else {}
             lines += [known | {"quantity": quantity} | _list_numbers(lead) for quantity, lead in leads.items()]
