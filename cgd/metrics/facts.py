@@ -114,7 +114,12 @@ COSTS = tuple(metric.name for metric in _COSTS)
 _FLOORS = (
     Floor("random", "random", "random", "A training gene drawn at random, its spots shuffled."),
     Floor("gene_mean", "gene mean", "gene mean", "A constant: the level the scRNA-seq mean predicts."),
-    Floor("mean_pattern", "mean pattern of the training genes", "mean pattern", "Their mean z-score at each spot."),
+    Floor(
+        "mean_pattern",
+        "mean pattern of the training genes",
+        "mean pattern",
+        "Mean z-score of the training genes at each spot.",
+    ),
     Floor("knn", "k nearest genes", "k nearest genes", "Mean of the 10 training genes most correlated over cells."),
     Floor("kernel_ridge", "kernel ridge", "kernel ridge", "Ridge regression over genes, from cells to spots."),
     Floor("zero_fill", "hidden entries set to 0", "hidden = 0", "All others copied from the truth.", is_fill=True),
