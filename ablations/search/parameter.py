@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from ablations.study.factor import Part, Problem, Scalar, Text, cast_to_field, check_value, find_repeated
 from ablations.study.yaml_lines import Location
-from cgd.config import Config, field_paths
+from cgd.config import Config, field_paths, says_where
 from cgd.errors import ConfigError, closest
 
 SECTIONS = ("model", "ar", "diffusion", "sampling", "train")
@@ -176,8 +176,9 @@ def _check_path(path: str, at: Location) -> None:
     section = path.partition(".")[0]
     if path not in field_paths():
         raise Problem(at, f"no field '{path}' in the configuration; {closest(path, field_paths())}")
-    if section not in SECTIONS:
-        raise Problem(at, f"'{path}' cannot be searched: {_NOT_SEARCHED[section]}")
+    if section not in SECTIONS or says_where(path):
+        why = _NOT_SEARCHED.get(section, _NOT_SEARCHED["runtime"])
+        raise Problem(at, f"'{path}' cannot be searched: {why}")
 
 
 def _check_choices(parameter: Parameter, at: Location) -> None:

@@ -77,9 +77,9 @@ def test_a_file_has_the_rights_that_the_umask_leaves(tmp_path, umask):
 import os
 from pathlib import Path
 os.umask(0o{umask})
-from ablations.report.formats.files import replace
+from ablations.report.formats.files import replace_file
 from cgd.files import write_atomically
-replace(Path("report"), "x")
+replace_file(Path("report"), "x")
 write_atomically(Path("kept"), "x")
 """
     env = user_environment(tmp_path, PYTHONPATH=str(ROOT))

@@ -79,7 +79,7 @@ def _forecast(
     with connect_for(requests, arguments.address, arguments.max_concurrent) as limit:
         check_nodes(arguments.output, storage=arguments.checkpoint_storage)
         n_cpus = int(ray.cluster_resources().get("CPU", 1))
-        probes = run_probes(specs, plan.datasets, arguments.output)
+        probes = run_probes(specs, plan.datasets, arguments.output, arguments.checkpoint_storage)
     probed = [(spec, probes.of[spec.fingerprint]) for spec in specs if spec.fingerprint in probes.of]
     trials = [forecast_trial(spec, probe, shares, not arguments.no_models) for spec, probe in probed]
     return make_forecast(trials, limit or max(n_cpus, 1), probes.warmup_seconds, probes.launch_seconds), probes

@@ -104,8 +104,8 @@ class SearchRecorder(Recorder):
         best: tuple[float, str] | None = None,  # value and name of the best so far, from an earlier command
         is_ranked: bool = True,  # whether there is a best: the runs of a confirmation do not compare one by one
     ) -> None:
-        super().__init__(runs.outbox, progress)
-        self.runs, self.work, self.candidate_of = runs, work, candidate_of
+        super().__init__(runs.outbox, progress, work)
+        self.runs, self.candidate_of = runs, candidate_of
         self.keep, self.is_eligible, self.best, self.is_ranked = keep, is_eligible, best, is_ranked
         self._last: dict[str, Epoch] = {}
         if best is not None:

@@ -32,8 +32,11 @@ class Listener:
     def fail(self, key: str, failure: Failure) -> None:
         """It ended with an error, or its worker died too often."""
 
+    def forget(self, key: str) -> None:
+        """It ended, was run again because its worker died right afterwards, and ended again: what that left can go."""
+
     def stop(self, key: str) -> None:
-        """Ray Tune ended it before it did."""
+        """Ray Tune stopped it before its end."""
 
     def close(self, unfinished: Iterable[str]) -> None:
         """The command stops, with these still running."""
@@ -67,41 +70,46 @@ class TrialCallback(ray_tune.Callback):
 
     @_remember_error
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        key = read_key(trial.config)
+        self._start(read_key(trial.config))
+
+    def _start(self, key: str) -> None:
         if key not in self._started:  # else a restart after its worker died
-            self._started[key] = None
             self.listener.start(key)
+            self._started[key] = None
 
     @_remember_error
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        key = read_key(trial.config)
+        key, message = read_key(trial.config), from_report(result)
         if key in self._ended:
+            if isinstance(message, TrialResult):
+                self.listener.forget(key)
             return
-        match from_report(result):
-            case Epoch() as epoch:
-                self.listener.hear_epoch(key, epoch)
-            case TrialResult() as found:
+        match message:
+            case Epoch():
+                self.listener.hear_epoch(key, message)
+            case TrialResult():
+                self.listener.finish(key, message)
+                self._ended.add(key)  # only now: a run whose result could not be written is ended by `close`
+            case Failure():
+                self.listener.fail(key, message)
                 self._ended.add(key)
-                self.listener.finish(key, found)
-            case Failure() as failure:
-                self._ended.add(key)
-                self.listener.fail(key, failure)
 
     @_remember_error
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         key = read_key(trial.config)
-        if key not in self._ended:
-            self._ended.add(key)
+        if key in self._started and key not in self._ended:
             self.listener.stop(key)
+            self._ended.add(key)
 
     @_remember_error
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         key = read_key(trial.config)
         if key not in self._ended:
-            self._ended.add(key)
+            self._start(key)  # Tune tells nothing of the start of a process that died while it started
             self.listener.fail(key, _describe_death(trial))
+            self._ended.add(key)
 
     def close(self) -> None:
         """The command stops: what did not end, did not."""

@@ -62,16 +62,16 @@ def group_by_cost(specs: Iterable[TrialSpec]) -> list[list[TrialSpec]]:
     """Trials on the same data that differ in seed, fold or fields that change no cost, together."""
     groups: dict[str, list[TrialSpec]] = {}
     for spec in specs:
-        groups.setdefault(f"{spec.prepared} {sorted(cost_values(spec).items())!r}", []).append(spec)
+        groups.setdefault(f"{spec.prepared} {sorted(select_cost_values(spec).items())!r}", []).append(spec)
     return list(groups.values())
 
 
-def cost_values(spec: TrialSpec) -> dict[str, Any]:
+def select_cost_values(spec: TrialSpec) -> dict[str, Any]:
     """The fields of a trial's configuration that its cost may depend on."""
     return {path: value for path, value in spec.config.flatten().items() if path not in SAME_COST}
 
 
-def choose(groups: Sequence[list[TrialSpec]], limit: int = MOST_PROBES) -> list[int]:
+def choose_groups(groups: Sequence[list[TrialSpec]], limit: int = MOST_PROBES) -> list[int]:
     """Which groups to probe: all up to `limit`, and beyond it the data sets in turn, at least one of each."""
     by_data: dict[str, list[int]] = {}
     for index, group in enumerate(groups):
@@ -80,12 +80,12 @@ def choose(groups: Sequence[list[TrialSpec]], limit: int = MOST_PROBES) -> list[
     return sorted(in_turn[: max(limit, len(by_data))])
 
 
-def closest_group(group: list[TrialSpec], among: Sequence[list[TrialSpec]]) -> int:
+def find_closest_group(group: list[TrialSpec], among: Sequence[list[TrialSpec]]) -> int:
     """Index of the group on the same data, or else data set, that differs in the fewest fields."""
 
     def distance(other: list[TrialSpec]) -> tuple[bool, bool, int]:
         mine, theirs = group[0], other[0]
-        values, others = cost_values(mine), cost_values(theirs)
+        values, others = select_cost_values(mine), select_cost_values(theirs)
         n_different = sum(values[path] != others[path] for path in values)
         return mine.dataset != theirs.dataset, mine.prepared != theirs.prepared, n_different
 
@@ -93,7 +93,11 @@ def closest_group(group: list[TrialSpec], among: Sequence[list[TrialSpec]]) -> i
 
 
 def run_probes(
-    specs: Sequence[TrialSpec], datasets: Mapping[str, PreparedPair], output: Path, limit: int = MOST_PROBES
+    specs: Sequence[TrialSpec],
+    datasets: Mapping[str, PreparedPair],
+    output: Path,
+    storage: str | None = None,
+    limit: int = MOST_PROBES,
 ) -> Probes:
     """Probe on the connected Ray, as many at a time as it has CPUs.
 
@@ -105,23 +109,32 @@ def run_probes(
         Prepared pairs by key.
     output
         Folder in which Ray Tune keeps its own files.
+    storage
+        Where the trials will keep their checkpoints for all nodes; without one, all must share the output folder.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        The user stopped it, which Tune takes for the end of its work.
     """
     groups = group_by_cost(specs)
-    chosen = [groups[i] for i in choose(groups, limit)]
+    chosen = [groups[i] for i in choose_groups(groups, limit)]
     probed = [group[0] for group in chosen]
     shared = {key: ray.put(datasets[key]) for key in {spec.prepared for spec in probed}}
     jobs = [Job(spec.fingerprint, spec.config, (i,)) for i, spec in enumerate(probed)]
     costs = _Costs()
     if jobs:
         work = Work("cost", [spec.replicate for spec in probed], shared, output, with_checkpoints=False)
-        run_tune(work, jobs, costs, output, label="-probes", retries=0, keeps_files=False)
+        run_tune(work, jobs, costs, output, label="-probes", storage=storage, retries=0, keeps_files=False)
+        if any(job.key not in costs.probes and job.key not in costs.failed for job in jobs):
+            raise KeyboardInterrupt
     usable = [group for group in chosen if group[0].fingerprint in costs.probes]
     of: dict[str, Probe] = {}
     for group in groups:
-        source = group if group in chosen else usable[closest_group(group, usable)] if usable else group
+        source = group if group in chosen else usable[find_closest_group(group, usable)] if usable else group
         if found := costs.probes.get(source[0].fingerprint):
             of |= {spec.fingerprint: found for spec in group}
-    failed = {g[0].name: costs.failed.get(g[0].fingerprint, "it was stopped") for g in chosen if g not in usable}
+    failed = {g[0].name: costs.failed[g[0].fingerprint] for g in chosen if g not in usable}
     warmup, launch = max(costs.warmup, default=0.0), min(costs.launch, default=0.0)
     return Probes(of, failed, len(chosen), len(groups) - len(chosen), warmup, launch)
 

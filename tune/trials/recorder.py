@@ -14,7 +14,6 @@ from ablations.findings.stored import write_per_gene
 from cgd.config import Config, says_where
 from cgd.data.preprocess import PreparedPair
 from cgd.metrics.facts import METRICS, PRIMARY
-from cgd.training.checkpoint import CheckpointFolder
 from tune.store.outbox import Outbox
 from tune.store.outbox_files import RUN_ID, Entry, Open
 from tune.store.reading import FAILED, FINISHED, KILLED, NOTE, STUDY_TAG, RunRecord
@@ -45,8 +44,8 @@ class _OpenRun:
 class Recorder(Listener):
     """Writes what trials report."""
 
-    def __init__(self, outbox: Outbox, progress: Progress) -> None:
-        self.outbox, self.progress = outbox, progress
+    def __init__(self, outbox: Outbox, progress: Progress, work: Work) -> None:
+        self.outbox, self.progress, self.work = outbox, progress, work
         # how each key ended; without the run's id, which the store alone knows
         self.outcomes: dict[str, RunRecord] = {}
         self._open: dict[str, _OpenRun] = {}
@@ -99,6 +98,10 @@ class Recorder(Listener):
         self.outcomes[key] = RunRecord("", FAILED, reason)
         self.progress.finish(name, f"FAILED: {failure.message}", failed=True)
 
+    def forget(self, key: str) -> None:
+        if self.outbox.is_safe(key):
+            self.work.forget(key)
+
     def stop(self, key: str) -> None:
         self.close([key])
 
@@ -141,8 +144,8 @@ class StudyRecorder(Recorder):
         tags: Mapping[str, dict[str, str]],  # extra tags of the trial's run
         datasets: Mapping[str, PreparedPair],  # prepared pairs, to log as inputs
     ) -> None:
-        super().__init__(outbox, progress)
-        self.work, self.specs, self.parents, self.tags, self.datasets = work, specs, parents, tags, datasets
+        super().__init__(outbox, progress, work)
+        self.specs, self.parents, self.tags, self.datasets = specs, parents, tags, datasets
 
     def describe(self, key: str) -> tuple[str, Entry]:
         spec = self.specs[key]
@@ -184,10 +187,7 @@ class StudyRecorder(Recorder):
             summary[KEPT] = summary.pop("val_pcc")
         model = self._model(spec, result.has_model) if self._keeps_model(spec) else None
         self.outbox.finish(key, summary, write_per_gene(result.per_gene), model)
-        if self.outbox.is_safe(key):
-            CheckpointFolder(self.work.checkpoints / key, key).clear()
-            if self.work.mirror:
-                self.work.mirror.forget(key)
+        self.forget(key)
         return (
             f"{METRICS[PRIMARY].label} {summary.get('test_pcc', float('nan')):.3f} in {summary['wall_seconds']:.0f} s"
         )

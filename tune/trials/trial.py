@@ -101,8 +101,11 @@ def run_trial(params: Mapping[str, Any], work: Work) -> None:
     try:
         job = Job.from_params(params)
         request = work.request(job.config)
-        found, tags = retry_with_less_memory(run, job.config, request)
-        report(replace(found, tags=tags))
+        if work.question == "cost":  # with less memory it would be the cost of another trial
+            report(run(job.config))
+        else:
+            found, tags = retry_with_less_memory(run, job.config, request)
+            report(replace(found, tags=tags))
     except Exception as error:  # the boundary between one trial and the others: whatever it was, they go on
         report(describe(error))
 
@@ -124,8 +127,9 @@ def compute(job: Job, config: Config, work: Work, report: Report, parallel: Para
         if work.log_models and outcome.model:
             _keep_model(job, work, outcome)
         has_model = outcome.model is not None
-        outcomes.append((replicate, replace(outcome, model=None)))  # the next replicate needs the memory
         epochs.end_replicate(outcome.summary)
+        outcome = replace(outcome, model=None)  # the next replicate needs the memory
+        outcomes.append((replicate, outcome))
     if not outcomes:
         return None
     if work.question == "validation":

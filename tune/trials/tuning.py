@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,12 @@ def run_tune(
         A node that joined the cluster meanwhile cannot run trials.
     """
     callback, nodes = TrialCallback(listener), NodeStop()
+    # Tune pickles what it asks for resources: the data would be held by that for as long as Ray runs
+    lean = replace(work, datasets={}, replicates=(), mirror=None)
     folder, name = output / "ray_tune", f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}{label}"
 
     def request(params: dict[str, Any]) -> ray_tune.PlacementGroupFactory:
-        return ray_tune.PlacementGroupFactory([work.request(Job.from_params(params).config).driver])
+        return ray_tune.PlacementGroupFactory([lean.request(Job.from_params(params).config).driver])
 
     space = {"job": ray_tune.grid_search([job.to_params()["job"] for job in jobs])} if jobs else {}
     run_config = ray_tune.RunConfig(

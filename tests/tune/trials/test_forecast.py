@@ -20,7 +20,7 @@ from tune.trials.forecast import (
     save_forecast,
 )
 from tune.trials.plan import Plan
-from tune.trials.probing import choose, closest_group, group_by_cost
+from tune.trials.probing import choose_groups, find_closest_group, group_by_cost
 from tune.trials.spec import TrialSpec
 
 PROBE = Probe(
@@ -156,9 +156,9 @@ def test_beyond_the_limit_each_data_set_keeps_a_probe_to_borrow():
     mouse = [[spec({"model.depth": depth, "ar.decay": 0.7})] for depth in (1, 2, 3, 4)]
     human = [[spec({"model.depth": 1}, dataset="human")], [spec({"model.depth": 2}, dataset="human")]]
     groups = [*mouse, *human]
-    assert choose(groups, 32) == [0, 1, 2, 3, 4, 5]
-    assert choose(groups, 3) == [0, 1, 4]
-    assert choose(groups, 1) == [0, 4]
+    assert choose_groups(groups, 32) == [0, 1, 2, 3, 4, 5]
+    assert choose_groups(groups, 3) == [0, 1, 4]
+    assert choose_groups(groups, 1) == [0, 4]
     asked = [spec({"model.depth": 2, "train.batch_size": 4}, dataset="human")]
-    assert closest_group(asked, groups) == 5
-    assert closest_group([spec({"model.depth": 4, "ar.decay": 0.9})], groups) == 3
+    assert find_closest_group(asked, groups) == 5
+    assert find_closest_group([spec({"model.depth": 4, "ar.decay": 0.9})], groups) == 3
