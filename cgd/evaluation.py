@@ -16,6 +16,7 @@ from cgd.config import CAUSALGED, Config
 from cgd.data.preprocess import PreparedPair
 from cgd.data.protocol import FloatArray, HiddenGenes, HiddenPair, hide
 from cgd.data.split import GeneSplit
+from cgd.errors import ConfigError
 from cgd.estimator import CausalGeD
 from cgd.kept_prediction import KeptPrediction
 from cgd.memory import peak_memory_mb, reset_peak_memory
@@ -133,6 +134,8 @@ def evaluate(
     if scored not in get_args(Scored):  # a slip of the pen must not score the test genes
         raise ValueError(f"scored must be one of {', '.join(get_args(Scored))}; found {scored!r}")
     if scored == "validation":
+        if config.method != CAUSALGED:
+            raise ConfigError(f"method = {config.method}: only {CAUSALGED} is scored on validation genes")
         fit = fit_hidden(config, prepared, split, on_epoch, checkpoint_root, open_checkpoints, parallel)
         prediction, summary = fit.model.predict_mean(split.val), fit.costs()
         if not parallel.is_main:

@@ -74,7 +74,10 @@ def load_fitted(folder: Path) -> tuple[Config, Fitted]:
     """Read a saved model. Raises CheckpointError if it is missing, damaged or of another format."""
     tensors, values = read_folder(folder)
     if values.get("format") not in _READABLE or "genes" not in values:
-        raise CheckpointError(f"{folder} is not a saved CausalGeD model of format {_FORMAT}; save it again with `save`")
+        raise CheckpointError(
+            f"{folder} is not a saved CausalGeD model of format {' or '.join(map(str, _READABLE))}; "
+            "save it again with `save`"
+        )
     try:
         config = Config.from_dict(values["config"], source=f"{folder}/state.json")
         return config, _restore(config, tensors, values)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from cgd.data.pair import Pair, make_pair, read_pair
-from cgd.data.simulate import simulate_pair
+from cgd.data.simulate import Simulation, simulate_pair
 from cgd.errors import DataError, closest
 
-# simulated tissues that need no download: name -> arguments of `simulate_pair`
-SIMULATED: dict[str, dict[str, int | str]] = {
-    "simulated": {"technology": "visium", "n_genes": 240},
-    "simulated_starmap": {"technology": "starmap"},
-    "simulated_seqfish": {"technology": "seqfish"},
+# simulated tissues that need no download
+SIMULATED: dict[str, Callable[[], Simulation]] = {
+    "simulated": partial(simulate_pair, technology="visium", n_genes=240),
+    "simulated_starmap": partial(simulate_pair, technology="starmap"),
+    "simulated_seqfish": partial(simulate_pair, technology="seqfish"),
 }
 
 # data sets whose ST side has the tissue, technology and size of one in the paper's Table III
@@ -42,7 +44,7 @@ def load_dataset(name: str) -> Pair:
         No such data set (the closest name is suggested), or it cannot be used.
     """
     if name in SIMULATED:
-        simulation = simulate_pair(**SIMULATED[name])  # type: ignore[arg-type]
+        simulation = SIMULATED[name]()
         return make_pair(simulation.adata_st, simulation.adata_sc, name)
     if "," in name:
         st, _, sc = name.partition(",")

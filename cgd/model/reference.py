@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cgd.analysis.granger import regulator_scores
 from cgd.config import Config
 from cgd.data.graph import Edges, causal_depth
 from cgd.data.protocol import VisiblePair
 from cgd.errors import DataError
 from cgd.model.cell_map import CellMap
+from cgd.model.granger import regulator_scores
 from cgd.model.kernel import GeneKernel
 from cgd.model.network import Network
 from cgd.model.refinement import RefinedCentre

@@ -22,7 +22,7 @@ def thin_svd(x: Tensor, least: float, n: int | None = None) -> tuple[Tensor, Ten
     x = x.double()
     by_rows = x.shape[0] <= x.shape[1]
     values, vectors = torch.linalg.eigh(x @ x.T if by_rows else x.T @ x)  # of the smaller Gram matrix: the cheaper one
-    keep = (values > least * values.max().clamp_min(1e-30)).nonzero().flatten().flip(0)[:n]
+    keep = (values > least * values[-1:].clamp_min(1e-30)).nonzero().flatten().flip(0)[:n]
     singular, vectors = values[keep].sqrt(), vectors[:, keep]
     if by_rows:
         return vectors, singular, x.T @ (vectors / singular)  # x = left diag(singular) right^T

@@ -6,6 +6,7 @@ import pytest
 
 from cgd.data.protocol import HiddenGenes
 from cgd.data.split import make_splits
+from cgd.errors import ConfigError
 from cgd.evaluation import evaluate, evaluate_floors, trial_fingerprint
 from cgd.metrics.facts import SCORES
 from cgd.metrics.floors import FLOORS
@@ -206,3 +207,5 @@ def test_a_probe_foresees_a_trial(tiny, values, monkeypatch):
 def test_what_is_scored_is_test_or_validation_genes(tiny):
     with pytest.raises(ValueError, match="one of test, validation; found 'val'"):
         evaluate(tiny.config(), tiny.prepared, tiny.split, scored="val")
+    with pytest.raises(ConfigError, match="only causalged is scored on validation genes"):
+        evaluate(tiny.config({"method": "spage"}), tiny.prepared, tiny.split, scored="validation")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ablations.search.space import Space
-from cgd.config import Config, says_where
+from cgd.config import CAUSALGED, Config, says_where
 from cgd.data.preprocess import PreparedPair
 from cgd.data.protocol import hide
 from cgd.data.split import GeneSplit, make_splits
@@ -109,6 +109,8 @@ def make_plan(
 
 
 def _check(base: Config, replication: Replication) -> None:
+    if base.method != CAUSALGED:
+        raise ConfigError(f"method is {base.method}: a search is of {CAUSALGED}; remove it")
     if base.split.n_folds != 1:
         raise ConfigError(
             f"split.n_folds is {base.split.n_folds}: with several test folds the validation genes of one are test "

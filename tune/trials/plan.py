@@ -216,7 +216,7 @@ class Planner:
         split = self._find_split(key, base)[fold]
         prepared = self.plan.datasets[key]
         parts = [base.fingerprint_section(section) for section in ("data", "split", "evaluation")]
-        parts += [prepared.sha256, split.sha256, code_version(), str(base.model.latent_dim)]
+        parts += [prepared.sha256, split.sha256, code_version("cgd.evaluation"), str(base.model.latent_dim)]
         fingerprint = "floors-" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
         return FloorSpec(fingerprint, dataset, fold, base, split, key)
 

@@ -149,11 +149,18 @@ class _Costs(Listener):
         self.launch: list[float] = []
 
     def finish(self, key: str, result: TrialResult) -> None:
-        seconds = dict(result.summary)
-        if "warmup_seconds" in seconds:  # of a worker that had run no probe before
-            self.warmup.append(seconds.pop("warmup_seconds"))
-            self.launch.append(seconds.pop("launch_seconds"))
-        self.probes[key] = Probe(**seconds)
+        found = result.summary
+        if "warmup_seconds" in found:  # of a worker that had run no probe before
+            self.warmup.append(found["warmup_seconds"])
+            self.launch.append(found["launch_seconds"])
+        self.probes[key] = Probe(
+            setup_seconds=found["setup_seconds"],
+            epoch_seconds=found["epoch_seconds"],
+            predict_seconds=found["predict_seconds"],
+            peak_memory_mb=found["peak_memory_mb"],
+            checkpoint_mb=found["checkpoint_mb"],
+            model_mb=found["model_mb"],
+        )
 
     def fail(self, key: str, failure: Failure) -> None:
         self.failed[key] = f"{failure.kind}: {failure.message}"

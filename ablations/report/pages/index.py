@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from ablations.report.formats.files import write_files
 from ablations.report.pages.page import render_template
-from ablations.report.pages.write import CARD
-from cgd.errors import CGDError
-
-_TEXTS = ("name", "title", "question", "opening", "protocol", "page")
+from ablations.report.pages.write import CARD, Card
+from cgd.errors import CGDError, TrackingError
 
 
 @dataclass(frozen=True)
 class Entry:
     """One report in the index; `link` is relative to the index, `date` when its page was last written (UTC)."""
 
-    name: str
-    title: str
-    question: str
-    opening: str
-    protocol: str
-    datasets: tuple[str, ...]
+    card: Card
     date: str
     link: str
 
@@ -54,23 +45,20 @@ def _read_entries(root: Path) -> tuple[list[Entry], list[str]]:
     entries, unreadable = [], []
     for path in sorted(root.rglob("*.json")):
         try:
-            card = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(card, dict) and card.get("kind") == CARD:
-                entries.append(_read_entry(card, path, root))
-        except (OSError, ValueError) as error:
+            text = path.read_text(encoding="utf-8")
+            content = json.loads(text)
+            if isinstance(content, dict) and content.get("kind") == CARD:
+                entries.append(_read_entry(text, path, root))
+        except (OSError, ValueError, TrackingError) as error:
             unreadable.append(f"{path.relative_to(root)}: {error}")
     return sorted(entries, key=lambda entry: (entry.date, entry.link), reverse=True), unreadable
 
 
-def _read_entry(card: Mapping[str, Any], path: Path, root: Path) -> Entry:
-    """Raises ValueError where a card is not what `write_report` writes, OSError where its page is missing."""
-    datasets = card.get("datasets")
-    if not all(isinstance(card.get(key), str) for key in _TEXTS) or not isinstance(datasets, list):
-        raise ValueError(f"expected texts {', '.join(_TEXTS)} and a list 'datasets'; write the report again")
-    if Path(card["page"]).name != card["page"]:
-        raise ValueError(f"page '{card['page']}' is not a file beside it; write the report again")
-    page = path.with_name(card["page"])
+def _read_entry(text: str, path: Path, root: Path) -> Entry:
+    """Raises TrackingError or ValueError where a card is not one, OSError where its page is missing."""
+    card = Card.from_json(text, "the card", "write the report again")
+    if Path(card.page).name != card.page:
+        raise ValueError(f"page '{card.page}' is not a file beside it; write the report again")
+    page = path.with_name(card.page)
     date = datetime.fromtimestamp(page.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M")
-    texts = {key: card[key] for key in _TEXTS if key != "page"}
-    link = quote(page.relative_to(root).as_posix())
-    return Entry(**texts, datasets=tuple(map(str, datasets)), date=date, link=link)
+    return Entry(card, date, quote(page.relative_to(root).as_posix()))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from ablations.findings.stored import Stored
 from ablations.report.content import Content
 from ablations.report.figures.drawing import to_pdf, to_png, to_svg
 from ablations.report.figures.effects import draw_effects, draw_leads
@@ -16,10 +16,23 @@ from ablations.report.formats.markdown import to_markdown
 from ablations.report.formats.tidy import tabulate_genes, tabulate_numbers
 from ablations.report.pages.page import render_report
 
-CARD = "causalged.report"
+CARD: Literal["causalged.report"] = "causalged.report"
 # in the order of `ReportFiles`
 _ENDINGS = [".html", ".md", ".csv", ".per_gene.csv", ".tex", ".json", ".svg", ".pdf", ".png"]
 _ENDINGS += [".effects.svg", ".effects.pdf", ".effects.png"]
+
+
+class Card(Stored):
+    """What the index needs to know of a report; `page` is the name of the file beside it."""
+
+    kind: Literal["causalged.report"] = CARD
+    name: str
+    title: str
+    question: str
+    opening: str
+    protocol: str
+    page: str
+    datasets: tuple[str, ...]
 
 
 class ReportFiles(NamedTuple):
@@ -96,6 +109,12 @@ def _make_contents(content: Content, files: ReportFiles) -> dict[str, str | byte
 
 def _make_card(content: Content, files: ReportFiles) -> str:
     study = content.results.study
-    known = {"kind": CARD, "name": study.name, "title": study.title, "question": study.question}
-    known |= {"opening": content.headline, "protocol": content.results.protocol, "page": files.html.name}
-    return json.dumps({**known, "datasets": [table.name for table in content.tables]}, indent=1, ensure_ascii=False)
+    return Card(
+        name=study.name,
+        title=study.title,
+        question=study.question,
+        opening=content.headline,
+        protocol=content.results.protocol,
+        page=files.html.name,
+        datasets=tuple(table.name for table in content.tables),
+    ).to_json()

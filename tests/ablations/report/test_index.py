@@ -47,7 +47,7 @@ def test_cards_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "broken.json").write_text("{")
     text = Page(write_index(tmp_path).read_text("utf-8")).text
     assert "0 reports" in text
-    for name in ("a/away.json: page", "b/gone.json: expected texts", "broken.json: "):
+    for name in ("a/away.json: page", "b/gone.json: the card does not fit", "broken.json: "):
         assert f"Not listed: {name}" in text
     assert write_index(tmp_path).read_text("utf-8").count("<a ") == 0
 

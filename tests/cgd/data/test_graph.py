@@ -5,8 +5,8 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+from regulation_table import oracle_table
 
-from cgd.analysis.regulation import oracle_table
 from cgd.config import Config
 from cgd.data.graph import causal_depth
 from cgd.data.pair import make_pair

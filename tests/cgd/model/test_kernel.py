@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cgd.analysis.granger import regulator_scores
+from cgd.model.granger import regulator_scores
 from cgd.model.kernel import GeneKernel
 from cgd.model.reference import Reference
 

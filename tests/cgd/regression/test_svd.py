@@ -34,3 +34,4 @@ def test_thin_svd_leaves_out_what_is_rounding():
     x = matrix(12, 2) @ matrix(2, 9)
     assert [part.shape for part in thin_svd(x, 1e-10)] == [(12, 1), (1,), (9, 1)]  # two centred rows span one direction
     assert [part.shape for part in thin_svd(torch.zeros(4, 3), 1e-10)] == [(4, 0), (0,), (3, 0)]
+    assert [part.shape for part in thin_svd(torch.zeros(5, 0), 1e-10)] == [(5, 0), (0,), (0, 0)]

@@ -1,1 +1,0 @@
-"""Analyses of the data and of what a model learned."""
