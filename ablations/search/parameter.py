@@ -134,7 +134,7 @@ class Parameter(Part):
         steps = (sampled - self.low) / self.step if self.step else 0.0
         return math.isclose(steps, round(steps), abs_tol=1e-6)
 
-    def including(self, sampled: Any) -> Parameter:
+    def include(self, sampled: Any) -> Parameter:
         """The parameter, widened where need be so that it holds a value."""
         if self.holds(sampled):
             return self

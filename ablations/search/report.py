@@ -62,7 +62,7 @@ def render_search(results: SearchResults, svgs: dict[str, str]) -> str:
     return render_template(
         "search.html",
         results=results,
-        opening=wording.opening(results),
+        opening=wording.write_opening(results),
         cautions=wording.list_cautions(results),
         counts=wording.count_samples(results),
         figures=[(name, Markup(svg), _FIGURES[name][1]) for name, svg in svgs.items()],
@@ -94,7 +94,7 @@ def tidy_samples(results: SearchResults) -> pd.DataFrame:
 
 def summary_text(results: SearchResults) -> str:
     """The search in plain text, for a terminal."""
-    lines = [f"search {results.name}: {wording.opening(results)}", wording.count_samples(results)]
+    lines = [f"search {results.name}: {wording.write_opening(results)}", wording.count_samples(results)]
     if results.best is not None:
         lines.append(
             f"best sample: {results.best.sample}, validation {SCORE} {wording.format_score(results.best.value)}"

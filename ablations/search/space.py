@@ -92,18 +92,18 @@ class Space(Part):
         values = config.flatten()
         return {name: p.to_sampled(values) for name, p in self.name_parameters() if p.applies(values)}
 
-    def including(self, config: Config) -> Space:
+    def include(self, config: Config) -> Space:
         """The space, widened so that it holds `config`."""
         values = config.flatten()
-        wider = [p.including(p.to_sampled(values)) if p.applies(values) else p for p in self.parameters]
+        wider = [p.include(p.to_sampled(values)) if p.applies(values) else p for p in self.parameters]
         return self.model_copy(update={"parameters": tuple(wider)})
 
-    def outside(self, config: Config) -> dict[str, Any]:
+    def find_outside(self, config: Config) -> dict[str, Any]:
         """Name -> value of the parameters that the space does not hold at `config`."""
         parameters = dict(self.name_parameters())
         return {name: value for name, value in self.point(config).items() if not parameters[name].holds(value)}
 
-    def holding(self, paths: list[str]) -> Space:
+    def hold(self, paths: list[str]) -> Space:
         """The space without these fields, which stay as they are. Raises StudyError where that leaves none."""
         left = tuple(parameter for parameter in self.parameters if parameter.path not in paths)
         if not left:

@@ -11,7 +11,7 @@ from ablations.search.results import Comparison, SearchResults
 from ablations.statistics.paired import Estimate
 
 
-def opening(results: SearchResults) -> str:
+def write_opening(results: SearchResults) -> str:
     """The answer in one line."""
     if results.n_ended < results.n_samples:
         return f"Not finished: {results.n_ended} of {results.n_samples} samples are done."

@@ -146,7 +146,7 @@ def parse_epoch(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def kept_epochs(epochs: Iterable[int], last: int, best: int | None) -> set[int]:
+def choose_kept_epochs(epochs: Iterable[int], last: int, best: int | None) -> set[int]:
     """Which checkpoints the rule keeps: the last, the best, and the one before the last as a spare."""
     spare = max((epoch for epoch in epochs if epoch < last), default=last)
     return {epoch for epoch in epochs if epoch in (last, best, spare)}
@@ -192,7 +192,7 @@ class CheckpointFolder:
             self.unsaved.append(epoch)
             return
         epochs = self.epochs()
-        for old in set(epochs) - kept_epochs(epochs, epoch, state.get("kept_epoch")):
+        for old in set(epochs) - choose_kept_epochs(epochs, epoch, state.get("kept_epoch")):
             remove_folder(self.path / epoch_folder(old))
 
     def load_newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

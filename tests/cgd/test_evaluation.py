@@ -64,17 +64,6 @@ def test_draws_are_scored_where_there_are_some(tiny, n_samples, keys):
     assert {"draws_pcc", "coverage_90_raw"} & set(summary) == keys
 
 
-@pytest.mark.parametrize("values", [{}, {"sampling.n_samples": 0}, {"sampling.estimate": "draws"}], ids=str)
-def test_the_intervals_that_are_scored_are_the_models_own(tiny, values):
-    evaluation, test = tiny.evaluate(values), tiny.hidden().test
-    low, high = evaluation.model.predict_interval(tiny.split.test)
-    inside = ((low <= test.truth) & (test.truth <= high)).mean()
-    width = ((high - low).mean(axis=1) / test.truth.std(axis=1)).mean()
-    assert evaluation.summary["coverage_90"] == pytest.approx(inside, abs=1e-6)
-    assert evaluation.summary["interval_width_90"] == pytest.approx(width, rel=1e-5)
-    assert evaluation.summary["calibration_genes"] == 8
-
-
 def test_calibrated_intervals_cover_more_than_the_draws_do(tiny):
     summary = tiny.evaluate({"sampling.n_samples": 8}).summary
     assert summary["coverage_90"] > summary["coverage_90_raw"] + 0.1

@@ -13,7 +13,7 @@ from mlflow_store import Store
 from optuna.trial import TrialState
 
 from ablations.search.results import SearchResults
-from ablations.search.wording import opening
+from ablations.search.wording import write_opening
 from cgd.config import Config
 from cgd.data.catalog import load_dataset
 from cgd.data.preprocess import prepare
@@ -140,7 +140,7 @@ def test_the_winner_is_tested_once_and_the_record_says_the_lead(searched):
     assert "<svg" in page
     parent = store.runs("search")[0]
     assert parent.data.metrics["best_val_pcc"] == results.best.value
-    assert opening(results) in parent.data.tags["mlflow.note.content"]
+    assert write_opening(results) in parent.data.tags["mlflow.note.content"]
     assert "http" not in page.split("</style>")[1].replace("http://www.w3.org", "")
 
 

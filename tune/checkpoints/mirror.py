@@ -28,8 +28,8 @@ from cgd.training.checkpoint import (
     TENSORS,
     CheckpointFolder,
     CheckpointWarning,
+    choose_kept_epochs,
     epoch_folder,
-    kept_epochs,
     parse_epoch,
     read_folder,
     write_folder,
@@ -197,7 +197,7 @@ class MirroredFolder(CheckpointFolder):
         try:
             self.mirror.put(self.path / epoch_folder(epoch))
             epochs = self.mirror.list_epochs(self.path)
-            for old in set(epochs) - kept_epochs(epochs, epoch, state.get("kept_epoch")):
+            for old in set(epochs) - choose_kept_epochs(epochs, epoch, state.get("kept_epoch")):
                 self.mirror.remove(self.path / epoch_folder(old))
         except (*_ERRORS, StorageError) as error:
             if not self.unmirrored:

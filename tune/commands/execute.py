@@ -56,7 +56,7 @@ def execute(arguments: argparse.Namespace, plan: Plan, log: CommandLog) -> Endin
             share=share,
             keeping=keeping,
         )
-        n_trials, missing = len(plan.trials), runner.missing()
+        n_trials, missing = len(plan.trials), runner.find_missing()
         print(f"{n_trials} trials: {n_trials - len(missing)} in the store already, {len(missing)} to run")
         if forecast and forecast.select(missing).trials:
             print(describe_wait(forecast, missing))

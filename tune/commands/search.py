@@ -104,7 +104,7 @@ def _read_inputs(arguments: argparse.Namespace) -> tuple[Space, Config]:
     held = [path for path in values if path in {parameter.path for parameter in space.parameters}]
     if held:
         print(f"held at the given value instead of searched: {', '.join(held)}")
-    return space.holding(held), base
+    return space.hold(held), base
 
 
 def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:

@@ -18,7 +18,7 @@ from cgd.config import Config
 from cgd.evaluation import trial_fingerprint
 from cgd.files import write_atomically
 from tune.search.book import DEFAULT, SAMPLE, SearchBook
-from tune.search.engine import Workplace, run_candidates
+from tune.search.engine import Place, run_candidates
 from tune.search.runs import WHOLE, Candidate, SearchRecorder, SearchRuns
 from tune.store.reading import FAILED
 from tune.terminal.progress import Progress
@@ -74,7 +74,7 @@ def choose_finalists(book: SearchBook) -> list[Finalist]:
 
 
 def confirm(
-    book: SearchBook, finalists: list[Finalist], runs: SearchRuns, workplace: Workplace
+    book: SearchBook, finalists: list[Finalist], runs: SearchRuns, place: Place
 ) -> tuple[list[Confirmed], bool]:
     """Score the finalists on every replicate of the confirmation; what is there already is not run again.
 
@@ -83,12 +83,12 @@ def confirm(
     confirmed, complete
         The finalists with what they are worth, and False if the user stopped it: then none of them may win.
     """
-    folder = workplace.folder / "confirmation"
+    folder = place.folder / "confirmation"
     jobs = _make_jobs(book, finalists)
     for key, job in jobs.items():
         if _file(folder, key).is_file():
             runs.complete(job.candidate, _read(folder, key))
-            workplace.work.forget(key)
+            place.work.forget(key)
     missing = {key: job for key, job in jobs.items() if not _file(folder, key).is_file()}
     failed: set[str] = set()
     if missing:
@@ -96,13 +96,13 @@ def confirm(
             recorder = SearchRecorder(
                 runs,
                 progress,
-                workplace.work,
+                place.work,
                 candidate_of=lambda key: missing[key].candidate,
                 keep=lambda key, result: write_atomically(_file(folder, key), result.to_json()),
                 is_ranked=False,
             )
             tune_jobs = [Job(key, job.candidate.config, (job.replicate,)) for key, job in missing.items()]
-            run_candidates(workplace, book.plan.confirmation, recorder, tune_jobs)
+            run_candidates(place, book.plan.confirmation, recorder, tune_jobs)
             failed = {key for key, record in recorder.outcomes.items() if record.status == FAILED}
     complete = all(key in failed or _file(folder, key).is_file() for key in jobs)
     return [_collect(finalist, jobs, folder, book.plan.confirmation) for finalist in finalists], complete

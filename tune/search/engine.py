@@ -12,8 +12,7 @@ from ray.tune.schedulers import TrialScheduler
 from tune.checkpoints.budget import CheckpointBudget
 from tune.checkpoints.options import DEFAULT_BUDGET
 from tune.search.book import ORIGIN, SAMPLE, SearchBook
-from tune.search.runs import WHOLE, SearchRecorder, SearchRuns
-from tune.search.searcher import (
+from tune.search.drawing import (
     BookedSearch,
     candidate_key,
     describe_sample,
@@ -21,6 +20,7 @@ from tune.search.searcher import (
     result_file,
     sample_name,
 )
+from tune.search.runs import WHOLE, SearchRecorder, SearchRuns
 from tune.terminal.progress import Progress
 from tune.trials.messages import TrialResult
 from tune.trials.spec import Job, Replicate
@@ -29,7 +29,7 @@ from tune.trials.tuning import run_tune
 
 
 @dataclass(frozen=True)
-class Workplace:
+class Place:
     """Where a search runs, and how much at a time."""
 
     work: Work  # what its trials share, but for what they are scored on
@@ -39,12 +39,12 @@ class Workplace:
     budget: int = DEFAULT_BUDGET  # bytes that the checkpoints below `output` may take
 
 
-def run_search(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> bool:
+def run_search(book: SearchBook, runs: SearchRuns, place: Place) -> bool:
     """Draw and run what the book has not; returns False if the user stopped it.
 
     What an earlier command told the storage and not the tracking store any more is written there first.
     """
-    _catch_up(book, runs, workplace)
+    _catch_up(book, runs, place)
     left = book.plan.n_samples - len(book.list_finished())
     if left <= 0:
         return True
@@ -60,11 +60,11 @@ def run_search(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> bool
             progress.start(sample_name(plan, sample), WHOLE)  # or its work would stay among what is left to do
             progress.finish(sample_name(plan, sample), f"FAILED: {reason}", failed=True)
 
-        search = BookedSearch(book, workplace.folder / "samples", refuse)
+        search = BookedSearch(book, place.folder / "samples", refuse)
         recorder = SearchRecorder(
             runs,
             progress,
-            workplace.work,
+            place.work,
             candidate_of=search.candidates.__getitem__,
             is_eligible=is_eligible,
             best=best,
@@ -72,7 +72,7 @@ def run_search(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> bool
         is_for_accuracy = plan.objective == "accuracy"  # a front of accuracy and seconds wants all seconds
         try:
             run_candidates(
-                workplace,
+                place,
                 plan.candidates,
                 recorder,
                 with_checkpoints=is_for_accuracy,
@@ -85,19 +85,19 @@ def run_search(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> bool
     return len(book.list_finished()) == plan.n_samples
 
 
-def _catch_up(book: SearchBook, runs: SearchRuns, workplace: Workplace) -> None:
+def _catch_up(book: SearchBook, runs: SearchRuns, place: Place) -> None:
     """What a killed command left undone after telling: runs of finished samples to write, checkpoints to remove."""
     for trial in book.list_finished():
         sample = trial.user_attrs[SAMPLE]
-        file = result_file(workplace.folder / "samples", sample)
+        file = result_file(place.folder / "samples", sample)
         if trial.state == TrialState.COMPLETE and file.is_file():
             candidate = describe_sample(book, sample, book.read_config(trial), trial.user_attrs[ORIGIN])
             runs.complete(candidate, TrialResult.from_json(file.read_text(encoding="utf-8")))
-        workplace.work.forget(candidate_key(book.uid, sample))
+        place.work.forget(candidate_key(book.uid, sample))
 
 
 def run_candidates(
-    workplace: Workplace,
+    place: Place,
     replicates: Sequence[Replicate],
     recorder: SearchRecorder,
     jobs: Sequence[Job] = (),
@@ -111,18 +111,18 @@ def run_candidates(
     They are scored on `replicates`. `with_checkpoints` an interrupted one continues, and its seconds are those of the
     last attempt alone.
     """
-    work = replace(workplace.work, replicates=replicates, with_checkpoints=with_checkpoints)
+    work = replace(place.work, replicates=replicates, with_checkpoints=with_checkpoints)
     run_tune(
         work,
         jobs,
         recorder,
-        workplace.output,
-        max_concurrent=workplace.max_concurrent,
+        place.output,
+        max_concurrent=place.max_concurrent,
         searcher=searcher,
         scheduler=scheduler,
         n_samples=n_samples,
-        label=f"-{workplace.folder.name}",
-        callbacks=[CheckpointBudget(work.checkpoints, workplace.budget, recorder.runs.is_finished)],
+        label=f"-{place.folder.name}",
+        callbacks=[CheckpointBudget(work.checkpoints, place.budget, recorder.runs.is_finished)],
         storage=work.mirror.uri if work.mirror else None,
     )
 

@@ -76,7 +76,7 @@ def make_plan(
     seeds = list(range(base.seed + 1, base.seed + 1 + replication.seeds))
     planner = Planner(base, datasets, seeds, n_folds=1)
     keys = planner.prepare_under_base()
-    widened = space.including(base)
+    widened = space.include(base)
     n_folds = max(replication.folds, replication.search_folds)
     folds = {name: _divide(base, planner.plan.datasets[key], n_folds) for name, key in keys.items()}
     settings = {

@@ -28,10 +28,10 @@ from tune.search.book import (
     SearchBook,
 )
 from tune.search.confirm import Confirmed, differences
+from tune.search.drawing import candidate_key
 from tune.search.engine import describe_state
 from tune.search.final import TESTED, FinalTest
 from tune.search.runs import SearchRuns
-from tune.search.searcher import candidate_key
 
 FEW_SAMPLES = 10  # below, importances would be read out of noise
 

@@ -12,7 +12,7 @@ import ray
 
 from ablations.report.pages.index import write_index
 from ablations.search.report import summary_text, write_search_report
-from ablations.search.wording import opening
+from ablations.search.wording import write_opening
 from cgd.errors import TrackingError
 from cgd.files import write_atomically
 from tune.checkpoints.options import CHECKPOINTS, DEFAULT_OPTIONS, CheckpointOptions
@@ -20,7 +20,7 @@ from tune.cluster.connection import check_here, connect_for
 from tune.cluster.resources import NO_SHARE, Share
 from tune.search.book import SearchBook
 from tune.search.confirm import Confirmed, choose_finalists, choose_winner, confirm
-from tune.search.engine import Workplace, run_search
+from tune.search.engine import Place, run_search
 from tune.search.final import FinalTest, run_final_test
 from tune.search.plan import SearchPlan
 from tune.search.record import make_results, summary_metrics
@@ -125,7 +125,7 @@ class SearchCommand:
             shared = {key: ray.put(prepared) for key, prepared in datasets.items()}
             mirror = self.keeping.open_mirror(checkpoints)
             work = Work("validation", (), shared, checkpoints, self.share, mirror=mirror)
-            place = Workplace(work, self.output, self.folder, limit, self.keeping.budget)
+            place = Place(work, self.output, self.folder, limit, self.keeping.budget)
             check_nodes(self.output, list(shared.values()), storage=self.keeping.storage)
             complete = run_search(self.book, runs, place)
             if complete:
@@ -158,7 +158,7 @@ class SearchCommand:
         page = write_search_report(results, report)
         self.tracking.log_texts(parent, {"search.json": results.to_json()})
         self.tracking.log_folder(parent, report, "report")
-        self.tracking.summarise_study(parent, summary_metrics(results), f"{self._note()}\n\n{opening(results)}")
+        self.tracking.summarise_study(parent, summary_metrics(results), f"{self._note()}\n\n{write_opening(results)}")
         files = {"Storage": self.place, "Report": str(page)}
         if test is not None and test.report is not None:
             files["Test report"] = str(test.report)

@@ -80,5 +80,5 @@ def _keep_inside(plan: SearchPlan, values: dict[str, Any]) -> tuple[dict[str, An
         params = plan.space.point(config)
     except ConfigError as error:
         raise ConfigError(f"the warm start cannot be expressed in the space '{plan.space.name}': {error}") from None
-    outside = plan.space.outside(config)
+    outside = plan.space.find_outside(config)
     return {name: value for name, value in params.items() if name not in outside}, sorted(outside)

@@ -149,9 +149,9 @@ class _Heartbeat:
         self._last = time.monotonic()
 
     def _run(self) -> None:
-        while not self._stopped.wait(max(self._left(), 0.01)):
-            if self._left() <= 0:
+        while not self._stopped.wait(max(self._count_left(), 0.01)):
+            if self._count_left() <= 0:
                 self._beat()
 
-    def _left(self) -> float:
+    def _count_left(self) -> float:
         return self._last + self._seconds - time.monotonic()

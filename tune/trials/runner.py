@@ -57,7 +57,7 @@ class Runner:
         self.known_floors = self.tracking.find_runs("floors")
         self._ended: set[str] = set()  # trials that this command ran to an end
 
-    def missing(self) -> dict[str, TrialSpec]:
+    def find_missing(self) -> dict[str, TrialSpec]:
         """Trials the store has no finished run of."""
         return {key: spec for key, spec in self.plan.trials.items() if not self._is_finished(key)}
 
@@ -102,7 +102,7 @@ class Runner:
         UndeliveredError
             Everything ran, but the store is away.
         """
-        floors, trials = self.missing_floors(), self.missing()
+        floors, trials = self.find_missing_floors(), self.find_missing()
         self._adopt()
         if not floors and not trials:
             return self._open_parents(resume), True
@@ -151,7 +151,7 @@ class Runner:
                 if new:
                     self.tracking.add_tags(record.run_id, new)
 
-    def missing_floors(self) -> list[FloorSpec]:
+    def find_missing_floors(self) -> list[FloorSpec]:
         """Floors the store has no finished run of."""
         finished = {key for key, record in self.known_floors.items() if record.status == FINISHED}
         return [spec for key, spec in self.plan.floors.items() if key not in finished]

@@ -11,7 +11,7 @@ from ablations.search.figure import draw_history
 from ablations.search.report import render_search, summary_text, tidy_samples, write_search_report
 from ablations.search.results import SearchResults
 from ablations.search.space import load_space
-from ablations.search.wording import opening
+from ablations.search.wording import write_opening
 from cgd.config import Config
 from cgd.errors import TrackingError
 
@@ -59,27 +59,27 @@ def made_up(**changed):
 
 
 def test_the_opening_says_by_how_much_whatever_the_sign():
-    assert opening(made_up()) == (
+    assert write_opening(made_up()) == (
         "Sample 3 beats the default by +0.0200 [+0.0100, +0.0300] on validation genes; on the test genes, which the "
         "search never saw, the difference is −0.0040 [−0.0200, +0.0120]: not to be told from none."
     )
     held = {"mean": 0.01, "by_dataset": {"tissue": estimate(0.01, 0.002, 0.02)}, "run_id": "r"}
-    assert opening(made_up(test=held)).endswith("+0.0100 [+0.0020, +0.0200]: the gain holds.")
+    assert write_opening(made_up(test=held)).endswith("+0.0100 [+0.0020, +0.0200]: the gain holds.")
     lost = {"mean": -0.01, "by_dataset": {"tissue": estimate(-0.01, -0.02, -0.002)}, "run_id": "r"}
-    assert opening(made_up(test=lost)).endswith("[−0.0200, −0.0020]: it lost there.")
+    assert write_opening(made_up(test=lost)).endswith("[−0.0200, −0.0020]: it lost there.")
 
 
 def test_no_winner_is_invented():
     none = made_up(winner=None, winner_values={}, validation=None, test=None, n_tests=0)
-    assert opening(none).startswith("The default is the best: none of the 1 best of 6 configurations beat it")
+    assert write_opening(none).startswith("The default is the best: none of the 1 best of 6 configurations beat it")
     assert "winner changes" not in summary_text(none)
-    assert opening(none).endswith("There is no winner, and the test genes were not looked at.")
+    assert write_opening(none).endswith("There is no winner, and the test genes were not looked at.")
     nothing = {"winner": None, "winner_values": {}, "validation": None, "test": None}
-    assert opening(made_up(**nothing, n_tests=1)).endswith("There is no winner.")  # an earlier one was tested
+    assert write_opening(made_up(**nothing, n_tests=1)).endswith("There is no winner.")  # an earlier one was tested
     alone = made_up(**nothing, finalists=[finalist("default", 0.4)], max_memory_mb=10.0)
-    assert opening(alone).endswith("no other configuration ran to its end within the memory asked for.")
-    assert opening(made_up(n_samples=9)) == "Not finished: 6 of 9 samples are done."
-    assert "not confirmed yet" in opening(made_up(finalists=[], winner=None))
+    assert write_opening(alone).endswith("no other configuration ran to its end within the memory asked for.")
+    assert write_opening(made_up(n_samples=9)) == "Not finished: 6 of 9 samples are done."
+    assert "not confirmed yet" in write_opening(made_up(finalists=[], winner=None))
 
 
 def test_part_of_a_comparison_is_not_told():
@@ -90,7 +90,7 @@ def test_part_of_a_comparison_is_not_told():
         "missing": ["winner, seed 3"],
     }
     found = made_up(test=part)
-    assert opening(found).endswith("on validation genes; the comparison on the test genes is not finished.")
+    assert write_opening(found).endswith("on validation genes; the comparison on the test genes is not finished.")
     assert "<h2>Test genes</h2>" not in render_search(found, {})
     assert "<h2>Test genes</h2>" in render_search(made_up(), {})
 
@@ -98,9 +98,9 @@ def test_part_of_a_comparison_is_not_told():
 def test_a_finalist_with_missing_runs_does_not_hide_the_winner():
     finalists = [finalist("default", 0.40), finalist("sample 3", 0.42), finalist("sample 1", 0.41, n_missing=2)]
     found = made_up(finalists=finalists)
-    assert opening(found).startswith("Sample 3 beats the default")
+    assert write_opening(found).startswith("Sample 3 beats the default")
     assert "Runs of the confirmation are missing, and so could not win: sample 1." in summary_text(found)
-    assert "not confirmed yet" in opening(made_up(finalists=finalists, winner=None))
+    assert "not confirmed yet" in write_opening(made_up(finalists=finalists, winner=None))
 
 
 def test_the_page_needs_no_other_file_and_escapes_foreign_text(tmp_path):
@@ -129,7 +129,7 @@ def test_every_sample_is_in_the_table():
 
 def test_the_terminal_says_the_same():
     text = summary_text(made_up())
-    assert opening(made_up()) in text
+    assert write_opening(made_up()) in text
     assert "6 samples: 4 finished, 1 stopped early, 1 failed" in text
     assert "best sample: 3, validation PCC 0.4310" in text
     assert "ar.decay: 0.8 -> 0.75" in text

@@ -35,8 +35,8 @@ def test_every_point_becomes_a_valid_configuration_and_back(name):
 @pytest.mark.parametrize("name", list_spaces())
 def test_the_default_lies_within_every_space(name):
     space = load_space(name)
-    assert space.outside(Config()) == {}
-    assert space.including(Config()) == space
+    assert space.find_outside(Config()) == {}
+    assert space.include(Config()) == space
     assert Space.from_dict(space.model_dump(mode="json")) == space
 
 
@@ -129,16 +129,16 @@ def test_an_unknown_space_names_the_closest():
 def test_a_space_is_widened_for_the_default_and_narrowed_if_held(tmp_path):
     lines = ("path: model.depth, low: 4, high: 8, step: 2", "path: train.batch_size, choices: [4, 16]")
     space = load_space(write(tmp_path, *lines))
-    wider = space.including(Config())  # depth 3, batch size 8
+    wider = space.include(Config())  # depth 3, batch size 8
     assert (wider.parameters[0].low, wider.parameters[0].step) == (3, None)
     assert wider.parameters[1].choices == (4, 16, 8)
-    assert set(space.outside(Config())) == {"model.depth", "train.batch_size"}
-    assert [p.path for p in space.holding(["model.depth"]).parameters] == ["train.batch_size"]
+    assert set(space.find_outside(Config())) == {"model.depth", "train.batch_size"}
+    assert [p.path for p in space.hold(["model.depth"]).parameters] == ["train.batch_size"]
     with pytest.raises(StudyError, match="nothing is left to search"):
-        space.holding(["model.depth", "train.batch_size"])
+        space.hold(["model.depth", "train.batch_size"])
 
 
 def test_a_default_that_no_multiple_gives_is_refused(tmp_path):
     lines = ("path: model.n_heads, choices: [2, 4]", "path: model.hidden_dim, choices: [2, 4], times: model.latent_dim")
     with pytest.raises(ConfigError, match=r"in multiples of model\.latent_dim, and 128 is none of 48"):
-        load_space(write(tmp_path, *lines)).including(Config())
+        load_space(write(tmp_path, *lines)).include(Config())

@@ -19,7 +19,7 @@ from cgd.training import checkpoint
 from cgd.training.checkpoint import (
     CheckpointFolder,
     CheckpointWarning,
-    kept_epochs,
+    choose_kept_epochs,
     optimizer_tensors,
     read_folder,
     restore_optimizer,
@@ -233,7 +233,7 @@ def test_the_rule_keeps_the_last_the_best_and_a_spare(tmp_path):
         folder.save(epoch, tensors(), {"kept_epoch": best})
         kept.append(folder.epochs())
     assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [2, 4, 5], [5, 6], [6, 7], [6, 7, 8]]
-    assert kept_epochs([9, 99_998, 99_999, 100_000], last=100_000, best=None) == {99_999, 100_000}
+    assert choose_kept_epochs([9, 99_998, 99_999, 100_000], last=100_000, best=None) == {99_999, 100_000}
     CheckpointFolder(tmp_path / "long", "abc").save(99_999, tensors(1), {})
     CheckpointFolder(tmp_path / "long", "abc").save(100_000, tensors(2), {})
     assert_is(CheckpointFolder(tmp_path / "long", "abc").load_newest(), 2, {})

@@ -13,8 +13,8 @@ from ablations.search.space import Space, Stopping, load_space
 from cgd.config import Config
 from cgd.errors import ConfigError
 from tune.search.book import GIVEN, INTERRUPTED, ORIGIN, SAMPLE, VALUES, SearchBook
+from tune.search.drawing import BookedSearch, SparingASHA, make_scheduler
 from tune.search.plan import SearchPlan
-from tune.search.searcher import BookedSearch, SparingASHA, make_scheduler
 from tune.search.start import first_points
 from tune.search.storage import SearchError, open_journal, open_storage
 from tune.trials.messages import TrialResult
@@ -154,7 +154,7 @@ def test_a_refused_sample_has_its_reason_and_the_next_is_drawn(plan, tmp_path):
             "parameters": [{"path": "model.width", "choices": [32, 33]}, {"path": "model.depth", "low": 1, "high": 4}],
         }
     )
-    book = begin(dataclasses.replace(plan, space=space.including(Config()), n_samples=30), InMemoryStorage())
+    book = begin(dataclasses.replace(plan, space=space.include(Config()), n_samples=30), InMemoryStorage())
     refused = []
     search = BookedSearch(book, tmp_path, lambda sample, reason: refused.append((sample, reason)))
     given = []

@@ -14,7 +14,7 @@ from cgd.config import Config
 from tune.search import confirm as module
 from tune.search.book import SearchBook
 from tune.search.confirm import Finalist, choose_winner, confirm
-from tune.search.engine import Workplace
+from tune.search.engine import Place
 from tune.search.plan import Replication, make_plan
 from tune.search.record import summary_metrics
 from tune.search.runs import Candidate, SearchRecorder
@@ -55,10 +55,10 @@ def plan():
 @pytest.fixture
 def confirmed(plan, tmp_path, monkeypatch):
     """Confirm where the jobs for which `outcome(finalist, seed)` is `done` or `failed` end that way, others not."""
-    place = Workplace(Work("validation", (), {}, tmp_path), tmp_path, tmp_path / "s", 1)
+    place = Place(Work("validation", (), {}, tmp_path), tmp_path, tmp_path / "s", 1)
 
     def run(outcome):
-        def run_candidates(workplace, replicates, recorder, jobs):
+        def run_candidates(place, replicates, recorder, jobs):
             for job in jobs:
                 replicate = replicates[job.replicates[0]]
                 finalist = recorder.candidate_of(job.key).tags["cgd.finalist"]

@@ -12,7 +12,7 @@ from cgd.evaluation import Evaluation
 from cgd.training.checkpoint import CheckpointFolder
 from tune.checkpoints.budget import CheckpointBudget, find_checkpoints
 from tune.search import engine
-from tune.search.engine import Workplace
+from tune.search.engine import Place
 from tune.search.runs import KIND_OF_RUN, Candidate, SearchRecorder, SearchRuns
 from tune.terminal.progress import Progress
 from tune.terminal.text import make_console
@@ -78,7 +78,7 @@ def test_a_result_that_lost_nothing_has_no_tags_even_if_old():
 def test_a_search_holds_the_checkpoint_budget(recorder, tmp_path, monkeypatch):
     given = {}
     monkeypatch.setattr(engine, "run_tune", lambda *arguments, **named: given.update(named))
-    engine.run_candidates(Workplace(recorder.work, tmp_path, tmp_path / "s", 1, budget=15_000), (), recorder)
+    engine.run_candidates(Place(recorder.work, tmp_path, tmp_path / "s", 1, budget=15_000), (), recorder)
     for key, epochs in [("search-u-0/a", (1,)), ("search-u-1/a", (1, 2))]:  # the first has its result
         for epoch in epochs:
             CheckpointFolder(tmp_path / "checkpoints" / key, "a").save(epoch, {"a": torch.zeros(2500)}, {})

@@ -67,8 +67,8 @@ def finish(tracking, plan, output, pcc=0.5):
 def remaining(tracking, plan):
     """(data set, seed, dropout) of what is still to run, and how many floors."""
     runner = Runner(plan, tracking, Path(), {})
-    trials = {(s.dataset, s.seed, s.config.model.dropout) for s in runner.missing().values()}
-    return trials, len(runner.missing_floors())
+    trials = {(s.dataset, s.seed, s.config.model.dropout) for s in runner.find_missing().values()}
+    return trials, len(runner.find_missing_floors())
 
 
 def test_a_finished_study_has_nothing_left_to_run(tiny, tracking, tmp_path):
