@@ -175,7 +175,7 @@ class TrainConfig(_Section):
 
     n_workers: PositiveInt = Field(
         1,
-        description="processes that share each batch out among themselves: the same numbers, but for dropout, whose "
+        description="processes that share each batch out among themselves: the same numbers, except for dropout, whose "
         "masks each draws for itself; not part of the fingerprint, see runtime",
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of the transformer; everything else is fp32")
@@ -219,14 +219,14 @@ class EvaluationConfig(_Section):
 
 class RuntimeConfig(_Section):
     """Where and how it runs. Not part of the fingerprint: it changes numbers by no more than the order of sums does,
-    but for the masks of dropout."""
+    except for the masks of dropout."""
 
     device: Literal["cpu", "cuda"] = "cpu"
     attention: Literal["sdpa", "flex"] = Field("sdpa", description="mask as a boolean tensor, or FlexAttention blocks")
     n_threads: PositiveInt = Field(1, description="CPU threads of each worker")
     micro_batches: PositiveInt = Field(
         1,
-        description="pieces each worker computes its share of a batch in: less memory, the same gradient but for "
+        description="pieces each worker computes its share of a batch in: less memory, the same gradient except for "
         "dropout, whose masks are drawn piece by piece",
     )
     compile: bool = Field(False, description="torch.compile the transformer's blocks; the first epoch pays for it")

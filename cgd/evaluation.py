@@ -53,7 +53,7 @@ class Evaluation:
 
 
 def trial_fingerprint(config: Config, prepared: PreparedPair, split: GeneSplit) -> str:
-    """Names a trial for ever: configuration, data, split and code version."""
+    """Names a trial forever: configuration, data, split and code version."""
     return config.fingerprint(prepared.sha256, split.sha256, trial_code(config))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def reset_peak_memory() -> None:
-    """Start the peak anew, where the system allows it: a process may run several trials in turn."""
+    """Start the peak again, where the system allows it: a process may run several trials in turn."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

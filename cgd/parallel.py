@@ -1,8 +1,8 @@
 """Several processes that train one model: what each takes of a batch, and what they tell each other.
 
 Every process draws the same batch from the same streams and computes its share of it; the gradients of the shares add
-up to that of the batch. So the number of processes changes no more than the order of sums does (but for dropout, whose
-masks each draws for its share), a share may be larger than another, and nothing is lost or counted twice.
+up to that of the batch. So the number of processes changes no more than the order of sums does (except for dropout,
+whose masks each draws for its share), a share may be larger than another, and nothing is lost or counted twice.
 (DistributedDataParallel averages over processes instead, which is the gradient of the batch only where all shares weigh
 the same.)
 

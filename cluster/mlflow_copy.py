@@ -62,7 +62,7 @@ def restore(database: Path) -> None:
 
 
 def keep(database: Path) -> None:
-    """Save for ever."""
+    """Save forever."""
     while True:
         time.sleep(_SECONDS)
         try:

@@ -91,7 +91,7 @@ class NovoSpaRc:
     def _solve_structured_plan(self, cost: Matrix, cell_hops: Matrix, spot_hops: Matrix) -> Matrix:
         plan = np.full(cost.shape, 1.0 / cost.size)
         for _ in range(self.max_rounds):
-            # gradient of the Gromov term of squared differences, but for what fixed marginals make constant
+            # gradient of the Gromov term of squared differences, except for what fixed marginals make constant
             structure = -(cell_hops @ plan) @ spot_hops
             before, mixed = plan, (1 - self.alpha) * (structure - structure.min()) + self.alpha * cost
             plan = balance_plan(mixed, self.epsilon)

@@ -75,7 +75,7 @@ def principal_vectors(cells: Matrix, spots: Matrix, rank: int, min_cosine: float
     rank
         Principal components taken of each.
     min_cosine
-        Pairs of vectors at or below it are dropped, but for the first.
+        Pairs of vectors at or below it are dropped, except for the first.
     """
     of_cells, of_spots = _loadings(cells, rank), _loadings(spots, rank)
     rotation, cosines, _ = np.linalg.svd(of_cells @ of_spots.T)

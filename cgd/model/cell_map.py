@@ -29,7 +29,7 @@ _RANK = 128  # the map is smooth: what further components hold is mostly noise
 _FOLDS = 10
 _MAX_SPOTS = 1500  # the share and the components are found on no more spots than this, drawn at random
 _CHUNK = 2**18  # spots x cells attended at once, so that they stay in a processor's cache ...
-_LEAST_ROWS = 64  # ... but for very many cells
+_LEAST_ROWS = 64  # ... except for very many cells
 
 
 @dataclass(frozen=True)

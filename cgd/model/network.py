@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cgd.config import Config
-from cgd.diffusion.schedule import ForwardProcess
-from cgd.diffusion.timesteps import TimestepSampler
+from cgd.diffusion.schedule import ForwardProcess, TimestepSampler
 from cgd.model.ar_steps import step_weights
 from cgd.model.autoencoder import TwoHeadedAutoencoder
 from cgd.model.cat import CAT, NoisyTokens, Prefix

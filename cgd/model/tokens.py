@@ -126,7 +126,7 @@ def random_rotations(batch: int, dim: int, generator: torch.Generator) -> Tensor
 
 
 def draw_steps(batch: int, n_tokens: int, decay: float, generator: torch.Generator) -> Tensor:
-    """(B, L) AR step of each token, drawn anew for each sample (Algorithm 1)."""
+    """(B, L) AR step of each token, drawn again for each sample (Algorithm 1)."""
     return torch.stack([step_of_token(sample_ar_steps(n_tokens, decay, generator)[0]) for _ in range(batch)])
 
 

@@ -44,7 +44,7 @@ def write_folder(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]
     Raises
     ------
     CheckpointError
-        Something else than a checkpoint bears that name: it is left alone.
+        Something else than a checkpoint has that name: it is left alone.
     DiskError
         The disk is full or fails; nothing is left of the attempt.
     """

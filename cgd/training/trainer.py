@@ -169,7 +169,7 @@ class Trainer:
     def _run_epoch(self) -> dict[str, float]:
         start = time.perf_counter()
         self.network.train()
-        # seeded anew at every epoch, so that a resumed one drops what the interrupted one would have
+        # seeded again at every epoch, so that a resumed one drops what the interrupted one would have
         torch.manual_seed(derive_seed(self.network.config.seed, "dropout", self.parallel.rank, self.progress.epoch))
         if self.joint:  # the encoder moves, and with it the scale of the latents
             self._fit_scales()

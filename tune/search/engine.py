@@ -32,7 +32,7 @@ from tune.trials.tuning import run_tune
 class Place:
     """Where a search runs, and how much at a time."""
 
-    work: Work  # what its trials share, but for what they are scored on
+    work: Work  # what its trials share, except for what they are scored on
     output: Path
     folder: Path  # the search's own in `output`
     max_concurrent: int | None  # trials at a time; None for as many as the cluster takes

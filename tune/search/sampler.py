@@ -24,7 +24,7 @@ SAMPLE = "sample"  # user attribute of a trial: its position in the search
 
 
 class PositionedSampler(BaseSampler):
-    """TPE, seeded anew for each sample; a trial that takes the place of an interrupted one has the same position.
+    """TPE, seeded again for each sample; a trial that takes the place of an interrupted one has the same position.
 
     `constant_liar` is always on: it makes concurrent trials keep their distance and does nothing to one alone.
     """

@@ -1,7 +1,7 @@
 """One run per key on a server that several commands write to: MLflow has no lock, and creates whatever it is asked to.
 
 A new run is at first a claim: it bears `cgd.claim` and none of the tags by which runs are found. Whoever then sees no
-other claim and no run of that key tags its own and has won; whoever sees one takes its own away and begins anew after
+other claim and no run of that key tags its own and has won; whoever sees one takes its own away and begins again after
 a random while. Of two commands the later to claim sees the earlier, so that both never win; where each saw the other,
 both give way.
 """

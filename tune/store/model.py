@@ -28,14 +28,14 @@ _SIGNATURE = ModelSignature(
 
 @lru_cache(maxsize=1)
 def _requirements() -> list[str]:
-    """The versions in use here; working them out from the code takes MLflow many seconds, for each model anew."""
+    """The versions in use here; working them out from the code takes MLflow many seconds, for each model again."""
     return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in _PACKAGES]
 
 
 def write_model(client: MlflowClient, experiment_id: str, run_id: str, folder: Path, tags: Mapping[str, str]) -> str:
     """Log the model saved in `folder` as the LoggedModel of a run; returns its id.
 
-    A run has one for ever, READY when it is whole: the next attempt writes into what a killed driver left.
+    A run has one forever, READY when it is whole: the next attempt writes into what a killed driver left.
     """
     found = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'", max_results=1)
     model_id = found[0].model_id if found else None

@@ -23,7 +23,7 @@ from tune.store.outbox_files import LAST, End, Entry, Epochs, Fail, Finish, Open
 from tune.store.reading import KILLED
 from tune.store.tracking import Tracking
 
-_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)  # seconds between one attempt and the next, the last for ever
+_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)  # seconds between one attempt and the next, the last forever
 _STOP_SECONDS = 5.0
 _WAIT_VARIABLE, _WAIT_SECONDS = "CGD_STORE_WAIT", 60.0
 
@@ -213,7 +213,7 @@ class Outbox:
         try:
             while (key := self._next()) is not None:
                 self._attempt(key)
-        except BaseException as error:  # whatever it is, the command must hear of it and not wait for ever
+        except BaseException as error:  # whatever it is, the command must hear of it and not wait forever
             self._stop_with(error)
 
     def _next(self) -> str | None:

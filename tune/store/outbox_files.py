@@ -154,7 +154,7 @@ class OutboxFiles:
                 os.fsync(file.fileno())
 
     def rewrite(self, key: str, entries: Iterable[Entry]) -> None:
-        """Put down all entries of a run anew: appending one failed, and may have left half a line. Raises OSError."""
+        """Put down all entries of a run again: appending one failed, and may have left half a line. Raises OSError."""
         write_atomically(self._file(key), "".join(entry.to_line() for entry in entries))
 
     def read(self) -> dict[str, list[Entry]]:

@@ -1,4 +1,4 @@
-"""The only writer of MLflow: one run per fingerprint, for ever.
+"""The only writer of MLflow: one run per fingerprint, forever.
 
 All writing happens on the driver. A run is found again by its tag `cgd.fingerprint`, so a study run twice, killed or
 resumed neither loses nor duplicates one.

@@ -145,7 +145,7 @@ class _Heartbeat:
         self._thread.join()
 
     def rest(self) -> None:
-        """Something was written: the silence starts anew."""
+        """Something was written: the silence starts again."""
         self._last = time.monotonic()
 
     def _run(self) -> None:

@@ -118,5 +118,5 @@ def load_forecast(output: Path, plan: Plan) -> Forecast | None:
     path = forecast_path(output, plan)
     try:
         return Forecast.from_json(path.read_text(encoding="utf-8"), str(path), "make a dry run")
-    except (FileNotFoundError, UnicodeDecodeError, TrackingError):  # by another version, or by hand: made anew
+    except (FileNotFoundError, UnicodeDecodeError, TrackingError):  # by another version, or by hand: made again
         return None

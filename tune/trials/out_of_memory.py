@@ -1,6 +1,6 @@
 """A trial that runs out of GPU memory is run again with its batches in smaller pieces: the same numbers in less memory.
 
-The same but for dropout (`model.dropout`), whose masks are drawn piece by piece.
+The same except for dropout (`model.dropout`), whose masks are drawn piece by piece.
 """
 
 from __future__ import annotations

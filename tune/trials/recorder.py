@@ -183,7 +183,7 @@ class StudyRecorder(Recorder):
 
     def write_result(self, key: str, name: str, result: TrialResult) -> str:
         spec, summary = self.specs[key], dict(result.summary)
-        if "val_pcc" in summary:  # the curve of the epochs bears that name
+        if "val_pcc" in summary:  # the curve of the epochs has that name
             summary[KEPT] = summary.pop("val_pcc")
         model = self._model(spec, result.has_model) if self._keeps_model(spec) else None
         self.outbox.finish(key, summary, write_per_gene(result.per_gene), model)

@@ -65,7 +65,7 @@ class Runner:
         return fingerprint in self.known and self.known[fingerprint].status == FINISHED
 
     def _open_parents(self, resume: bool) -> dict[str, str]:
-        """The parent run of each study: exactly these trials have one for ever, which is opened again."""
+        """The parent run of each study: exactly these trials have one forever, which is opened again."""
         parents, interrupted = {}, False
         known = self.tracking.find_runs("study", "cgd.study_key")
         for plan in self.plan.studies:

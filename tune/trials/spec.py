@@ -28,7 +28,7 @@ class Replicate:
 class TrialSpec:
     """What one trial of a study is, before it runs."""
 
-    fingerprint: str  # its name for ever
+    fingerprint: str  # its name forever
     name: str  # readable: `ar_decay=0.8 · mouse_v1_starmap · seed 1 · fold 2`
     dataset: str
     seed: int

@@ -95,7 +95,7 @@ def run_tune(
         failure_config=ray_tune.FailureConfig(max_failures=retries),
     )
     tune_config = ray_tune.TuneConfig(
-        # Tune keeps an idle process with what it holds, for which a trial of another kind would wait for ever
+        # Tune keeps an idle process with what it holds, for which a trial of another kind would wait forever
         reuse_actors=are_alike(work.request(job.config) for job in jobs),
         max_concurrent_trials=max_concurrent,
         search_alg=searcher,

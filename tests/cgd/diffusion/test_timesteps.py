@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from cgd.diffusion.timesteps import TimestepSampler
+from cgd.diffusion.schedule import TimestepSampler
 from cgd.model.ar_steps import step_of_token, step_weights
 
 T = 60

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cgd.model.granger import granger_f, regulator_scores
+from cgd.model.reference import granger_f, regulator_scores
 
 
 def expression(n_genes=5, n_spots=60, seed=0):

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from cgd.model.granger import regulator_scores
 from cgd.model.kernel import GeneKernel
-from cgd.model.reference import Reference
+from cgd.model.reference import Reference, regulator_scores
 
 N, C = 15, 40
 
