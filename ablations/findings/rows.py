@@ -111,7 +111,7 @@ class DatasetTable:
     absent_floors
         Floors every table should have but the tracking store does not.
     over_floor
-        Best level minus strongest floor, paired by gene; None where either is missing.
+        Best level minus best floor, paired by gene; None where either is missing.
     copied_share
         Mean share of a test gene's entries that is copied from the truth (published protocol, else NaN).
     floor_of
@@ -180,7 +180,7 @@ class DatasetTable:
         return max(known, key=lambda row: sign * row.primary.mean, default=None)
 
     @property
-    def strongest_floor(self) -> Row | None:
+    def best_floor(self) -> Row | None:
         known = [row for row in self.rows if row.kind == "floor" and row.primary.is_known]
         return max(known, key=lambda row: METRICS[PRIMARY].sign * row.primary.mean, default=None)
 

@@ -77,7 +77,7 @@ class DatasetPlaces:
 
     @property
     def best_floor(self) -> Place | None:
-        floor = self.table.strongest_floor
+        floor = self.table.best_floor
         floors = [place for place in self.places if place.row.kind == "floor"]  # a method may bear a floor's name
         return next((place for place in floors if floor and place.row.name == floor.name), None)
 
@@ -164,7 +164,7 @@ def _place_all(results: StudyResults, table: DatasetTable, n_resamples: int) -> 
     floors = results.floors[results.floors["dataset"] == table.name].drop(columns="dataset")
     metrics = [metric for metric in CORRECTED if metric in results.metrics]
     reference = genes[genes["level"] == table.default.name]
-    floor = table.strongest_floor
+    floor = table.best_floor
     best_floor = floors[floors["method"] == floor.name] if floor else None
     ranks = _rank_methods(table.levels)
     rows = [*table.levels, *(row for row in table.references if row.kind == "floor")]

@@ -183,7 +183,7 @@ def _count_trials(trials: pd.DataFrame, n_expected: int) -> TrialCounts:
 def _compare_with_floor(
     genes: pd.DataFrame, floors: pd.DataFrame, table: DatasetTable, n_resamples: int
 ) -> Estimate | None:
-    best, floor = table.best, table.strongest_floor
+    best, floor = table.best, table.best_floor
     if best is None or floor is None:
         return None
     theirs = floors[floors["method"] == floor.name].drop(columns="dataset")

@@ -123,7 +123,7 @@ def list_troubles(tables: list[DatasetTable]) -> list[str]:
 
 
 def judge(results: StudyResults, table: DatasetTable) -> str:
-    """Which level is best on a data set, whether it differs from the default, and where the strongest floor is."""
+    """Which level is best on a data set, whether it differs from the default, and where the best floor is."""
     best, default = table.best, table.default
     if best is None and any(row.trials and row.trials.ok for row in table.levels):
         return "No test gene could be scored (evaluation.min_spot_fraction), so there is no answer."
@@ -138,8 +138,8 @@ def judge(results: StudyResults, table: DatasetTable) -> str:
     hidden = best.differences.get(HIDDEN_PRIMARY)  # of the published protocol
     if hidden is not None and hidden.is_known:
         sentences.append(f"On the hidden entries alone it is {describe_gap(hidden, 'the default')}.")
-    if table.strongest_floor and table.over_floor and table.over_floor.is_known:
-        floor = f"the strongest floor, {table.strongest_floor.title} at {table.strongest_floor.primary.mean:.3f}"
+    if table.best_floor and table.over_floor and table.over_floor.is_known:
+        floor = f"the best floor, {table.best_floor.title} at {table.best_floor.primary.mean:.3f}"
         sentences.append(f"{best.title} is {describe_gap(table.over_floor, floor)}.")
     return " ".join([*sentences, *_explain_higher_mean(best, table.levels)])
 

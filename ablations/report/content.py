@@ -159,6 +159,6 @@ def describe_statistics(study: Study) -> str:
         )
     return (
         f"{how} Holm's correction runs over all levels and data sets of the study, for {SCORE} (and apart from it over "
-        "hidden entries); neither the other metrics nor the lead over the strongest floor are corrected. The best "
+        "hidden entries); neither the other metrics nor the lead over the best floor are corrected. The best "
         "level is the one furthest above the default; being the best of several flatters it a little."
     )

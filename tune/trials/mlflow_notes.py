@@ -29,7 +29,7 @@ def list_study_metrics(tables: Sequence[DatasetTable]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for table in tables:
         name = clean_metric_part(table.name)
-        for end, row in ((FLOOR, table.strongest_floor), (CEILING, table.ceiling)):
+        for end, row in ((FLOOR, table.best_floor), (CEILING, table.ceiling)):
             metrics |= {f"{PRIMARY}/{name}/{end}": row.primary.mean} if row else {}
         for level, row in zip(_tell_apart([row.title for row in table.levels]), table.levels, strict=True):
             metrics[f"{PRIMARY}/{name}/{level}"] = row.primary.mean
@@ -83,7 +83,7 @@ def write_parent_note(
 
 def _set_table(table: DatasetTable) -> list[str]:
     lines = [f"| level | mean test {SCORE} | minus default ({CONFIDENCE_PERCENT} interval) |", "|---|---:|---:|"]
-    if floor := table.strongest_floor:
+    if floor := table.best_floor:
         lines.append(f"| {FLOOR}: {escape(floor.title)} | {format_number(floor.primary.mean)} | |")
     for row in table.levels:
         mark, found = " (default)" * row.is_default, row.differences.get(PRIMARY)

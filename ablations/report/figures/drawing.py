@@ -87,7 +87,7 @@ def _save(figure: Figure, **options: Any) -> bytes:
 def write_caption(table: DatasetTable, width: int, top: float = math.inf) -> str:
     """A data set with its floor and ceiling in numbers; an arrow where the ceiling lies above `top`, off the scale."""
     lines = [wrap(table.heading, width)]
-    if floor := table.strongest_floor:
+    if floor := table.best_floor:
         lines.append(wrap(f"floor: {shorten_name(floor)} {format_number(floor.primary.mean)}", width))
     if ceiling := table.ceiling:
         mean = ceiling.primary.mean

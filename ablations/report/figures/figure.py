@@ -40,7 +40,7 @@ _SQUEEZE = 1.6  # a ceiling further up than this many times everything else woul
 
 
 def draw(study: Study, tables: Sequence[DatasetTable], stamp: str = "") -> Figure:
-    """Every level on every data set with its interval, the strongest floor and the ceiling.
+    """Every level on every data set with its interval, the best floor and the ceiling.
 
     The `stamp` must stand in the figure itself, because figures travel without their captions.
     """
@@ -70,7 +70,7 @@ def _draw_bars(study: Study, tables: Sequence[DatasetTable], stamp: str) -> Figu
 
 def _find_limits(tables: Sequence[DatasetTable]) -> tuple[float, float]:
     """From 0, or below, to just above the highest bar, floor, and ceiling where that does not squeeze the bars."""
-    floors = [table.strongest_floor for table in tables]
+    floors = [table.best_floor for table in tables]
     values = list_reach([row.primary for table in tables for row in table.levels])
     values += [0.0, *(row.primary.mean for row in floors if row)]
     top = max(values)
@@ -90,8 +90,8 @@ def _draw_groups(
         _draw_group(panel, x, [row for _, row in found], width, i, show_values=width * group > 0.3)
     for k, table in enumerate(tables):
         ends, ceiling = (k - 0.47, k + 0.47), table.ceiling
-        if table.strongest_floor:
-            panel.hlines(table.strongest_floor.primary.mean, *ends, color=INK, linewidth=1.5, zorder=5)
+        if table.best_floor:
+            panel.hlines(table.best_floor.primary.mean, *ends, color=INK, linewidth=1.5, zorder=5)
         if ceiling and ceiling.primary.mean <= limits[1]:
             panel.hlines(ceiling.primary.mean, *ends, color=INK, linewidth=1, linestyle=":", zorder=5)
     panel.axhline(0, color=INK, linewidth=0.7, zorder=4)
@@ -127,7 +127,7 @@ def _draw_legend(figure: Figure, study: Study, labels: Sequence[str], inches: fl
     names = [wrap(f"{label} (default)" if label == study.default_label else label, 44) for label in labels]
     handles: list[Any] = [Patch(**_style_bar(i)) for i in range(len(labels))]
     handles += [Line2D([], [], color=INK, linewidth=1.5), Line2D([], [], color=INK, linewidth=1, linestyle=":")]
-    names += ["strongest floor", "ceiling (↑ off the scale)"]
+    names += ["best floor", "ceiling (↑ off the scale)"]
     figure.legend(
         handles, names, loc="outside upper left", ncols=count_legend_columns(names, inches), title=study.title,
         alignment="left", title_fontproperties={"weight": "bold", "size": 8}, handlelength=2.2, labelcolor=INK,

@@ -53,14 +53,14 @@ def draw_lines(study: Study, tables: Sequence[DatasetTable], stamp: str) -> Figu
     for i, table in enumerate(tables):
         _draw_line(panel, table, positions, i, shift=step * (i - (len(tables) - 1) / 2))
         colour, ceiling = PALETTE[i % len(PALETTE)], table.ceiling
-        if table.strongest_floor:
-            panel.axhline(table.strongest_floor.primary.mean, color=colour, linewidth=1, linestyle="--", zorder=1)
+        if table.best_floor:
+            panel.axhline(table.best_floor.primary.mean, color=colour, linewidth=1, linestyle="--", zorder=1)
         if ceiling and ceiling.primary.mean <= limits[1]:
             panel.axhline(ceiling.primary.mean, color=colour, linewidth=1, linestyle=":", zorder=1)
     panel.set(xlabel=study.title, ylabel=f"mean {SCORE} over the test genes", ylim=limits)
     _name_lines(panel, tables, names, positions, limits, height)
     handles = [Line2D([], [], color=INK, linewidth=1, linestyle=style) for style in ("--", ":")]
-    marks = ["strongest floor of the data set in the same colour", "its ceiling, where it fits the scale"]
+    marks = ["best floor of the data set in the same colour", "its ceiling, where it fits the scale"]
     figure.legend(handles, marks, loc="outside upper left", ncols=2, labelcolor=INK, fontsize=SMALL + 0.5)
     write_stamp(figure, stamp)
     return figure
@@ -89,7 +89,7 @@ def _have_room(values: list[float]) -> bool:
 
 def _find_limits(tables: Sequence[DatasetTable]) -> tuple[float, float]:
     values = list_reach([row.primary for table in tables for row in table.levels])
-    values += [row.primary.mean for table in tables if (row := table.strongest_floor)] or [0.0]
+    values += [row.primary.mean for table in tables if (row := table.best_floor)] or [0.0]
     low, high = min(values), max(values)
     for value in sorted(row.primary.mean for table in tables if (row := table.ceiling)):
         high = value if high < value <= low + _SQUEEZE * (high - low) else high

@@ -73,7 +73,7 @@ def _draw_block(
         weight = "bold" if text != label else "normal"
         wrapped = wrap(text, int((left - 0.1) / CHARACTER))
         panel.text(0.08, first + cell * (i + 0.5) - _GLYPH / 2, wrapped, va="center", fontweight=weight)
-    for j, text in enumerate(("strongest floor", "ceiling")):
+    for j, text in enumerate(("best floor", "ceiling")):
         panel.text(0.08, end + 0.06 + j * _FLOOR_ROW, text, va="top", color=SOFT)
     for k, table in enumerate(tables):
         _draw_column(panel, table, list(titles), left + _COLUMN * k, first, cell)
@@ -92,7 +92,7 @@ def _draw_column(panel: Any, table: DatasetTable, labels: Sequence[str], x: floa
             if scale:
                 _draw_interval(panel, rows[label], table.default, is_best, first + cell * (i + 1) - 0.1, scale)
     end = first + cell * len(labels)
-    for j, row in enumerate((table.strongest_floor, table.ceiling)):
+    for j, row in enumerate((table.best_floor, table.ceiling)):
         y = end + 0.06 + j * _FLOOR_ROW
         name = shorten_name(row) if row is not None and row.kind == "floor" else ""
         panel.text(centre, y, format_number(row.primary.mean) if row else "–", ha="center", va="top", color=SOFT)

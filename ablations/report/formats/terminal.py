@@ -55,7 +55,7 @@ def summarise_report(content: Content) -> str:
 
 
 _LEGEND = (
-    f"of range: {SCORE} on the scale from the strongest floor (0 %) to the ceiling (100 %); p: of the difference to "
+    f"of range: {SCORE} on the scale from the best floor (0 %) to the ceiling (100 %); p: of the difference to "
     "the default, after Holm's correction; seconds: mean of a trial."
 )
 

@@ -135,9 +135,9 @@ def make_levels(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:
         Line((show_label(results, label), *(cell(table, _find_level(table, label)) for table in tables)))
         for label in results.study.labels
     ]
-    floors = [(table.strongest_floor, table) for table in tables]
+    floors = [(table.best_floor, table) for table in tables]
     named = (Cell(format_number(row.primary.mean), (row.title,)) if row else Cell("–") for row, _ in floors)
-    lines.append(Line((Cell("strongest floor"), *named), "floor", has_rule=True))
+    lines.append(Line((Cell("best floor"), *named), "floor", has_rule=True))
     ceilings = [table.ceiling for table in tables]
     lines.append(
         Line(
@@ -154,7 +154,7 @@ def make_levels(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:
 
 
 def make_fractions(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:
-    """How far each level stands from the strongest floor to the ceiling, so that data sets compare."""
+    """How far each level stands from the best floor to the ceiling, so that data sets compare."""
     metrics = [PRIMARY] + [HIDDEN_PRIMARY] * (results.protocol == "published")
     heads = [(table, metric) for table in tables for metric in metrics]
     names = [f"{table.heading}{', hidden entries' if metric == HIDDEN_PRIMARY else ''}" for table, metric in heads]
@@ -166,7 +166,7 @@ def make_fractions(results: StudyResults, tables: Sequence[DatasetTable]) -> She
         mean = [Cell(format_percent(sum(own) / len(own)))] * (len(tables) > 1)
         lines.append(Line((show_label(results, label), *(Cell(format_percent(share)) for share in shares), *mean)))
     note = (
-        f"{SCORE} on the scale from the strongest floor (0 %) to the ceiling (100 %); below 0 % a level does worse "
+        f"{SCORE} on the scale from the best floor (0 %) to the ceiling (100 %); below 0 % a level does worse "
         "than a method that learns nothing of this kind."
     )
     if _WIDTH in results.study.paths:

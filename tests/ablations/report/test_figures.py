@@ -59,7 +59,7 @@ def test_every_form_names_data_sets_levels_floors_and_ceilings(form):
     for expected in ("tissue_a", "tissue_b", "MVC", study.labels[0], study.title, "kernel ridge", "ceiling"):
         assert expected in text
     for table in tables:
-        assert f"{table.strongest_floor.primary.mean:.3f}" in text
+        assert f"{table.best_floor.primary.mean:.3f}" in text
 
 
 def test_labels_of_no_figure_overlap(form):
@@ -98,7 +98,7 @@ def test_bars_show_the_best_floor_and_no_ceiling_that_squeezes(heldout):
     tables = build_tables(heldout)
     (panel,) = draw(heldout.study, tables).axes
     flat = [s[0, 1] for lines in panel.collections for s in lines.get_segments() if s[0, 1] == s[1, 1]]
-    assert flat == pytest.approx([table.strongest_floor.primary.mean for table in tables])
+    assert flat == pytest.approx([table.best_floor.primary.mean for table in tables])
     assert panel.get_ylim()[1] < 0.5
     assert "0.905 ↑" in " ".join(words(draw(heldout.study, tables)))
 

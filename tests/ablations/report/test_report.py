@@ -172,7 +172,7 @@ def test_verdict_when_the_default_is_best(heldout):
         "The default, frozen, is best with a mean PCC of 0.305; the closest level, joint, is 0.050 below"
     )
     assert "excludes zero, Holm-corrected p < 0.001; 11 genes, 1 fold, 2 seeds, the same sign in 2 of 2 seeds" in text
-    assert "frozen is 0.100 above the strongest floor, kernel ridge at 0.205" in text
+    assert "frozen is 0.100 above the best floor, kernel ridge at 0.205" in text
 
 
 def test_verdict_when_another_level_is_best(heldout):
@@ -205,7 +205,7 @@ def test_verdict_makes_nothing_of_a_difference_no_table_can_show(heldout):
     genes = pd.concat([genes.query("level == 'frozen'"), same], ignore_index=True)
     text = judge(heldout, build_tables(dataclasses.replace(heldout, per_gene=genes))[0])
     assert text.startswith("The levels do as well as each other, with a mean PCC of 0.305")
-    assert "excludes zero" not in text.split("strongest floor")[0]
+    assert "excludes zero" not in text.split("best floor")[0]
 
 
 def test_a_level_is_not_best_because_its_bad_seed_failed(heldout):
@@ -241,7 +241,7 @@ def test_trials_that_were_never_listed_are_missing(heldout):
 def test_a_missing_floor_is_said(heldout, tmp_path):
     results = dataclasses.replace(heldout, floors=heldout.floors[heldout.floors["method"] != "kernel_ridge"])
     assert list_troubles(build_tables(results))[1] == "tissue_a: the tracking store has no record of kernel ridge."
-    assert build_tables(results)[0].strongest_floor.name == "knn"
+    assert build_tables(results)[0].best_floor.name == "knn"
 
 
 def test_tidy_marks_the_default(heldout):
