@@ -313,7 +313,7 @@ def test_a_model_of_another_format_is_refused(model, tmp_path, change):
     model.save(tmp_path / "model")
     tensors, state = read_folder(tmp_path / "model")
     write_folder(tmp_path / "model", tensors, {**state, **change})
-    with pytest.raises(CheckpointError, match="is not a saved CausalGeD model of format 5"):
+    with pytest.raises(CheckpointError, match="is not a saved CausalGeD model of format 4 or 5"):
         CausalGeD.load(tmp_path / "model")
 
 

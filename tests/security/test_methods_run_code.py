@@ -11,7 +11,7 @@ MODULE = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\ncla
 
 
 @pytest.fixture
-def find_outside(tmp_path, monkeypatch):
+def outside(tmp_path, monkeypatch):
     """A folder with a module that leaves a mark when it is imported."""
     (tmp_path / "mine_elsewhere.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
