@@ -127,6 +127,7 @@ def test_report_is_written_attached_and_announced(finished):
     assert not list(output.glob("checkpoints/*"))  # what is in the store needs no checkpoint
 
 
+@pytest.mark.slow
 def test_a_repeat_runs_nothing_and_more_seeds_only_the_missing(finished, run):
     output, _ = finished
     before = Store(output).contents()
