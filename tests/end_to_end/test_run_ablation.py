@@ -162,6 +162,7 @@ def test_killed_and_resumed_equals_uninterrupted(finished, command, run, tmp_pat
     assert store.contents() == Store(finished[0]).contents()
 
 
+@pytest.mark.slow
 def test_stopped_by_the_user_says_so_and_leaves_nothing_running(command, tmp_path):
     output, log = tmp_path / "out", tmp_path / "log.txt"
     with log.open("w") as file:
