@@ -101,7 +101,6 @@ def test_a_file_where_the_output_should_go(tmp_path, capsys):
     assert target.read_text() == "precious"
 
 
-@pytest.mark.slow
 def test_a_store_that_fails_during_a_study_is_named_and_all_ends(tiny_config, tmp_path, capsys, monkeypatch):
     def full(self, run_id, epochs):
         if epochs:

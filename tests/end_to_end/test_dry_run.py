@@ -40,6 +40,7 @@ def test_without_a_forecast_nothing_is_run_or_written(run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_real_run_finds_the_forecast_and_is_quiet(forecast, run):
     output, _ = forecast
     process = run(*STUDY, "--output", output)
