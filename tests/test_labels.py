@@ -4,12 +4,12 @@ import ast
 import re
 from pathlib import Path
 
-from cgd.metrics.facts import FLOORS, METRICS, SCORES
+from cgd.metrics.facts import METRICS, REFERENCES, SCORES
 
 ROOT = Path(__file__).parents[1]
 LABELS = {METRICS[name].label for name in SCORES}
-LABELS |= {label for floor in FLOORS.values() for label in (floor.label, floor.short_label)}
-LABELS -= {"random", "ceiling"}  # words of their own
+LABELS |= {label for floor in REFERENCES.values() for label in (floor.label, floor.short_label)}
+LABELS -= {"random", "ceiling", "replicate"}  # words of their own
 PATTERN = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, sorted(LABELS)))})(?![\w-])")
 
 
