@@ -1,4 +1,4 @@
-"""Floors every prediction is compared with, the ceiling above it, and the fills of the `published` protocol.
+"""Floors every prediction is compared with, the ceilings above it, and the fills of the `published` protocol.
 
 A floor is `floor(visible, genes, seed)` and returns (n_genes, n_spots) float32 in the units of `visible.x_st`. It
 receives a `VisiblePair`, which carries no ST value of a held-out gene: like a method, a floor cannot see the truth.
@@ -22,6 +22,7 @@ Matrix = npt.NDArray[np.float64]
 Floor = Callable[["VisiblePair", Sequence[str], int], FloatArray]
 
 N_NEIGHBOURS = 10
+N_THINNINGS = 8  # of the noise ceiling: more change it by less than .01
 
 
 def random(visible: VisiblePair, genes: Sequence[str], seed: int = 0) -> FloatArray:
@@ -42,6 +43,13 @@ def mean_pattern(visible: VisiblePair, genes: Sequence[str], seed: int = 0) -> F
     """The mean z-score of the training genes at each spot, at the level and spread predicted for the gene."""
     weights = np.full((len(genes), len(visible.train_genes)), 1.0 / max(1, len(visible.train_genes)))
     return _from_z_scores(visible, genes, weights)
+
+
+def depth(visible: VisiblePair, genes: Sequence[str], seed: int = 0) -> FloatArray:
+    """The log total of each spot over the training genes, at the level and spread predicted for the gene."""
+    _sc_rows(visible, genes)
+    pattern = standardise_rows(np.log1p(visible.st_totals.astype(np.float64))[None])
+    return _scale_pattern(visible, genes, pattern)
 
 
 def knn(visible: VisiblePair, genes: Sequence[str], seed: int = 0) -> FloatArray:
@@ -73,6 +81,7 @@ FLOORS: dict[str, Floor] = {
     "random": random,
     "gene_mean": gene_mean,
     "mean_pattern": mean_pattern,
+    "depth": depth,
     "knn": knn,
     "kernel_ridge": kernel_ridge,
 }
@@ -138,6 +147,125 @@ def ceiling(visible: VisiblePair, truth: npt.ArrayLike, latent_dim: int) -> Floa
     return (mean + ((np.asarray(truth, dtype=np.float64) - mean) @ axes) @ axes.T).astype(np.float32)
 
 
+def noise_ceiling(
+    counts: npt.ArrayLike, totals: npt.ArrayLike, scale: float, seed: int = 0, n_thinnings: int = N_THINNINGS
+) -> Matrix:
+    """The highest PCC with the truth that a perfect predictor of the rate behind its counts could reach.
+
+    Each count is split binomially into two halves, which are independent if counts are Poisson around a rate; r is the
+    correlation of the normalised halves over the spots, mean over the splits. 2r / (1 + r) is the reliability at full
+    depth (Spearman, Brown, Br. J. Psychol. 3:296 and 271, 1910), and its square root the ceiling.
+
+    Its limits: it takes reads, intensities and errors of segmentation for Poisson counts, calls whatever else varies
+    from spot to spot a rate, and rests on the log of half the depth. Genes without any pattern do not score 0, since
+    chance and depth correlate the halves: `noise_ceiling_null` says how much.
+
+    Parameters
+    ----------
+    counts
+        (n_genes, n_spots) of the truth; rounded where they are no integers.
+    totals
+        (n_spots,) of all genes, by which the truth is normalised.
+    scale
+        `truth = log1p(scale * counts / totals)`.
+    seed
+        Of the splits.
+    n_thinnings
+        How many splits.
+
+    Returns
+    -------
+    (n_genes,) between 0 and 1, NaN for a gene of constant truth.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit, negative or non-finite values, a scale or a number of splits not above 0.
+    """
+    whole, depths = _check_counts(counts, totals, scale)
+    if n_thinnings < 1:
+        raise ValueError(f"n_thinnings must be at least 1, found {n_thinnings}")
+    rng = np.random.default_rng(seed)
+    found = np.zeros(len(whole))
+    for _ in range(n_thinnings):
+        half = rng.binomial(whole, 0.5)
+        a, b = (standardise_rows(_log_normalise(part, depths / 2, scale)) for part in (half, whole - half))
+        found += (a * b).mean(axis=1) / n_thinnings
+    r = np.clip(found, 0.0, 1.0)
+    is_constant = np.ptp(_log_normalise(whole, depths, scale), axis=1) <= 1e-6
+    return np.where(is_constant, np.nan, np.sqrt(2 * r / (1 + r)))
+
+
+def noise_ceiling_null(
+    counts: npt.ArrayLike, totals: npt.ArrayLike, scale: float, seed: int = 0, n_thinnings: int = N_THINNINGS
+) -> Matrix:
+    """`noise_ceiling` of genes of the same counts whose rate does not vary: all counts fall on spots by their totals.
+
+    Parameters, result and errors are those of `noise_ceiling`.
+    """
+    whole, depths = _check_counts(counts, totals, scale)
+    rng = np.random.default_rng([seed, 1])
+    shares = depths / depths.sum() if depths.sum() > 0 else np.full(len(depths), 1.0 / len(depths))
+    return noise_ceiling(rng.multinomial(whole.sum(axis=1), shares), depths, scale, seed, n_thinnings)
+
+
+def draw_replicates(
+    counts: npt.ArrayLike, totals: npt.ArrayLike, coordinates: npt.ArrayLike, scale: float, n: int, seed: int = 0
+) -> FloatArray:
+    """Draws as other measurements of the same tissue would be: a ceiling of the scores of draws. Sees the truth.
+
+    Halves of the counts are true replicates, but of half the depth, and cannot be scored against the whole truth;
+    Poisson counts around the truth's own counts lie too close to it, and any two of them too far from each other.
+    So the rate is drawn first, once for all draws, from what is known of it given the counts; each draw is Poisson
+    around that rate. If the prior of the rate holds, truth and draws are exchangeable, which is what a replicate is.
+    The prior of a gene's rate at a spot: gamma about the mean over the spot and its 6 nearest neighbours without the
+    spot itself (shrunk towards the gene's mean), of the one shape by which the truth's counts scatter about it.
+
+    Its limits: counts are taken for Poisson, so that what scatters for other reasons counts as rate, and the ceiling is
+    too high. The prior knows neighbours alone, so where spots differ from them, draws are less autocorrelated than the
+    truth, and genes in them less correlated; a model may come above it in these two. Totals stay those of the truth.
+
+    Parameters
+    ----------
+    counts, totals, scale
+        As of `noise_ceiling`.
+    coordinates
+        (n_spots, 2 or 3) positions.
+    n
+        Number of draws, at least 2.
+    seed
+        Of the rate and of the draws.
+
+    Returns
+    -------
+    (n, n_genes, n_spots) in the units of the truth, `log1p(scale * counts / totals)`.
+
+    Raises
+    ------
+    ValueError
+        As of `noise_ceiling`; fewer than 2 draws; coordinates of another shape.
+    """
+    from cgd.metrics.draws import N_NEIGHBOURS as NEIGHBOURS_OF_A_SPOT
+    from cgd.metrics.draws import link_neighbours
+
+    whole, depths = _check_counts(counts, totals, scale)
+    if n < 2:
+        raise ValueError(f"a score of draws needs at least 2 of them, found {n}")
+    graph = link_neighbours(coordinates, len(depths))
+    rng = np.random.default_rng(seed)
+    overall = whole.sum(axis=1) / max(depths.sum(), 1.0)
+    # neighbours, and one spot of the gene's mean rate
+    around, weight = (graph @ whole.T).T, graph @ depths
+    one = depths.mean() / NEIGHBOURS_OF_A_SPOT
+    mean = depths * (around + one * overall[:, None]) / np.maximum(weight + one, 1e-12)
+    # negative binomial about the mean: variance mean + mean^2 / shape
+    excess = (np.square(whole - mean) - mean).sum(axis=1) / np.maximum(np.square(mean).sum(axis=1), 1e-12)
+    shape = (1.0 / np.clip(excess, 1e-3, 1e3))[:, None]
+    rate = rng.gamma(shape + whole) * mean / (shape + mean)
+    draws = rng.poisson(rate, size=(n, *rate.shape))
+    return _log_normalise(draws, depths, scale).astype(np.float32)
+
+
 def zero_fill(truth: npt.ArrayLike, hidden: npt.ArrayLike) -> FloatArray:
     """`published` protocol without a model: hidden entries 0, all others copied from the truth.
 
@@ -178,6 +306,25 @@ def _check_mask(truth: npt.ArrayLike, hidden: npt.ArrayLike) -> tuple[FloatArray
     return values, mask
 
 
+def _check_counts(counts: npt.ArrayLike, totals: npt.ArrayLike, scale: float) -> tuple[npt.NDArray[np.int64], Matrix]:
+    values, depths = np.asarray(counts, dtype=np.float64), np.asarray(totals, dtype=np.float64)
+    if values.ndim != 2 or 0 in values.shape or depths.shape != values.shape[1:]:
+        raise ValueError(
+            "counts must be (n_genes, n_spots), not empty, and totals (n_spots,), "
+            f"found counts {values.shape} and totals {depths.shape}"
+        )
+    for name, array in (("counts", values), ("totals", depths)):
+        if n_bad := int((~(np.isfinite(array) & (array >= 0))).sum()):
+            raise ValueError(f"{name} must be finite and not negative, found {n_bad} entries that are not")
+    if not scale > 0:
+        raise ValueError(f"scale must be above 0, found {scale}")
+    return np.rint(values).astype(np.int64), depths
+
+
+def _log_normalise(counts: npt.NDArray[np.int64], totals: Matrix, scale: float) -> Matrix:
+    return np.log1p(scale * counts / np.where(totals > 0, totals, 1.0))
+
+
 def _sc_rows(visible: VisiblePair, genes: Sequence[str]) -> FloatArray:
     missing = sorted(set(genes) - set(visible.genes))
     if missing:
@@ -205,10 +352,15 @@ def _predict_from_sc_mean(visible: VisiblePair, genes: Sequence[str], statistic:
 
 def _from_z_scores(visible: VisiblePair, genes: Sequence[str], weights: Matrix) -> FloatArray:
     """Weighted z-scores of the training genes, in expression units."""
+    return _scale_pattern(visible, genes, weights @ standardise_rows(visible.x_st))
+
+
+def _scale_pattern(visible: VisiblePair, genes: Sequence[str], pattern: Matrix) -> FloatArray:
+    """A pattern over the spots, (len(genes) or 1, n_spots), at the level and spread that the scRNA-seq mean predicts."""
     x_st = visible.x_st.astype(np.float64)
     level = _predict_from_sc_mean(visible, genes, x_st.mean(axis=1))
     spread = _predict_from_sc_mean(visible, genes, x_st.std(axis=1))
-    return (level[:, None] + spread[:, None] * (weights @ standardise_rows(x_st))).astype(np.float32)
+    return (level[:, None] + spread[:, None] * pattern).astype(np.float32)
 
 
 def standardise_rows(x: npt.ArrayLike) -> Matrix:
