@@ -356,7 +356,7 @@ def _from_z_scores(visible: VisiblePair, genes: Sequence[str], weights: Matrix) 
 
 
 def _scale_pattern(visible: VisiblePair, genes: Sequence[str], pattern: Matrix) -> FloatArray:
-    """A pattern over the spots, (len(genes) or 1, n_spots), at the level and spread that the scRNA-seq mean predicts."""
+    """A pattern over the spots, (len(genes) or 1, n_spots), at the level and spread the scRNA-seq mean predicts."""
     x_st = visible.x_st.astype(np.float64)
     level = _predict_from_sc_mean(visible, genes, x_st.mean(axis=1))
     spread = _predict_from_sc_mean(visible, genes, x_st.std(axis=1))
