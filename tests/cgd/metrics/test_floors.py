@@ -7,7 +7,17 @@ import pytest
 
 from cgd.data.protocol import VisiblePair
 from cgd.errors import DataError
-from cgd.metrics.floors import FLOORS, ceiling, predict_floors, visible_mean_fill, zero_fill
+from cgd.metrics.draws import score_draws_by_gene, score_draws_jointly, summarise_draws
+from cgd.metrics.floors import (
+    FLOORS,
+    ceiling,
+    draw_replicates,
+    noise_ceiling,
+    noise_ceiling_null,
+    predict_floors,
+    visible_mean_fill,
+    zero_fill,
+)
 from cgd.metrics.gene import gene_metrics
 
 
@@ -37,8 +47,8 @@ def replaced(visible, **arrays):
     return VisiblePair(**{**visible.__dict__, **arrays})
 
 
-def test_five_floors_come_in_order_and_receive_no_truth():
-    assert list(FLOORS) == ["random", "gene_mean", "mean_pattern", "knn", "kernel_ridge"]
+def test_six_floors_come_in_order_and_receive_no_truth():
+    assert list(FLOORS) == ["random", "gene_mean", "mean_pattern", "depth", "knn", "kernel_ridge"]
     for floor in FLOORS.values():
         assert list(inspect.signature(floor).parameters) == ["visible", "genes", "seed"]
 
@@ -62,7 +72,7 @@ def test_only_the_random_floor_depends_on_the_seed_and_repeats():
 
 def test_rows_follow_the_order_asked_for():
     visible, genes, _ = visible_pair()
-    for name in ("gene_mean", "mean_pattern", "knn", "kernel_ridge"):
+    for name in ("gene_mean", "mean_pattern", "depth", "knn", "kernel_ridge"):
         forward, backward = FLOORS[name](visible, genes, 0), FLOORS[name](visible, genes[::-1], 0)
         np.testing.assert_allclose(forward, backward[::-1], rtol=1e-5)
 
@@ -183,3 +193,103 @@ def test_fills_refuse_a_mask_of_another_shape_or_type():
         zero_fill(np.ones((2, 4)), np.ones((2, 3), dtype=bool))
     with pytest.raises(ValueError, match="float64"):
         visible_mean_fill(np.ones((2, 4)), np.ones((2, 4)))
+
+
+def test_depth_is_the_log_total_at_the_level_of_the_gene():
+    visible, genes, _ = visible_pair()
+    totals = np.random.default_rng(0).gamma(2, 100, 40).astype(np.float32)
+    predicted = FLOORS["depth"](replaced(visible, st_totals=totals), genes, 0)
+    for row in predicted:
+        assert np.corrcoef(row, np.log1p(totals))[0, 1] == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(predicted.mean(axis=1), FLOORS["gene_mean"](visible, genes, 0)[:, 0], rtol=1e-5)
+    pattern = FLOORS["mean_pattern"](visible, genes, 0)
+    ratio = predicted.std(axis=1) / pattern.std(axis=1)  # a spread each, times that of the mean z-score
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-4)
+    flat = FLOORS["depth"](visible, genes, 0)  # one total at all spots
+    np.testing.assert_allclose(flat, FLOORS["gene_mean"](visible, genes, 0), rtol=1e-6)
+
+
+def counted_tissue(level, n_genes=25, n_spots=900, seed=0):
+    """Poisson counts around rates that are smooth over the spots; returns counts, totals, coordinates, expected."""
+    rng = np.random.default_rng(seed)
+    coordinates, totals = rng.random((n_spots, 2)), rng.gamma(10, 40, n_spots)
+    waves = np.sin(coordinates @ rng.normal(0, 6, (2, 5)) + rng.uniform(0, 6, 5)).T
+    expected = level * np.exp(rng.normal(0, 0.5, (n_genes, 5)) @ waves) * totals / 400
+    return rng.poisson(expected), totals, coordinates, expected
+
+
+def log_normalised(counts, totals):
+    return np.log1p(400 * counts / totals)
+
+
+@pytest.mark.parametrize("level", [0.5, 2, 20])
+def test_the_noise_ceiling_is_what_the_rate_itself_scores(level):
+    counts, totals, _, expected = counted_tissue(level)
+    reached = gene_metrics(log_normalised(expected, totals), log_normalised(counts, totals))["pcc"]
+    found = noise_ceiling(counts, totals, 400)
+    assert found.mean() == pytest.approx(reached.mean(), abs=0.03)
+    np.testing.assert_allclose(found, reached, atol=0.15)
+
+
+def test_its_null_is_low_and_that_of_genes_that_do_not_vary():
+    counts, totals, _, _ = counted_tissue(2)
+    null = noise_ceiling_null(counts, totals, 400)
+    assert null.shape == (25,)
+    assert null.mean() < 0.3 < noise_ceiling(counts, totals, 400).mean() - 0.2
+    flat = np.random.default_rng(1).poisson(np.repeat(totals[None] / 200, 200, axis=0))
+    expected = noise_ceiling_null(flat, totals, 400).mean()
+    assert noise_ceiling(flat, totals, 400).mean() == pytest.approx(expected, abs=0.03)
+
+
+def test_a_noise_ceiling_repeats_and_rounds_and_knows_constants():
+    counts, totals, _, _ = counted_tissue(2, n_genes=3)
+    counts[1] = 0
+    found = noise_ceiling(counts, totals, 400, seed=3)
+    np.testing.assert_array_equal(found, noise_ceiling(counts + 0.2, totals, 400, seed=3))
+    assert list(np.isnan(found)) == [False, True, False]
+    assert list(np.isnan(noise_ceiling_null(counts, totals, 400))) == [False, True, False]
+    assert not np.array_equal(found, noise_ceiling(counts, totals, 400, seed=4), equal_nan=True)
+
+
+@pytest.mark.parametrize("level", [0.5, 2, 20])
+def test_replicates_score_as_draws_from_the_rate_itself(level):
+    counts, totals, coordinates, expected = counted_tissue(level)
+    truth = log_normalised(counts, totals)
+    ideal = log_normalised(np.random.default_rng(2).poisson(expected, (12, *expected.shape)), totals)
+    replicates = draw_replicates(counts, totals, coordinates, 400, 12)
+    assert (replicates.shape, replicates.dtype) == (ideal.shape, np.float32)
+    found, best = (
+        summarise_draws(score_draws_by_gene(d, truth, coordinates)) | score_draws_jointly(d, truth)
+        for d in (replicates, ideal)
+    )
+    for name in ("crps", "energy_spots", "energy_genes"):
+        assert found[name] == pytest.approx(best[name], rel=0.15), name
+    assert found["zeros_bias"] == pytest.approx(0, abs=0.04)
+    assert found["moran_bias"] == pytest.approx(0, abs=0.1)
+    assert found["gene_correlation_r"] > best["gene_correlation_r"] - 0.1
+
+
+def test_replicates_are_drawn_around_one_rate():
+    """Any two draws are as far from each other as each is from the truth, in the mean."""
+    counts, totals, coordinates, _ = counted_tissue(2)
+    draws, truth = draw_replicates(counts, totals, coordinates, 400, 2), log_normalised(counts, totals)
+    apart = np.abs(draws[0] - draws[1]).mean()
+    assert np.abs(draws - truth).mean() == pytest.approx(apart, rel=0.1)
+    np.testing.assert_array_equal(draws, draw_replicates(counts, totals, coordinates, 400, 2))
+
+
+@pytest.mark.parametrize("function", [noise_ceiling, noise_ceiling_null])
+def test_counts_that_cannot_be_thinned_are_refused(function):
+    counts, totals, coordinates, _ = counted_tissue(2, n_genes=3)
+    with pytest.raises(ValueError, match=r"found counts \(3, 900\) and totals \(899,\)"):
+        function(counts, totals[1:], 400)
+    with pytest.raises(ValueError, match="counts must be finite and not negative, found"):
+        function(counts - 1, totals, 400)
+    with pytest.raises(ValueError, match="totals must be finite and not negative, found 900"):
+        function(counts, totals * np.nan, 400)
+    with pytest.raises(ValueError, match="scale must be above 0, found 0"):
+        function(counts, totals, 0)
+    with pytest.raises(ValueError, match="n_thinnings must be at least 1, found 0"):
+        function(counts, totals, 400, n_thinnings=0)
+    with pytest.raises(ValueError, match="at least 2 of them, found 1"):
+        draw_replicates(counts, totals, coordinates, 400, 1)
