@@ -46,7 +46,15 @@ def test_trials_carry_status_error_and_costs(heldout):
 
 def test_floors_have_no_level_and_no_seed(heldout):
     assert list(heldout.floors) == ["dataset", "fold", "method", "gene", *SCORES]
-    assert set(heldout.floors["method"]) == {"random", "gene_mean", "mean_pattern", "knn", "kernel_ridge", "ceiling"}
+    assert set(heldout.floors["method"]) == {
+        "random",
+        "gene_mean",
+        "mean_pattern",
+        "depth",
+        "knn",
+        "kernel_ridge",
+        "ceiling",
+    }
 
 
 def test_published_protocol_adds_the_hidden_entries(published):
