@@ -142,11 +142,12 @@ class CausalGeD:
         needs_network = config.sampling.estimate != "center" or config.sampling.n_samples
         self.progress = trainer.fit() if needs_network else trainer.initialise()
         network.eval()
-        trend, center = SpreadTrend.fit(visible.x_st), validation.estimate()
+        share = validation.choose_share()
+        trend, center = SpreadTrend.fit(visible.x_st), validation.estimate(share)
         calibration = Calibration(val.conformity(center, trend(center)), trend)
         noise = validation.calibrate_noise()
         reference = Reference.build(measured, config)
-        self._fitted = self._collect(network, reference, visible, measured, calibration, noise)
+        self._fitted = self._collect(network, reference, visible, measured, calibration, noise, share)
         self.parallel = parallel
         return reference
 
@@ -159,6 +160,7 @@ class CausalGeD:
         measured: VisiblePair,
         calibration: Calibration,
         noise: CountNoise | None,
+        share: float,
     ) -> Fitted:
         table, cell_features = self._tabulate(network, reference, visible.genes, visible.sc_rows)
         return Fitted(
@@ -173,6 +175,7 @@ class CausalGeD:
             refined=reference.refined,
             calibration=calibration,
             noise=noise,
+            share=share,
             exposure=measure_exposure(measured),
             coordinates=visible.coordinates,
             spot_names=list(visible.spot_names),
@@ -262,7 +265,9 @@ class CausalGeD:
         if self.config.sampling.estimate == "draws" and draws is not None:
             return draws.mean(axis=0)
         targets, about = self._look_up(genes)
-        return _estimate(state.network, state.context, targets, state.ridge_lambda, about, self.parallel)
+        return _estimate(
+            state.network, state.context, targets, state.ridge_lambda, about, self.parallel, state.share
+        )
 
     def predict_interval(self, genes: str | Iterable[str], level: float = LEVEL) -> tuple[FloatArray, FloatArray]:
         """Intervals about the estimate that hold a share `level` of a gene's values, on average over genes.
@@ -382,6 +387,7 @@ def _check_machine(runtime: RuntimeConfig) -> None:
         raise ConfigError("runtime.compile = True needs a C++ compiler (g++ or clang++), and there is none on the path")
 
 
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of what the network adds to its centre
 _STOPPING_DRAWS = 8  # of validation genes after each epoch, from the same noise each time
 _MOST_GENES = 100  # of the validation genes: what is looked at after each epoch, and to calibrate draws
 _MORAN_GENES, _MORAN_DRAWS = 60, 2
@@ -430,11 +436,19 @@ class _Validation:
             found["val_crps"] = self.val.measure_crps(draws, self.genes, self.spots)
         return found
 
-    def estimate(self) -> FloatArray:
+    def estimate(self, share: float = 1.0) -> FloatArray:
         """(n_val, n_spots) best guess."""
         return _estimate(
-            self.network, self._context(), self._table(), self.reference.ridge_lambda, self.about, self.parallel
+            self.network, self._context(), self._table(), self.reference.ridge_lambda, self.about, self.parallel, share
         )
+
+    def choose_share(self) -> float:
+        """How much of what the network adds to its centre helps validation genes; 1 where there is no centre."""
+        if self.config.model.center == "none" or self.config.sampling.estimate != "posterior_mean":
+            return 1.0
+        center, whole = self.estimate(0.0), self.estimate(1.0)
+        scores = [self.val.score_heldout(center + share * (whole - center))["pcc"].mean() for share in _SHARES]
+        return 1.0 if np.isnan(scores).all() else _SHARES[int(np.nanargmax(scores))]
 
     def calibrate_noise(self) -> CountNoise | None:
         """The noise that makes the network's draws score best; None where there is none."""
@@ -547,21 +561,23 @@ def _estimate(
     ridge_lambda: float,
     about: Tensor | None,
     parallel: Parallel,
+    share: float,
 ) -> FloatArray:
     """(n_genes, n_spots) estimate that `sampling.estimate` names: mean over the ensemble, or over draws.
 
-    `about` (n_genes, n_spots), if any, takes the place of the diffusion's own centre, the ridge in the latent.
+    `about` (n_genes, n_spots), if any, takes the place of the diffusion's own centre, the ridge in the latent; a
+    `share` of what the diffusion adds to it is added.
     """
     sampling = network.config.sampling
     center = _decode_center(network, context, targets, ridge_lambda)
     about = center if about is None else about
-    if sampling.estimate == "center":
+    if sampling.estimate == "center" or share == 0:
         return about.cpu().numpy()
     draw = sampling.estimate == "draws"
     n = sampling.n_samples if draw else sampling.n_ensemble
     z = generate(network, context, targets, ridge_lambda, network.config.seed, n, draw, parallel)
     # what the diffusion adds to its own centre is added to the one that takes its place
-    return (network.decode(z.mean(0)) - center + about).cpu().numpy()
+    return (share * (network.decode(z.mean(0)) - center) + about).cpu().numpy()
 
 
 def _decode_center(network: Network, context: TrainingTable, targets: GeneTable, ridge_lambda: float) -> Tensor:

@@ -38,6 +38,7 @@ class Fitted:
     ridge_lambda: float
     calibration: Calibration
     noise: CountNoise | None  # of draws; None where they are what the decoder says
+    share: float  # of what the network adds to its centre that a best guess adds to it
     exposure: np.ndarray  # (n_spots,) totals of the spots over their median
     refined: RefinedCentre | None  # what predictions are about instead of the ridge in the latent
     coordinates: np.ndarray  # (n_spots, 2)
@@ -68,6 +69,7 @@ def save_fitted(folder: Path, config: Config, fitted: Fitted) -> None:
         "ridge_lambda": fitted.ridge_lambda,
         "cell_share": refined.cell_share if refined else 0.0,
         "spread_trend": asdict(fitted.calibration.trend),
+        "share": fitted.share,
         "count_noise": None if fitted.noise is None else asdict(fitted.noise),
         "spot_names": fitted.spot_names,
         "provenance": fitted.provenance,
@@ -120,6 +122,7 @@ def _restore(config: Config, tensors: dict[str, Tensor], values: dict[str, Any])
         refined=refined,
         calibration=Calibration(tensors["calibration.scores"].numpy(), SpreadTrend(**values["spread_trend"])),
         noise=None if noise is None else CountNoise(**noise),
+        share=values.get("share", 1.0),
         exposure=tensors["exposure"].numpy() if "exposure" in tensors else np.ones(n_spots, dtype=np.float32),
         coordinates=tensors["coordinates"].numpy(),
         spot_names=values["spot_names"],

@@ -41,17 +41,18 @@ def score_draws_by_gene(
     """Score the draws of every gene.
 
     Definitions: `crps` fair over the draws, mean over spots. `energy_spots` fair energy score of the vector over the
-    spots, Euclidean norm. `coverage_50_raw`, `coverage_90_raw` share of the truth between the quantiles of the draws,
-    bounds included and up to rounding, and `width_50_raw`, `width_90_raw` mean width in standard deviations of the
-    gene's truth. `zeros_bias` share of exact zeros in the draws minus that in the truth. `negative_share` share of the
+    spots, Euclidean norm. `coverage_50_raw`, `coverage_90_raw` share of the truth in the middle of the draws by its
+    rank among them (probability integral transform): with `b` draws below and `e` equal the truth lies between b / (n +
+    1) and (b + e + 1) / (n + 1), and counts by how much of that is in the middle. So perfect draws hold what is
+    promised, however few they are and however many ties there are (Czado, Gneiting, Held, Biometrics 65:1254 (2009)).
+    `width_50_raw`, `width_90_raw` mean distance of the draws' quantiles in standard deviations of the gene's truth.
+    `zeros_bias` share of exact zeros in the draws minus that in the truth. `negative_share` share of the
     draws below 0. `variance_error` |ln| of the ratio of variance to mean over the spots in the draws (mean variance
     over mean of the draws) over that in the truth; variances count as at least 1e-6, means as at least 1e-3.
     `moran_error` |I of the draws - I of the truth| / I of the truth, Moran's I over 6 nearest neighbours, mean over the
     draws; `moran_bias` the signed difference.
 
-    The quantile of share p lies at place p (n + 1) of the n ordered draws (Weibull's definition, and no further out
-    than the outermost draws): a new sample of the same distribution is below it with probability p. So intervals of
-    perfect draws hold what they promise, those of 90 % with 16 draws .88.
+    The quantile of share p lies at place p (n + 1) of the n ordered draws, no further out than the outermost draws.
 
     NaN policy: a gene of constant truth is NaN in the widths, `variance_error` and `moran_bias`; a gene whose truth
     has a Moran's I of at most 0.1 is NaN in `moran_error`. Nothing else is NaN.
@@ -239,11 +240,15 @@ def _score_block(draws: FloatArray, truth: FloatArray, graph: sp.csr_matrix) -> 
     moran_bias = compute_moran(draws, graph).mean(axis=0) - moran_truth
     has_pattern = moran_truth > LEAST_MORAN
     scores = {"crps": _score_crps(ordered, truth), "energy_spots": _score_energy(draws.transpose(1, 0, 2), truth)}
+    # the place of the truth among the draws; of counts it is often one of them, computed another way
     rounding = _ROUNDING * (1 + np.abs(truth))
+    below = (ordered < truth - rounding).sum(axis=0) / (len(ordered) + 1)
+    above = ((ordered <= truth + rounding).sum(axis=0) + 1) / (len(ordered) + 1)
     for name, level in LEVELS.items():
-        low, high = (_interpolate_quantile(ordered, (1 + side * level) / 2) for side in (-1, 1))
-        # of counts a bound is often the truth itself, computed another way
-        scores[f"coverage_{name}_raw"] = ((low - rounding <= truth) & (truth <= high + rounding)).mean(axis=1)
+        tail = (1 - level) / 2
+        inside = np.clip(np.minimum(above, 1 - tail) - np.maximum(below, tail), 0.0, None) / (above - below)
+        scores[f"coverage_{name}_raw"] = inside.mean(axis=1)
+        low, high = (_interpolate_quantile(ordered, share) for share in (tail, 1 - tail))
         width = (high - low).mean(axis=1) / np.where(varies, truth.std(axis=1), 1.0)
         scores[f"width_{name}_raw"] = np.where(varies, width, np.nan)
     ratio = _divide_variance(draws.var(axis=2).mean(axis=0), draws.mean(axis=(0, 2)))

@@ -118,7 +118,7 @@ class Network(nn.Module):
         """Draw a batch, its timesteps and its noise."""
         train, diffusion = self.config.train, self.config.diffusion
         batch = self.tokens.draw(table, generators["batch"])
-        step = batch.step[:, batch.n_context :]
+        step = batch.step[:, batch.n_context :] - int(batch.n_context > 0)  # counted from 0 after the context
         weight = step_weights(step, self.config.ar.max_weight, self.config.ar.min_weight)
         dropped = None
         if self.blank is not None:
