@@ -103,7 +103,7 @@ def test_a_level_must_be_a_share(model, only_sc, level):
 def test_the_interval_comes_from_errors_of_validation_genes(tiny):
     """Of the validation genes themselves as many entries lie inside as were asked for, or a few more."""
     hidden, model = tiny.hidden(), CausalGeD(tiny.config())
-    model.fit_visible(hidden.visible, hidden.val)
+    model.fit_visible(hidden.visible, hidden.val, hidden.measured)
     assert model.calibration.n_genes == hidden.val.scored.sum() == 8
     low, high = model.predict_interval(hidden.val.genes, 0.7)
     inside = ((low <= hidden.val.truth) & (hidden.val.truth <= high)).mean()
@@ -197,7 +197,7 @@ def test_a_missing_device_is_named(tiny, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     hidden = tiny.hidden()
     with pytest.raises(ConfigError, match=r"runtime\.device = cuda, but torch sees no CUDA device; set .* = cpu"):
-        CausalGeD(tiny.config({"runtime.device": "cuda"})).fit_visible(hidden.visible, hidden.val)
+        CausalGeD(tiny.config({"runtime.device": "cuda"})).fit_visible(hidden.visible, hidden.val, hidden.measured)
 
 
 # ---- fitting ------------------------------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ def test_a_model_without_calibration_is_saved_and_says_so(tiny, tmp_path):
     """No validation gene is detected often enough to be scored."""
     hidden, model = tiny.hidden(), CausalGeD(tiny.config())
     never = HiddenGenes(hidden.val.genes, 0 * hidden.val.truth, None, 0.05)
-    model.fit_visible(hidden.visible, never)
+    model.fit_visible(hidden.visible, never, hidden.measured)
     model.save(tmp_path / "model")
     predicted = CausalGeD.load(tmp_path / "model").predict("Reg000")
     assert np.isposinf(predicted.layers["high"]).all()
@@ -329,7 +329,7 @@ def test_a_checkpoint_is_no_model(tiny, tmp_path):
     from cgd.training.checkpoint import CheckpointFolder
 
     hidden = tiny.hidden()
-    CausalGeD(tiny.config()).fit_visible(hidden.visible, hidden.val, None, CheckpointFolder(tmp_path, "x"))
+    CausalGeD(tiny.config()).fit_visible(hidden.visible, hidden.val, hidden.measured, None, CheckpointFolder(tmp_path, "x"))
     with pytest.raises(CheckpointError, match="is not a saved CausalGeD model"):
         CausalGeD.load(tmp_path / "epoch-00002")
 
@@ -349,5 +349,5 @@ def test_a_visible_pair_with_fewer_scrna_genes_is_enough(tiny):
     """`fit_visible` asks for nothing but what is visible."""
     hidden = tiny.hidden()
     model = CausalGeD(tiny.config())
-    model.fit_visible(replace(hidden.visible, coordinates=hidden.visible.coordinates[:, :2]), hidden.val)
+    model.fit_visible(replace(hidden.visible, coordinates=hidden.visible.coordinates[:, :2]), hidden.val, hidden.measured)
     assert model.genes == hidden.visible.genes

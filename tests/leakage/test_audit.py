@@ -185,7 +185,7 @@ def test_the_fitted_state_holds_nothing_as_large_as_the_truth(tiny):
     feature or component of the cell map: none has a row per gene."""
     hidden = tiny.hidden()
     model = estimator.CausalGeD(tiny.config())
-    model.fit_visible(hidden.visible, hidden.val)
+    model.fit_visible(hidden.visible, hidden.val, hidden.measured)
     state = model._fitted
     arrays = [getattr(state.context, name) for name in ("z", "code", "features")]
     arrays += [state.table.code, state.table.features, *state.network.state_dict().values()]

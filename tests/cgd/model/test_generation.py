@@ -15,7 +15,7 @@ KINDS = {"gene": {"model.tokens": "gene"}, "latent": {"model.tokens": "latent", 
 def fitted(tiny, values):
     """Network and reference of a tiny trial, the context and the table of the four test genes."""
     model, hidden = CausalGeD(tiny.config({"train.rotate": False, **values})), tiny.hidden()
-    network, reference = model.fit_visible(hidden.visible, hidden.val)
+    network, reference = model.fit_visible(hidden.visible, hidden.val, hidden.measured)
     return network, reference, reference.context_table(network), model._look_up(tiny.split.test)[0]
 
 

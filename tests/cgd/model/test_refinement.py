@@ -155,7 +155,7 @@ def test_an_estimate_is_the_diffusion_about_the_refined_centre(tiny, monkeypatch
     def predicted(silent, **values):
         config = tiny.config({key.replace("__", "."): value for key, value in values.items()})
         model, hidden = CausalGeD(config), tiny.hidden()
-        model.fit_visible(hidden.visible, hidden.val)
+        model.fit_visible(hidden.visible, hidden.val, hidden.measured)
         if silent:
             monkeypatch.setattr(model._fitted.network, "predict", lambda prefix, tokens: torch.zeros_like(tokens.x_t))
         return model.predict_mean(tiny.split.test)

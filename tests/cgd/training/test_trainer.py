@@ -44,9 +44,9 @@ def fit(tiny, values, folder=None, stop_after=None):
     checkpoints = CheckpointFolder(folder, "trial") if folder else None
     if stop_after:
         with pytest.raises(Interrupted):
-            model.fit_visible(hidden.visible, hidden.val, on_epoch, checkpoints)
+            model.fit_visible(hidden.visible, hidden.val, hidden.measured, on_epoch, checkpoints)
     else:
-        model.fit_visible(hidden.visible, hidden.val, on_epoch, checkpoints)
+        model.fit_visible(hidden.visible, hidden.val, hidden.measured, on_epoch, checkpoints)
     return model, reported
 
 
@@ -108,7 +108,7 @@ def test_checkpoints_of_another_trial_are_refused(tiny, tmp_path):
     fit(tiny, {}, tmp_path)
     hidden = tiny.hidden()
     with pytest.raises(CheckpointError, match="belongs to another trial than other"):
-        CausalGeD(tiny.config()).fit_visible(hidden.visible, hidden.val, None, CheckpointFolder(tmp_path, "other"))
+        CausalGeD(tiny.config()).fit_visible(hidden.visible, hidden.val, hidden.measured, None, CheckpointFolder(tmp_path, "other"))
 
 
 def test_the_random_state_of_the_process_is_unused_and_unchanged(tiny):
