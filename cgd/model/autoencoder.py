@@ -52,7 +52,7 @@ class Misfit:
         # a rate is positive: below 0 the decoder approaches it, above it is what the decoder says
         mean = torch.expm1(nn.functional.softplus(decoded, beta=_SHARPNESS)) * self.exposure + 1e-6
         counts = torch.expm1(truth) * self.exposure
-        gain = torch.xlogy(counts, counts / mean)
+        gain = torch.xlogy(counts, counts) - torch.xlogy(counts, mean)  # of their ratio a zero has no gradient
         if self.likelihood == "poisson":
             return (gain - (counts - mean)).mean(1)
         return (gain - (counts + self.size) * torch.log((counts + self.size) / (mean + self.size))).mean(1)
