@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cgd.estimator import CausalGeD
+from cgd.model import generation
 from cgd.model.ar_steps import CLEAN, CONDITION
 from cgd.model.generation import generate
 from cgd.random import make_generator
@@ -103,6 +104,44 @@ def test_the_second_step_depends_on_what_the_first_generated(tiny, kind):
         assert not torch.equal(one[..., 4:], other[..., 4:])
     else:
         assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("panel_size", [2, 12])
+@pytest.mark.parametrize("center", ["ridge", "none"])
+def test_later_genes_depend_on_draws_of_earlier_ones_alone(tiny, monkeypatch, panel_size, center):
+    """With two AR steps, or as many as groups of `panel_size` genes."""
+    values = {"sampling.n_ar_steps": 2 if panel_size > 2 else 1, "train.panel_size": panel_size, "model.center": center}
+    network, reference, context, targets = fitted(tiny, {**values, "train.context_share": 0.0})
+    with torch.no_grad():
+        torch.nn.init.normal_(network.cat.head.weight)
+    drawn, asked = [], []
+
+    def draw(denoise, shape, process, sampler, n_steps, generator):
+        """Draws of which the first or the second step's noise is another."""
+        noise = torch.randn(shape, generator=generator)
+        noise = noise + 1.0 if len(drawn) == changed else noise
+        drawn.append(denoise(noise, process.n_timesteps // 2))
+        return drawn[-1]
+
+    monkeypatch.setattr("cgd.model.generation.sample", draw)
+    for changed in (None, 0, 1):
+        drawn.clear()
+        asked.append(generate(network, context, targets, reference.ridge_lambda, 0, 1, True)[0])
+    order = torch.arange(4) if targets.order is None else targets.order.argsort(descending=True, stable=True)
+    first, second = order[:2], order[2:]
+    plain, early, late = asked
+    assert not torch.allclose(plain[first], early[first], atol=1e-3)
+    assert not torch.allclose(plain[second], early[second], atol=1e-4)
+    assert torch.equal(plain[first], late[first])
+    assert not torch.allclose(plain[second], late[second], atol=1e-3)
+
+
+def test_regressions_are_computed_once_for_all_draws(tiny, monkeypatch):
+    network, reference, context, targets = fitted(tiny, {"sampling.n_ar_steps": 2})
+    asked, original = [], generation.find_weights
+    monkeypatch.setattr(generation, "find_weights", lambda *a: asked.append(len(a[0])) or original(*a))
+    generate(network, context, targets, reference.ridge_lambda, 0, 5, True)
+    assert asked == [len(context.z), len(context.z) + 2]
 
 
 @pytest.mark.parametrize("kind", KINDS)
