@@ -264,8 +264,8 @@ class CausalGeD:
     def predict_mean(self, genes: Sequence[str], draws: FloatArray | None = None) -> FloatArray:
         """(n_genes, n_spots) estimate that `sampling.estimate` names; given `draws`, nothing is drawn again."""
         state = self._state()
-        if self.config.sampling.estimate == "draws" and draws is not None:
-            return draws.mean(axis=0)
+        if self.config.sampling.estimate == "draws":
+            return (self.predict_draws(genes) if draws is None else draws).mean(axis=0)
         targets, about = self._look_up(genes)
         return _estimate(state.network, state.context, targets, state.ridge_lambda, about, self.parallel, state.share)
 

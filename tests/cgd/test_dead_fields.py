@@ -12,12 +12,21 @@ from cgd.data.split import make_splits
 from cgd.errors import ConfigError
 from cgd.evaluation import evaluate
 
-DRAWS = {"sampling.estimate": "draws"}
+# The network always shows: its last epoch is kept, and its only draw is the estimate, without the noise of counts.
+BASE = {
+    "sampling.estimate": "draws",
+    "sampling.n_samples": 1,
+    "train.tolerance": 1.0,
+    "model.likelihood": "gaussian",
+}
+MEAN = {"sampling.estimate": "posterior_mean", "model.center": "none"}  # of which the whole is taken
+COUNTS = {"model.likelihood": "negative_binomial"}
+STRICT = {"train.tolerance": 0.002, "train.epochs": 20, "train.learning_rate": 0.3, "train.ema_decay": 0.0}
 LATENT = {"model.tokens": "latent"}
 JOINT = {"model.decoder": "joint"}
 PUBLISHED = {"evaluation.protocol": "published"}
 
-# field -> (another value, the other fields it needs to matter, what must differ)
+# field -> (another value, the fields in which its base is another, what must differ)
 FIELDS = {
     "method": ("spage", {}, "scores"),
     "seed": (1, {}, "scores"),
@@ -45,6 +54,7 @@ FIELDS = {
     "model.attention_mask": ("full", {}, "scores"),
     "model.kernel_sharpness": (0.0, {}, "scores"),
     "model.kernel_components": (0, {}, "scores"),
+    "model.likelihood": ("negative_binomial", {}, "scores"),
     "model.center": ("none", {}, "scores"),
     "ar.decay": (0.3, {}, "scores"),
     "ar.max_weight": (4.0, {}, "scores"),
@@ -56,11 +66,11 @@ FIELDS = {
     "diffusion.timestep_sampling": ("adaptive", {}, "scores"),
     "diffusion.per_step": ("shared", {}, "scores"),
     "diffusion.timesteps_per_step": (2, {}, "scores"),
-    "sampling.estimate": ("draws", {}, "scores"),
-    "sampling.sampler": ("ddim", DRAWS, "scores"),
-    "sampling.n_steps": (5, DRAWS, "scores"),
-    "sampling.n_samples": (3, DRAWS, "scores"),
-    "sampling.n_ensemble": (3, {}, "scores"),
+    "sampling.estimate": ("posterior_mean", {}, "scores"),
+    "sampling.sampler": ("ddim", {}, "scores"),
+    "sampling.n_steps": (5, {}, "scores"),
+    "sampling.n_samples": (3, {}, "scores"),
+    "sampling.n_ensemble": (3, MEAN, "scores"),
     "sampling.n_ar_steps": (2, {}, "scores"),
     "sampling.center": ("ridge", {}, "scores"),
     "sampling.guidance": (0.0, {"train.condition_drop": 0.5}, "scores"),
@@ -69,16 +79,17 @@ FIELDS = {
     "train.steps_per_epoch": (3, {}, "scores"),
     "train.batch_size": (4, {}, "scores"),
     "train.panel_size": (6, {}, "scores"),
+    "train.context_share": (0.3, {}, "scores"),
     "train.learning_rate": (2e-3, {}, "scores"),
     "train.weight_decay": (0.5, {}, "scores"),
     "train.warmup_fraction": (0.5, {}, "scores"),
     "train.final_lr_fraction": (0.9, {}, "scores"),
     "train.gradient_clip": (1e-3, {}, "scores"),
     "train.ema_decay": (0.5, {}, "scores"),
-    "train.patience": (1, {"train.epochs": 20, "train.learning_rate": 0.3, "train.ema_decay": 0.0}, "epochs"),
-    "train.tolerance": (1.0, {"train.epochs": 20, "train.learning_rate": 0.3, "train.ema_decay": 0.0}, "scores"),
-    "train.rotate": (False, {}, "scores"),
-    "train.mixture_size": (1, {}, "scores"),
+    "train.patience": (1, STRICT, "epochs"),
+    "train.tolerance": (1.0, STRICT, "scores"),
+    "train.rotate": (True, {}, "scores"),
+    "train.mixture_size": (3, {}, "scores"),
     "train.condition_drop": (0.5, {}, "scores"),
     "train.pretrain_epochs": (4, {}, "scores"),
     "train.pretrain_learning_rate": (1e-3, {}, "scores"),
@@ -98,13 +109,18 @@ LEVELS = [
     ("model.attention_mask", "full", {"model.center": "none"}),
     ("diffusion.timestep_sampling", "1/20", {}),
     ("diffusion.schedule", "quadratic", {}),
-    ("diffusion.prediction_type", "noise", DRAWS),
-    ("sampling.sampler", "ddpm", DRAWS),
+    ("diffusion.prediction_type", "noise", {}),
+    ("sampling.sampler", "ddpm", {}),
     ("sampling.center", "refined", {}),
+    ("sampling.estimate", "center", {}),
+    ("model.likelihood", "poisson", {}),
+    ("model.likelihood", "poisson", COUNTS),
+    ("train.epochs", 0, {}),
+    ("train.context_share", 0.0, {}),
     ("sampling.n_ar_steps", 2, LATENT),
     ("model.decoder", "joint", LATENT),
     ("model.center", "none", LATENT),
-    ("train.mixture_size", 1, LATENT),
+    ("train.mixture_size", 3, LATENT),
     ("ar.decay", 0.3, LATENT),
     ("model.n_condition_tokens", 3, LATENT),
 ]
@@ -135,7 +151,7 @@ def observe(tiny):
             "scores": evaluation.per_gene,
         }
 
-    return lambda values: of(*sorted(values.items()))
+    return lambda values: of(*sorted({**BASE, **values}.items()))
 
 
 def same(one, other, key):
@@ -150,13 +166,14 @@ def test_every_field_is_in_exactly_one_table():
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_field_that_is_changed_changes_something(tiny, observe, field):
     value, base, key = FIELDS[field]
-    assert tiny.config(base).flatten()[field] != value
+    assert tiny.config({**BASE, **base}).flatten()[field] != value
     before, after = observe(base), observe({**base, field: value})
     assert not same(before, after, key)
     if key == "scores":  # of the same genes: not because others were scored
         assert same(before, after, "panel")
         assert same(before, after, "split")
-    assert tiny.config({**base, field: value}).fingerprint() != tiny.config(base).fingerprint()
+    values = {**BASE, **base}
+    assert tiny.config({**values, field: value}).fingerprint() != tiny.config(values).fingerprint()
 
 
 @pytest.mark.parametrize(("field", "value", "base"), LEVELS, ids=[f"{f}={v} {b or ''}" for f, v, b in LEVELS])
@@ -164,12 +181,23 @@ def test_other_levels_of_the_studies_change_the_scores_too(observe, field, value
     assert not same(observe(base), observe({**base, field: value}), "scores")
 
 
-def test_a_field_without_what_it_needs_changes_nothing(observe):
+WITHOUT = {
+    "model.token_dim": {},
+    "sampling.sampler": {"sampling.estimate": "posterior_mean"},
+    "sampling.n_ensemble": {},
+    "train.reconstruction_weight": {},
+    "train.context_share": LATENT,
+    "train.rotate": LATENT,
+    "evaluation.hidden_fraction": {},
+}
+
+
+@pytest.mark.parametrize("field", WITHOUT)
+def test_a_field_without_what_it_needs_changes_nothing(observe, field):
     """So that the table's second column is no more than it must be."""
-    for field in ("model.token_dim", "sampling.sampler", "train.reconstruction_weight", "evaluation.hidden_fraction"):
-        value, base, key = FIELDS[field]
-        assert base
-        assert same(observe({}), observe({field: value}), key), field
+    value, _, key = FIELDS[field]
+    base = WITHOUT[field]
+    assert same(observe(base), observe({**base, field: value}), key)
 
 
 @pytest.mark.parametrize(
@@ -180,12 +208,12 @@ def test_where_a_trial_runs_changes_no_number_or_fingerprint(tiny, observe, fiel
 
     What cannot run here says so with a ConfigError that names it.
     """
-    values = {field: WHERE[field]}
+    values = {**BASE, field: WHERE[field]}
     assert tiny.config().flatten()[field] != WHERE[field]
     before = observe({})
     refusal = None
     try:
-        assert tiny.config(values).fingerprint() == tiny.config().fingerprint()
+        assert tiny.config(values).fingerprint() == tiny.config(BASE).fingerprint()
         after = observe(values)
     except ConfigError as error:
         refusal = str(error)

@@ -4,11 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cgd.audit import _add_noise
 from cgd.data.protocol import HiddenGenes
 from cgd.data.split import make_splits
 from cgd.errors import ConfigError
 from cgd.evaluation import evaluate, evaluate_floors, trial_fingerprint
-from cgd.metrics.facts import SCORES
+from cgd.metrics.draws import score_draws_by_gene, score_draws_jointly
+from cgd.metrics.facts import DRAW_FLOORS, DRAW_SCORES, JOINT_SCORES, NOISE_CEILINGS, SCORES
 from cgd.metrics.floors import FLOORS
 from cgd.metrics.intervals import constant_intervals, score_intervals
 from cgd.metrics.summary import summarise_table
@@ -46,7 +48,7 @@ def test_the_summary_is_of_the_table(tiny):
         assert evaluation.summary[f"test_{key}"] == pytest.approx(evaluation.per_gene[key].mean())
     assert (evaluation.summary["n_genes"], evaluation.summary["n_scored"]) == (4, 4)
     assert (evaluation.summary["epochs"], evaluation.summary["n_parameters"]) == (2, evaluation.model.n_parameters)
-    assert evaluation.summary["kept_epoch"] in (1, 2)
+    assert evaluation.summary["kept_epoch"] in (0, 1, 2)
     assert 0 <= evaluation.summary["coverage_90_raw"] <= 1
     assert all(evaluation.summary[key] > 0 for key in COSTS)
     assert all(isinstance(value, float) for value in evaluation.summary.values())
@@ -55,18 +57,40 @@ def test_the_summary_is_of_the_table(tiny):
 def test_the_table_scores_the_models_own_prediction(tiny):
     evaluation = tiny.evaluate()
     prediction = evaluation.model.predict_mean(tiny.split.test)
-    pd.testing.assert_frame_equal(tiny.hidden().test.score(prediction), evaluation.per_gene)
+    per_gene = evaluation.per_gene.drop(columns=list(DRAW_SCORES))
+    pd.testing.assert_frame_equal(tiny.hidden().test.score(prediction), per_gene)
 
 
 @pytest.mark.parametrize(("n_samples", "keys"), [(0, set()), (1, {"draws_pcc"}), (3, {"draws_pcc", "coverage_90_raw"})])
 def test_draws_are_scored_where_there_are_some(tiny, n_samples, keys):
-    summary = tiny.evaluate({"sampling.n_samples": n_samples}).summary
-    assert {"draws_pcc", "coverage_90_raw"} & set(summary) == keys
+    found = tiny.evaluate({"sampling.n_samples": n_samples, "train.epochs": 1})
+    assert {"draws_pcc", "coverage_90_raw"} & set(found.summary) == keys
+    scores = {f"test_{name}" for name in (*DRAW_SCORES, *JOINT_SCORES) if name != "coverage_90_raw"}
+    assert scores & set(found.summary) == (scores if n_samples > 1 else set())
+    assert set(DRAW_SCORES) & set(found.per_gene) == (set(DRAW_SCORES) if n_samples > 1 else set())
+    assert "test_coverage_90_raw" not in found.summary
 
 
-def test_calibrated_intervals_cover_more_than_the_draws_do(tiny):
-    summary = tiny.evaluate({"sampling.n_samples": 8}).summary
-    assert summary["coverage_90"] > summary["coverage_90_raw"] + 0.1
+def test_scores_of_draws_are_those_of_the_models_own(tiny):
+    """Of what it draws again, gene by gene, and of the summary their means."""
+    found = tiny.evaluate()
+    test, draws = tiny.hidden().test, found.model.predict_draws(tiny.split.test)
+    scores = score_draws_by_gene(draws, test.truth, tiny.hidden().visible.coordinates)
+    for name in DRAW_SCORES:
+        np.testing.assert_array_equal(found.per_gene[name], scores[name])
+        key = name if name == "coverage_90_raw" else f"test_{name}"
+        assert found.summary[key] == pytest.approx(np.nanmean(scores[name]), nan_ok=True)
+    for name, value in score_draws_jointly(draws, test.truth).items():
+        assert found.summary[f"test_{name}"] == value
+    assert found.summary["draws_pcc"] == pytest.approx(test.score_heldout(draws.mean(axis=0))["pcc"].mean())
+
+
+def test_genes_that_are_not_scored_have_no_score_of_draws(tiny):
+    found = tiny.evaluate({"evaluation.min_spot_fraction": 0.99, "train.epochs": 0})
+    scored = found.per_gene["pcc"].notna()
+    assert 0 < scored.sum() < len(scored)
+    assert list(found.per_gene["crps"].notna()) == list(scored)
+    assert found.summary["test_crps"] == pytest.approx(found.per_gene.loc[scored, "crps"].mean())
 
 
 def test_intervals_are_compared_with_some_that_ignore_the_model(tiny):
@@ -124,27 +148,42 @@ def test_the_fingerprint_names_configuration_data_split_and_code(tiny, monkeypat
     assert base != trial_fingerprint(config, tiny.prepared, tiny.split)
 
 
+def find_columns(table, methods):
+    """Columns in which some row of these methods has a value."""
+    rows = table[table["method"].isin(methods)].drop(columns="method")
+    return [name for name in rows if rows[name].notna().any()]
+
+
+@pytest.mark.parametrize("n_samples", [0, 1])
+def test_without_two_draws_there_are_no_floors_of_draws(tiny, n_samples):
+    table = evaluate_floors(tiny.prepared, tiny.split, tiny.config({"sampling.n_samples": n_samples}))
+    assert list(table["method"].unique()) == [*FLOORS, "ceiling", *NOISE_CEILINGS]
+    assert not set(DRAW_SCORES) & set(table)
+
+
 @pytest.mark.parametrize("protocol", ["heldout_genes", "published"])
 def test_floors_and_the_ceiling_are_scored_like_a_model(tiny, protocol):
     config = tiny.config({"evaluation.protocol": protocol})
     table = evaluate_floors(tiny.prepared, tiny.split, config)
     fills = ["zero_fill", "visible_mean_fill"] if protocol == "published" else []
-    assert list(table["method"].unique()) == [*FLOORS, "ceiling", *fills]
+    draws = [*NOISE_CEILINGS, *DRAW_FLOORS]
+    assert list(table["method"].unique()) == [*FLOORS, "ceiling", *fills, *draws]
     for _, rows in table.groupby("method"):
         assert tuple(rows["gene"]) == tiny.split.test
     assert list(table.drop(columns="method").columns) == list(tiny.evaluate({"evaluation.protocol": protocol}).per_gene)
-    pcc = table.groupby("method")["pcc"].mean()
+    assert set(find_columns(table, DRAW_FLOORS)) <= {"gene", *DRAW_SCORES}
+    assert set(find_columns(table, NOISE_CEILINGS)) == {"gene", "pcc"}
+    pcc = table[~table["method"].isin(draws)].groupby("method")["pcc"].mean()
     assert pcc["ceiling"] == pcc.drop(fills).max()
     assert pcc["ceiling"] > pcc["random"] + 0.1
 
 
 def test_filling_in_the_mean_beats_every_model_under_published(tiny):
     """Why that protocol is not the default."""
-    config = tiny.config({"evaluation.protocol": "published"})
-    pcc = evaluate_floors(tiny.prepared, tiny.split, config).groupby("method")["pcc"].mean()
-    assert pcc["visible_mean_fill"] > 0.9
-    hidden = evaluate_floors(tiny.prepared, tiny.split, config).groupby("method")["hidden_pcc"].mean()
-    assert hidden["visible_mean_fill"] == 0
+    config = tiny.config({"evaluation.protocol": "published", "sampling.n_samples": 0})
+    found = evaluate_floors(tiny.prepared, tiny.split, config).groupby("method")[["pcc", "hidden_pcc"]].mean()
+    assert found["pcc"]["visible_mean_fill"] > 0.9
+    assert found["hidden_pcc"]["visible_mean_fill"] == 0
 
 
 def test_a_summary_of_a_table_ignores_its_labels():
@@ -161,13 +200,27 @@ def test_validation_scores_the_validation_genes_alone(tiny, monkeypatch):
     def never(*arguments):
         raise AssertionError("a test gene was scored")
 
-    whole = tiny.evaluate()
     monkeypatch.setattr(HiddenGenes, "score", never)
     found = evaluate(tiny.config(), tiny.prepared, tiny.split, scored="validation")
     assert tuple(found.per_gene["gene"]) == tiny.split.val
     assert found.summary["val_pcc"] == pytest.approx(found.per_gene["pcc"].mean(), abs=1e-6)
-    assert found.summary["val_pcc"] == whole.summary["val_pcc"]
+    assert found.summary["val_crps"] == pytest.approx(found.per_gene["crps"].mean())
+    assert {"val_moran_error", "val_energy_genes", "coverage_90_raw"} <= set(found.summary)
     assert not [key for key in found.summary if key.startswith("test_")]
+
+
+def test_validation_genes_are_scored_without_having_been_seen(tiny):
+    """With noise in place of their truth nothing that is predicted of them changes, where nothing stops a training."""
+    config = tiny.config({"train.epochs": 0, "sampling.n_samples": 0, "sampling.estimate": "center"})
+    models = []
+    for prepared in (tiny.prepared, _add_noise(tiny.prepared, tiny.split.val, 0)):
+        found = evaluate(config, prepared, tiny.split, scored="validation")
+        models.append(found.model)
+        assert set(found.model._fitted.measured_genes) == set(tiny.split.train)
+    one, other = (model.predict_mean(tiny.split.val) for model in models)
+    assert one.tobytes() == other.tobytes()
+    whole = evaluate(config, tiny.prepared, tiny.split)
+    assert set(whole.model._fitted.measured_genes) == {*tiny.split.train, *tiny.split.val}
 
 
 @pytest.mark.parametrize("values", [{}, {"sampling.n_samples": 0}, {"sampling.estimate": "draws"}], ids=str)

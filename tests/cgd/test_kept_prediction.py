@@ -9,6 +9,7 @@ import pytest
 
 from cgd.data.split import GeneSplit
 from cgd.evaluation import evaluate
+from cgd.metrics.facts import DRAW_SCORES
 from cgd.training.checkpoint import read_folder, write_folder
 
 PUBLISHED = {"evaluation.protocol": "published"}
@@ -30,6 +31,12 @@ def test_both_protocols_score_one_prediction(tiny, tmp_path, method, monkeypatch
         {k: v for k, v in alone.summary.items() if "seconds" not in k and "memory" not in k}, nan_ok=True
     )
     assert second.per_gene["copied_share"].notna().any()
+    if method == "causalged":
+        pd.testing.assert_frame_equal(second.per_gene[list(DRAW_SCORES)], first.per_gene[list(DRAW_SCORES)])
+        assert second.summary["test_crps"] == first.summary["test_crps"]
+        assert second.summary["coverage_90_raw"] == first.summary["coverage_90_raw"]
+    else:
+        assert "crps" not in second.per_gene
 
 
 def counted(monkeypatch):
@@ -68,7 +75,7 @@ def test_a_damaged_prediction_is_computed_again(tiny, tmp_path, monkeypatch):
     assert len(fits) == 2
 
 
-@pytest.mark.parametrize("missing", ["prediction", "protocol", "summary"])
+@pytest.mark.parametrize("missing", ["prediction", "protocol", "summary", "draw_scores"])
 def test_a_whole_folder_of_another_content_is_computed_again(tiny, tmp_path, monkeypatch, missing):
     fits, config = counted(monkeypatch), tiny.config({"method": "spage"})
     evaluate(config, tiny.prepared, tiny.split, checkpoint_root=tmp_path)

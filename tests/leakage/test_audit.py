@@ -55,6 +55,19 @@ def test_validation_truth_that_knows_the_test_genes_is_caught(tiny, monkeypatch)
     assert not audit_leakage(tiny.config(), tiny.prepared, tiny.split).identical
 
 
+@pytest.mark.parametrize("part", ["x_st", "coordinates"])
+def test_test_genes_in_what_predictions_are_from_are_caught(tiny, monkeypatch, part):
+    """Though nothing of them is in what is trained on."""
+
+    def leaky(prepared, split, config):
+        hidden = hide(prepared, split, config)
+        noticed = getattr(hidden.measured, part) + np.float32(prepared.st_totals.sum() * 1e-6)
+        return replace(hidden, measured=replace(hidden.measured, **{part: noticed}))
+
+    monkeypatch.setattr(audit_module, "hide", leaky)
+    assert not audit_leakage(tiny.config({"train.epochs": 1}), tiny.prepared, tiny.split).identical
+
+
 def test_every_fold_passes(tiny):
     config = tiny.config({"split.n_folds": 3, "train.epochs": 1})
     for split in make_splits(tiny.prepared.panel, config.split):
@@ -185,7 +198,7 @@ def test_the_fitted_state_holds_nothing_as_large_as_the_truth(tiny):
     feature or component of the cell map: none has a row per gene."""
     hidden = tiny.hidden()
     model = estimator.CausalGeD(tiny.config())
-    model.fit_visible(hidden.visible, hidden.val)
+    model.fit_visible(hidden.visible, hidden.val, hidden.measured)
     state = model._fitted
     arrays = [getattr(state.context, name) for name in ("z", "code", "features")]
     arrays += [state.table.code, state.table.features, *state.network.state_dict().values()]

@@ -44,7 +44,7 @@ def test_the_token_order_is_topological_in_the_simulated_graph(tiny):
 def test_targets_are_generated_causes_first(tiny):
     hidden = tiny.hidden()
     model = CausalGeD(tiny.config({"ar.token_order": "graph"}))
-    model.fit_visible(hidden.visible, hidden.val)
+    model.fit_visible(hidden.visible, hidden.val, hidden.measured)
     depth = causal_depth(tiny.pair.graph, tiny.split.test)
     assert model._look_up(tiny.split.test)[0].order.tolist() == [-depth[gene] for gene in tiny.split.test]
 

@@ -93,6 +93,7 @@ def test_a_draw_equal_to_the_truth_is_without_error():
     joint = score_draws_jointly(draws, truth)
     assert joint["energy_genes"] == pytest.approx(0, abs=1e-7)
     assert joint["gene_correlation_error"] == pytest.approx(0, abs=1e-7)
+    assert joint["gene_correlation_mean_error"] == pytest.approx(0, abs=1e-7)
     assert joint["gene_correlation_r"] == pytest.approx(1)
 
 
@@ -129,22 +130,68 @@ def test_few_draws_score_as_many_do_on_average():
     assert few["crps"] == pytest.approx(many["crps"], rel=0.03)
 
 
-def test_intervals_are_the_quantiles_of_numpy():
+def test_widths_are_between_the_quantiles_of_numpy():
     draws, truth, coordinates = small(n_draws=7)
     scores = score_draws_by_gene(draws, truth, coordinates)
     for name, tail in (("50", 0.25), ("90", 0.05)):
-        low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
-        covered = ((low <= truth) & (truth <= high)).mean(axis=1)
-        np.testing.assert_allclose(scores[f"coverage_{name}_raw"], covered)
+        low, high = np.quantile(draws, [tail, 1 - tail], axis=0, method="weibull")
         np.testing.assert_allclose(scores[f"width_{name}_raw"], (high - low).mean(axis=1) / truth.std(axis=1))
 
 
-def test_perfect_draws_hold_less_than_promised_as_said():
+def test_coverage_is_of_the_randomised_rank_of_the_truth():
+    """Against a plain loop: the truth is somewhere between its lowest and its highest place among the draws."""
+    draws, truth, coordinates = small(n_draws=7)
+    scores = score_draws_by_gene(draws, truth, coordinates)
     rng = np.random.default_rng(0)
-    draws = rng.normal(size=(16, 2, 5000))
-    scores = score_draws_by_gene(draws, rng.normal(size=(2, 5000)), rng.random((5000, 2)))
     for name, level in (("50", 0.5), ("90", 0.9)):
-        np.testing.assert_allclose(scores[f"coverage_{name}_raw"], level * 15 / 17, atol=0.02)
+        inside = np.zeros(truth.shape)
+        for gene, spot in np.ndindex(truth.shape):
+            below = (draws[:, gene, spot] < truth[gene, spot]).sum() / 8
+            above = ((draws[:, gene, spot] <= truth[gene, spot]).sum() + 1) / 8
+            places = rng.uniform(below, above, 4000)
+            inside[gene, spot] = (np.abs(places - 0.5) < level / 2).mean()
+        np.testing.assert_allclose(scores[f"coverage_{name}_raw"], inside.mean(axis=1), atol=0.01)
+
+
+def draw_values(kind, rng, shape):
+    if kind == "continuous":
+        return rng.normal(2, 0.5, shape)
+    return np.log1p(rng.poisson(0.8, shape))  # nearly half of them 0
+
+
+@pytest.mark.parametrize("kind", ["continuous", "counts"])
+@pytest.mark.parametrize("n_draws", [2, 5, 16, 40])
+def test_perfect_draws_hold_what_is_promised(kind, n_draws):
+    """However few they are, and however many ties there are."""
+    rng = np.random.default_rng(0)
+    truth, draws = draw_values(kind, rng, (2, 4000)), draw_values(kind, rng, (n_draws, 2, 4000))
+    scores = score_draws_by_gene(draws, truth, rng.random((4000, 2)))
+    for name, level in (("50", 0.5), ("90", 0.9)):
+        np.testing.assert_allclose(scores[f"coverage_{name}_raw"], level, atol=0.02)
+
+
+@pytest.mark.parametrize("kind", ["continuous", "counts"])
+def test_narrow_draws_hold_less_and_wide_ones_more(kind):
+    rng = np.random.default_rng(0)
+    shape = (16, 2, 4000)
+    if kind == "continuous":
+        truth, narrow, wide = (rng.normal(2, spread, shape) for spread in (0.5, 0.2, 1.5))
+    else:  # the spread of the rates is missing in the narrow ones and doubled in the wide ones
+        truth, narrow, wide = (rng.poisson(8 * np.exp(rng.normal(0, s, shape))) for s in (0.5, 0.0, 1.5))
+        truth, narrow, wide = np.log1p(truth), np.log1p(narrow), np.log1p(wide)
+    coordinates = rng.random((4000, 2))
+    below, above = (score_draws_by_gene(draws, truth[0], coordinates) for draws in (narrow, wide))
+    assert below["coverage_90_raw"].max() < 0.8
+    assert below["coverage_50_raw"].max() < 0.4
+    assert above["coverage_90_raw"].min() > 0.95
+    assert above["coverage_50_raw"].min() > 0.6
+
+
+def test_rounding_to_float32_changes_no_coverage():
+    """A draw that is the same count as the truth ties with it, computed another way."""
+    draws, truth, coordinates = small()
+    scores, rounded = (score_draws_by_gene(d, truth, coordinates) for d in (draws, draws.astype(np.float32)))
+    np.testing.assert_allclose(rounded["coverage_90_raw"], scores["coverage_90_raw"])
 
 
 def test_moran_is_that_of_scanpy_over_six_neighbours():
@@ -254,6 +301,23 @@ def test_residuals_not_shared_by_genes_are_seen(tissue, good):
     for scores in (spoilt, by_gene):
         assert scores["crps"] == pytest.approx(good["crps"])
         assert_worse(scores, good, ["gene_correlation_error", "gene_correlation_r", "energy_genes"], by=1.002)
+
+
+def test_the_expected_correlation_is_without_the_chance_of_a_draw():
+    """Each draw differs from the truth by chance; their mean does not, and a wrong one still does."""
+    rng = np.random.default_rng(0)
+    cov = np.full((6, 6), 0.6) + 0.4 * np.eye(6)
+    truth = rng.multivariate_normal(np.zeros(6), cov, 3000).T
+    draws = rng.multivariate_normal(np.zeros(6), cov, (40, 50)).transpose(0, 2, 1)
+    draws = np.repeat(draws, 60, axis=2)  # as few independent spots as 50
+    joint = score_draws_jointly(draws, truth)
+    upper = np.triu_indices(6, 1)
+    mean = np.mean([np.corrcoef(draw)[upper] for draw in draws], axis=0)
+    expected = np.sqrt(np.square(mean - np.corrcoef(truth)[upper]).mean())
+    assert joint["gene_correlation_mean_error"] == pytest.approx(expected)
+    assert joint["gene_correlation_mean_error"] < 0.5 * joint["gene_correlation_error"]
+    independent = score_draws_jointly(rng.normal(size=(8, 6, 3000)), truth)
+    assert independent["gene_correlation_mean_error"] == pytest.approx(0.6, abs=0.05)
 
 
 def test_the_classifier_repeats_and_does_not_see_the_level(tissue, good):

@@ -7,7 +7,19 @@ import numpy as np
 import pytest
 
 from cgd.evaluation import evaluate_floors
-from cgd.metrics.facts import CEILING, COSTS, FLOORS, INTERVALS, METRICS, PRIMARY, PUBLISHED_COLUMNS, SCORES
+from cgd.metrics.facts import (
+    CEILING,
+    COSTS,
+    DRAW_FLOORS,
+    DRAW_SCORES,
+    FLOORS,
+    INTERVALS,
+    METRICS,
+    NOISE_CEILINGS,
+    PRIMARY,
+    PUBLISHED_COLUMNS,
+    SCORES,
+)
 from cgd.metrics.gene import gene_metrics
 
 
@@ -43,10 +55,10 @@ def test_values_lie_in_the_range_of_the_table(truth):
 
 def test_everything_an_evaluation_records_is_in_the_table(tiny):
     found = tiny.evaluate({"evaluation.protocol": "published", "sampling.n_samples": 2})
-    assert tuple(found.per_gene.columns) == ("gene", *SCORES, *PUBLISHED_COLUMNS)
+    assert tuple(found.per_gene.columns) == ("gene", *SCORES, *PUBLISHED_COLUMNS, *DRAW_SCORES)
     recorded = set(found.summary)
     assert {*INTERVALS, *COSTS} - recorded == {"cpu_hours", "gpu_hours"}  # sums over the trials of a level
-    progress = {"val_pcc", "kept_epoch", "epochs", "draws_pcc", "n_genes", "n_scored"}
+    progress = {"val_pcc", "val_crps", "kept_epoch", "epochs", "draws_pcc", "n_genes", "n_scored"}
     assert {name.removeprefix("test_") for name in recorded - progress} <= set(METRICS)
     for name in {*INTERVALS, *COSTS} & recorded:
         low, high = METRICS[name].range
@@ -57,7 +69,8 @@ def test_everything_an_evaluation_records_is_in_the_table(tiny):
 def test_floors_computed_are_those_of_the_table(tiny, protocol):
     config = tiny.config({"evaluation.protocol": protocol})
     methods = evaluate_floors(tiny.prepared, tiny.split, config)["method"].unique()
-    assert set(methods) == {floor.name for floor in FLOORS.values() if protocol == "published" or not floor.is_fill}
+    floors = {floor.name for floor in FLOORS.values() if protocol == "published" or not floor.is_fill}
+    assert set(methods) == floors | set(NOISE_CEILINGS) | set(DRAW_FLOORS)
     assert [floor.name for floor in FLOORS.values() if floor.is_ceiling] == [CEILING]
 
 

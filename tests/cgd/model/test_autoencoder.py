@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import nbinom, poisson
 
 from cgd.config import ModelConfig
-from cgd.model.autoencoder import TwoHeadedAutoencoder, gaussian_kl, principal_components
+from cgd.model.autoencoder import Misfit, TwoHeadedAutoencoder, gaussian_kl, principal_components
 
 G, S, C, K = 12, 30, 50, 4
 
@@ -90,9 +91,12 @@ def test_kl_is_that_of_torch_distributions():
     torch.testing.assert_close(gaussian_kl(mean, log_variance), expected.mean(1))
 
 
-def loss_of(model, x_st, x_sc, weight, rows=slice(0, 40)):
+GAUSSIAN = Misfit("gaussian", torch.ones(S), 1.0)
+
+
+def loss_of(model, x_st, x_sc, weight, rows=slice(0, 40), misfit=GAUSSIAN):
     g = generator()
-    return model.loss(x_st, x_sc, weight, (model.draw(len(x_st), g), model.draw(len(x_st), g)), rows)
+    return model.loss(x_st, x_sc, weight, (model.draw(len(x_st), g), model.draw(len(x_st), g)), rows, misfit)
 
 
 def test_the_loss_is_both_heads_relative_error_plus_kl():
@@ -115,12 +119,14 @@ def test_losses_of_disjoint_genes_add_up():
     torch.testing.assert_close(sum(parts), loss_of(model, x_st, x_sc, 0.5, slice(0, len(x_st))))
 
 
-def test_training_lowers_the_loss_through_both_heads():
+@pytest.mark.parametrize("likelihood", ["gaussian", "poisson", "negative_binomial"])
+def test_training_lowers_the_loss_through_both_heads(likelihood):
     model, (x_st, x_sc) = build("deterministic", from_svd=False), data()
+    misfit = Misfit(likelihood, torch.ones(S), 2.0)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []
     for _ in range(60):
-        loss = loss_of(model, x_st, x_sc, 0.0)
+        loss = loss_of(model, x_st.clamp_min(0), x_sc, 0.0, misfit=misfit)
         optimizer.zero_grad()
         loss.backward()
         assert model.head_st.weight.grad.any()
@@ -128,6 +134,43 @@ def test_training_lowers_the_loss_through_both_heads():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.3 * losses[0]
+
+
+@pytest.mark.parametrize(("likelihood", "size"), [("poisson", 1e9), ("negative_binomial", 1.7)])
+def test_the_misfit_of_counts_is_half_their_deviance(likelihood, size):
+    rng = np.random.default_rng(0)
+    exposure = torch.tensor(rng.gamma(5, 0.2, S))
+    decoded = torch.tensor(rng.uniform(1.5, 3.0, (G, S)))
+    mean = np.expm1(decoded.numpy()) * exposure.numpy()
+    counts = rng.poisson(mean)
+    truth = torch.log1p(torch.tensor(counts) / exposure)
+    found = Misfit(likelihood, exposure, size).measure(decoded, truth)
+
+    def log_likelihood(rate):
+        if likelihood == "poisson":
+            return poisson.logpmf(counts, rate)
+        return nbinom.logpmf(counts, size, size / (size + rate))
+
+    expected = (log_likelihood(np.maximum(counts, 1e-12)) - log_likelihood(mean)).mean(axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial"])
+def test_the_misfit_of_zeros_and_of_negatives_has_a_gradient(likelihood):
+    decoded = torch.tensor([[-5.0, 0.0, 2.0, 0.5]], requires_grad=True)
+    truth = torch.tensor([[0.0, 0.0, 0.0, 1.0]])
+    Misfit(likelihood, torch.ones(4), 2.0).measure(decoded, truth).sum().backward()
+    assert torch.isfinite(decoded.grad).all()
+    assert decoded.grad[0, 2] > decoded.grad[0, 1] > 0 > decoded.grad[0, 3]
+
+
+def test_the_size_of_the_misfit_is_that_of_the_counts():
+    rng = np.random.default_rng(0)
+    exposure = rng.gamma(8, 1 / 8, 400)
+    rate = rng.lognormal(2, 0.3, (60, 1)) * exposure
+    counts = rng.poisson(rate * rng.gamma(2.0, 0.5, rate.shape))
+    x_st = torch.tensor(np.log1p(counts / exposure))
+    assert Misfit.fit(x_st, torch.tensor(exposure), "negative_binomial").size == pytest.approx(2.0, rel=0.15)
 
 
 @pytest.mark.parametrize("n_columns", [S, G // 2])

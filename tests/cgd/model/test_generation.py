@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cgd.estimator import CausalGeD
+from cgd.model import generation
 from cgd.model.ar_steps import CLEAN, CONDITION
 from cgd.model.generation import generate
 from cgd.random import make_generator
@@ -14,8 +15,9 @@ KINDS = {"gene": {"model.tokens": "gene"}, "latent": {"model.tokens": "latent", 
 
 def fitted(tiny, values):
     """Network and reference of a tiny trial, the context and the table of the four test genes."""
-    model, hidden = CausalGeD(tiny.config({"train.rotate": False, **values})), tiny.hidden()
-    network, reference = model.fit_visible(hidden.visible, hidden.val)
+    quick = {"sampling.n_samples": 1, "train.tolerance": 1.0}  # what was trained is kept, whatever it is worth
+    model, hidden = CausalGeD(tiny.config({**quick, **values})), tiny.hidden()
+    reference, network = model.fit_visible(hidden.visible, hidden.val, hidden.measured), model._fitted.network
     return network, reference, reference.context_table(network), model._look_up(tiny.split.test)[0]
 
 
@@ -48,7 +50,7 @@ def test_without_a_centre_it_is_what_the_network_says(tiny, monkeypatch):
     torch.testing.assert_close(z, torch.full_like(z, 0.7))
 
 
-@pytest.mark.parametrize(("kind", "n_context", "n_targets"), [("gene", 28, 4), ("latent", 0, 4)])
+@pytest.mark.parametrize(("kind", "n_context", "n_targets"), [("gene", 36, 4), ("latent", 0, 4)])
 def test_each_step_sees_the_tokens_of_the_steps_before_it(tiny, monkeypatch, kind, n_context, n_targets):
     network, reference, context, targets = fitted(tiny, {**KINDS[kind], "sampling.n_ar_steps": 2})
     asked = answer(monkeypatch, network, 0.5)
@@ -104,6 +106,44 @@ def test_the_second_step_depends_on_what_the_first_generated(tiny, kind):
         assert not torch.equal(one, other)
 
 
+@pytest.mark.parametrize("panel_size", [2, 12])
+@pytest.mark.parametrize("center", ["ridge", "none"])
+def test_later_genes_depend_on_draws_of_earlier_ones_alone(tiny, monkeypatch, panel_size, center):
+    """With two AR steps, or as many as groups of `panel_size` genes."""
+    values = {"sampling.n_ar_steps": 2 if panel_size > 2 else 1, "train.panel_size": panel_size, "model.center": center}
+    network, reference, context, targets = fitted(tiny, {**values, "train.context_share": 0.0})
+    with torch.no_grad():
+        torch.nn.init.normal_(network.cat.head.weight)
+    drawn, asked = [], []
+
+    def draw(denoise, shape, process, sampler, n_steps, generator):
+        """Draws of which the first or the second step's noise is another."""
+        noise = torch.randn(shape, generator=generator)
+        noise = noise + 1.0 if len(drawn) == changed else noise
+        drawn.append(denoise(noise, process.n_timesteps // 2))
+        return drawn[-1]
+
+    monkeypatch.setattr("cgd.model.generation.sample", draw)
+    for changed in (None, 0, 1):
+        drawn.clear()
+        asked.append(generate(network, context, targets, reference.ridge_lambda, 0, 1, True)[0])
+    order = torch.arange(4) if targets.order is None else targets.order.argsort(descending=True, stable=True)
+    first, second = order[:2], order[2:]
+    plain, early, late = asked
+    assert not torch.allclose(plain[first], early[first], atol=1e-3)
+    assert not torch.allclose(plain[second], early[second], atol=1e-4)
+    assert torch.equal(plain[first], late[first])
+    assert not torch.allclose(plain[second], late[second], atol=1e-3)
+
+
+def test_regressions_are_computed_once_for_all_draws(tiny, monkeypatch):
+    network, reference, context, targets = fitted(tiny, {"sampling.n_ar_steps": 2})
+    asked, original = [], generation.find_weights
+    monkeypatch.setattr(generation, "find_weights", lambda *a: asked.append(len(a[0])) or original(*a))
+    generate(network, context, targets, reference.ridge_lambda, 0, 5, True)
+    assert asked == [len(context.z), len(context.z) + 2]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_posterior_mean_hardly_depends_on_initial_noise(tiny, kind):
     """At t = T the network sees the noise times the signal, which is nearly zero there."""
@@ -129,6 +169,10 @@ def test_diffusion_trains_on_the_centres_error_in_its_spread(tiny, monkeypatch, 
     sequence = seen["sequence"]
     assert sequence.center.any()
     assert (sequence.scale > 0).all()
-    torch.testing.assert_close(seen["x_start"] * sequence.scale + sequence.center, sequence.content)
+    n_context = sequence.content.shape[1] - seen["x_start"].shape[1]  # which is not generated
+    assert n_context == (8 if kind == "gene" else 0)
+    scale = sequence.scale.expand_as(sequence.content)
+    content, center, scale = (x[:, n_context:] for x in (sequence.content, sequence.center, scale))
+    torch.testing.assert_close(seen["x_start"] * scale + center, content)
     if kind == "gene":
         assert sequence.scale.std() > 0.01

@@ -74,7 +74,9 @@ def test_a_left_out_genes_estimate_comes_from_the_others_alone():
 def test_the_pattern_left_out_is_the_mean_of_four():
     features, x_st, *_ = genes()
     fits = [*_Regression(features).fit(x_st.double()), *_Regression(features).fit(standardise(x_st).double())]
-    expected = sum(fit.left_out / fit.spread for fit in fits)
+    pattern = standardise(sum(fit.left_out / fit.spread for fit in fits), 1e-9)
+    level = fits[0].left_out  # of the first regression, in expression units
+    expected = level.mean(1, keepdim=True) + level.std(1, correction=0, keepdim=True) * pattern
     torch.testing.assert_close(RefinedCentre.fit(features, x_st)[1], expected.float())
 
 
@@ -153,9 +155,11 @@ def test_an_estimate_is_the_diffusion_about_the_refined_centre(tiny, monkeypatch
     from cgd.estimator import CausalGeD
 
     def predicted(silent, **values):
-        config = tiny.config({key.replace("__", "."): value for key, value in values.items()})
+        values = {key.replace("__", "."): value for key, value in values.items()}
+        config = tiny.config({"train.tolerance": 1.0, "sampling.n_samples": 0, **values})
+        monkeypatch.setattr("cgd.estimator._SHARES", (1.0,))  # the whole of what the network says
         model, hidden = CausalGeD(config), tiny.hidden()
-        model.fit_visible(hidden.visible, hidden.val)
+        model.fit_visible(hidden.visible, hidden.val, hidden.measured)
         if silent:
             monkeypatch.setattr(model._fitted.network, "predict", lambda prefix, tokens: torch.zeros_like(tokens.x_t))
         return model.predict_mean(tiny.split.test)

@@ -150,19 +150,39 @@ def test_mixtures_mix_content_code_and_features_alike():
     torch.testing.assert_close(sequence.center, centre, rtol=1e-4, atol=1e-4)
 
 
-def test_tokens_follow_the_order_of_their_scores():
-    order = torch.randn(N, generator=generator(3))
-    genes = find_genes(gene_sequence(order, train__rotate=False, train__mixture_size=1).content, table().z)
-    assert (order[genes].diff(dim=1) <= 0).all()
-    unordered = find_genes(gene_sequence(None, train__rotate=False, train__mixture_size=1).content, table().z)
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.7])
+def test_tokens_follow_the_order_of_their_scores(share):
+    """Those of the context and those after it, each for themselves."""
+    order, n_context = torch.randn(N, generator=generator(3)), int(share * 12)
+    plain = {"train__rotate": False, "train__mixture_size": 1, "train__context_share": share}
+    genes = find_genes(gene_sequence(order, **plain).content, table().z)
+    unordered = find_genes(gene_sequence(None, **plain).content, table().z)
+    for part in (slice(n_context), slice(n_context, None)):
+        found, before = order[genes[:, part]], order[unordered[:, part]]
+        assert (found.diff(dim=1) <= 0).all()
+        assert (before.sort(1, descending=True).values == found).all()
     assert not (order[unordered].diff(dim=1) <= 0).all()
-    assert (order[unordered].sort(1, descending=True).values == order[genes]).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.7])
+def test_a_panel_begins_with_its_share_of_context(share):
+    """In the AR step before the first: what is generated sees it whole, and its loss is that of the others."""
+    tokens, known = GeneTokens(config(train__mixture_size=1, train__context_share=share)), table()
+    draw, n_context = tokens.draw(known, generator()), int(share * 12)
+    assert draw.n_context == n_context
+    assert draw.step.shape == (6, 12)
+    assert not draw.step[:, :n_context].any()
+    assert (draw.step[:, n_context] == (n_context > 0)).all()
+    assert (draw.step.diff(dim=1) >= 0).all()
+    assert draw.part(slice(1, 3)).n_context == n_context
+    assert all(len(set(row.tolist())) == 12 for row in draw.index[..., 0])  # no gene is in both
 
 
 def test_a_mixtures_score_weighs_genes_by_their_share():
     """Squared weights sum to 1; the sign of a weight says nothing about when a gene should come."""
     order = torch.randn(N, generator=generator(3))
-    sequence = gene_sequence(order, seed=1, train__rotate=False, train__batch_size=1)
+    values = {"train__batch_size": 1, "train__mixture_size": 3, "train__context_share": 0.0}
+    sequence = gene_sequence(order, seed=1, **values)
     g = generator(1)
     size = int(torch.randint(1, 4, (1,), generator=g))
     index, weight = draw_mixtures(1, 12, size, N, g)

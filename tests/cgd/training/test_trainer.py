@@ -44,9 +44,9 @@ def fit(tiny, values, folder=None, stop_after=None):
     checkpoints = CheckpointFolder(folder, "trial") if folder else None
     if stop_after:
         with pytest.raises(Interrupted):
-            model.fit_visible(hidden.visible, hidden.val, on_epoch, checkpoints)
+            model.fit_visible(hidden.visible, hidden.val, hidden.measured, on_epoch, checkpoints)
     else:
-        model.fit_visible(hidden.visible, hidden.val, on_epoch, checkpoints)
+        model.fit_visible(hidden.visible, hidden.val, hidden.measured, on_epoch, checkpoints)
     return model, reported
 
 
@@ -108,7 +108,9 @@ def test_checkpoints_of_another_trial_are_refused(tiny, tmp_path):
     fit(tiny, {}, tmp_path)
     hidden = tiny.hidden()
     with pytest.raises(CheckpointError, match="belongs to another trial than other"):
-        CausalGeD(tiny.config()).fit_visible(hidden.visible, hidden.val, None, CheckpointFolder(tmp_path, "other"))
+        CausalGeD(tiny.config()).fit_visible(
+            hidden.visible, hidden.val, hidden.measured, None, CheckpointFolder(tmp_path, "other")
+        )
 
 
 def test_the_random_state_of_the_process_is_unused_and_unchanged(tiny):
@@ -125,8 +127,9 @@ def test_the_random_state_of_the_process_is_unused_and_unchanged(tiny):
 # ---- the loop -----------------------------------------------------------------------------------------------------
 
 
-def make_trainer(tiny, scores=None, values=None, on_epoch=None):
-    """A trainer whose validation scores are given, and the averaged weights it had at each validation."""
+def make_trainer(tiny, scores=None, values=None, on_epoch=None, key="val_pcc"):
+    """A trainer whose validation scores are given, and the averaged weights it had at each validation: before the
+    first epoch, and after each."""
     config, visible = tiny.config(values), tiny.hidden().visible
     reference = Reference.build(visible, config)
     torch.manual_seed(0)
@@ -135,36 +138,90 @@ def make_trainer(tiny, scores=None, values=None, on_epoch=None):
 
     def validate():
         seen.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
-        return scores[len(seen) - 1] if scores else 0.0
+        score = scores[len(seen) - 1] if scores else 0.0
+        return {"val_pcc": 0.5, key: score}
 
     return Trainer(network, reference, validate, on_epoch), seen
 
 
 def test_training_stops_without_progress_and_keeps_best_weights(tiny):
-    scores = [0.1, 0.3, 0.2, 0.295, 0.1, 0.28, 0.1, 0.9]
+    scores = [0.0, 0.1, 0.3, 0.2, 0.295, 0.1, 0.28, 0.1, 0.9]
     trainer, seen = make_trainer(tiny, scores, {"train.epochs": 50, "train.patience": 3, "train.tolerance": 0.01})
     progress = trainer.fit()
     assert (progress.epoch, progress.best_score) == (7, 0.3)
-    assert (progress.kept_epoch, progress.kept_score) == (4, 0.295)  # within the tolerance, and trained for longer
-    assert [metrics["val_pcc"] for metrics in progress.history] == scores[:7]
+    assert (progress.kept_epoch, progress.kept) == (4, {"val_pcc": 0.295})  # within the tolerance, and trained for longer
+    assert [metrics["val_pcc"] for metrics in progress.history] == scores[1:8]
     final = trainer.network.state_dict()
-    assert all(torch.equal(final[name], tensor) for name, tensor in seen[3].items())
-    assert not all(torch.equal(final[name], tensor) for name, tensor in seen[6].items())
+    assert all(torch.equal(final[name], tensor) for name, tensor in seen[4].items())
+    assert not all(torch.equal(final[name], tensor) for name, tensor in seen[7].items())
+
+
+def test_the_epoch_with_the_lowest_crps_is_kept(tiny):
+    """Whatever its PCC, and without a tolerance."""
+    scores = [0.5, 0.4, 0.3, 0.3001, 0.31, 0.9, 0.1]
+    values = {"train.epochs": 50, "train.patience": 3, "train.tolerance": 1.0}
+    trainer, seen = make_trainer(tiny, scores, values, key="val_crps")
+    progress = trainer.fit()
+    assert (progress.epoch, progress.kept_epoch) == (5, 2)
+    assert progress.kept == {"val_pcc": 0.5, "val_crps": 0.3}
+    assert [metrics["val_crps"] for metrics in progress.history] == scores[1:6]
+    final = trainer.network.state_dict()
+    assert all(torch.equal(final[name], tensor) for name, tensor in seen[2].items())
+
+
+@pytest.mark.parametrize("key", ["val_pcc", "val_crps"])
+def test_the_untrained_network_is_kept_where_training_harms(tiny, key):
+    scores = [0.5, 0.4, 0.3] if key == "val_pcc" else [0.3, 0.4, 0.5]
+    trainer, seen = make_trainer(tiny, scores, {"train.patience": 2, "train.epochs": 50}, key=key)
+    progress = trainer.fit()
+    assert (progress.epoch, progress.kept_epoch, progress.kept[key]) == (2, 0, scores[0])
+    final = trainer.network.state_dict()
+    assert all(torch.equal(final[name], tensor) for name, tensor in seen[0].items())
+    assert not all(torch.equal(final[name], tensor) for name, tensor in seen[1].items())
+
+
+def test_without_epochs_the_network_is_judged_and_not_trained(tiny):
+    trainer, seen = make_trainer(tiny, [0.2], {"train.epochs": 0})
+    progress = trainer.fit()
+    assert (progress.epoch, progress.kept_epoch, progress.kept, progress.history) == (0, 0, {"val_pcc": 0.2}, [])
+    assert len(seen) == 1
+    final = trainer.network.state_dict()
+    assert all(torch.equal(final[name], tensor) for name, tensor in seen[0].items())
+
+
+def test_initialising_trains_nothing_and_sets_the_scales(tiny):
+    trainer, seen = make_trainer(tiny)
+    before = {name: p.detach().clone() for name, p in trainer.network.named_parameters()}
+    progress = trainer.initialise()
+    assert (progress.epoch, progress.kept, seen) == (0, {}, [])
+    moved = {name for name, p in trainer.network.named_parameters() if not torch.equal(p, before[name])}
+    assert {name.partition(".")[0] for name in moved} == {"autoencoder"}
+    other, _ = make_trainer(tiny, values={"train.epochs": 0, "train.pretrain_epochs": 0})
+    other.fit()
+    for name, tensor in other.network.state_dict().items():
+        assert torch.equal(trainer.network.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize(("n_samples", "is_trained"), [(0, False), (2, True)])
+def test_a_centre_without_draws_needs_no_training(tiny, n_samples, is_trained):
+    model, reported = fit(tiny, {"sampling.estimate": "center", "sampling.n_samples": n_samples})
+    assert bool(reported) == is_trained
+    assert (model.progress.epoch > 0) == is_trained
 
 
 @pytest.mark.parametrize("decoder", ["frozen", "joint"])
 def test_the_best_epoch_is_left_in_place_with_its_latent_scale(tiny, decoder):
     """The stored weights and the stored shift and scale must be of the same moment."""
-    trainer, seen = make_trainer(tiny, [0.9, 0.1, 0.1], {"train.epochs": 3, "model.decoder": decoder})
+    trainer, seen = make_trainer(tiny, [0.0, 0.9, 0.1, 0.1], {"train.epochs": 3, "model.decoder": decoder})
     trainer.fit()
     final = trainer.network.state_dict()
-    assert [name for name, tensor in seen[0].items() if not torch.equal(final[name], tensor)] == []
+    assert [name for name, tensor in seen[1].items() if not torch.equal(final[name], tensor)] == []
 
 
 def test_training_that_improves_runs_to_the_last_epoch(tiny):
-    trainer, _ = make_trainer(tiny, [0.1, 0.2, 0.3, 0.4], {"train.epochs": 4, "train.patience": 1})
+    trainer, _ = make_trainer(tiny, [0.0, 0.1, 0.2, 0.3, 0.4], {"train.epochs": 4, "train.patience": 1})
     progress = trainer.fit()
-    assert (progress.epoch, progress.kept_epoch, progress.kept_score) == (4, 4, 0.4)
+    assert (progress.epoch, progress.kept_epoch, progress.kept["val_pcc"]) == (4, 4, 0.4)
 
 
 def test_validation_sees_averaged_weights(tiny):
@@ -174,7 +231,7 @@ def test_validation_sees_averaged_weights(tiny):
         trainer, seen = make_trainer(tiny, values={"train.ema_decay": decay, "train.epochs": 1})
         start = trainer.network.cat.norm.weight.detach().clone()
         trainer.fit()
-        final.append((seen[0]["cat.norm.weight"] - start).abs().mean())
+        final.append((seen[1]["cat.norm.weight"] - start).abs().mean())
     assert 0 < final[1] < 0.5 * final[0]
 
 
@@ -219,7 +276,7 @@ def test_training_lowers_the_loss(tiny, tokens):
         "train.learning_rate": 0.01,
         "train.batch_size": 8,
     }
-    history = make_trainer(tiny, [0.1 * i for i in range(10)], values)[0].fit().history
+    history = make_trainer(tiny, [0.1 * i for i in range(11)], values)[0].fit().history
     assert history[-1]["diffusion_loss"] < 0.9 * history[0]["diffusion_loss"]
 
 
@@ -243,7 +300,7 @@ def test_the_learning_rate_is_never_zero_and_ends_at_its_floor(n_steps, warmup):
 
 def test_the_last_step_of_training_is_taken_at_the_floor(tiny):
     history = make_trainer(tiny, values={"train.final_lr_fraction": 0.2})[0].fit().history
-    assert history[-1]["learning_rate"] == pytest.approx(0.2 * 1e-3)
+    assert history[-1]["learning_rate"] == pytest.approx(0.2 * 5e-4)
 
 
 # ---- divergence ---------------------------------------------------------------------------------------------------
