@@ -29,7 +29,7 @@ def calibrate_counts(predicted: FloatArray, hidden: HiddenPair) -> CountNoise:
     genes = hidden.val.pick_scored(_MOST_GENES)
     fields, exposure = _limit(predicted[genes])[None], hidden.visible.measure_exposure()
     spots = choose_spots(len(exposure))
-    noise = fit_count_noise(
+    noise, _ = fit_count_noise(
         fields[:, :, spots], exposure[spots], lambda draws: hidden.val.measure_crps(draws, genes, spots)
     )
     graph, some = link_neighbours(hidden.visible.coordinates, len(exposure)), slice(_MORAN_GENES)
