@@ -47,7 +47,8 @@ def _predict(config: Config, prepared: PreparedPair, split: GeneSplit) -> FloatA
     if config.method != CAUSALGED:
         from cgd.baselines.trial import predict_baseline
 
-        return predict_baseline(config, hidden, split)
+        predicted = predict_baseline(config, hidden, split)
+        return np.stack([predicted.prediction, *([] if predicted.draws is None else predicted.draws)])
     model = CausalGeD(config)
     model.fit_visible(hidden.visible, hidden.val, hidden.measured)
     low, high = model.predict_interval(split.test)

@@ -167,8 +167,10 @@ def evaluate(
     if config.method != CAUSALGED:
         from cgd.baselines.trial import fit_baseline
 
-        hidden, prediction, summary = fit_baseline(config, prepared, split)
-        model = None
+        trial = fit_baseline(config, prepared, split)
+        hidden, prediction, model = trial.hidden, trial.prediction, None
+        table, of_draws = trial.score_draws()
+        summary = of_draws | trial.costs
     else:
         fit = fit_hidden(config, prepared, split, on_epoch, checkpoint_root, open_checkpoints, parallel)
         hidden, model = fit.hidden, fit.model

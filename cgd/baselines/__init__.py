@@ -2,7 +2,8 @@
 
 A method is a class made without arguments. `fit(visible, seed)` gets what a method may see and returns nothing;
 `predict(genes)` returns (n_genes, n_spots) float32 in log-normalised expression. It never sees an ST value of a
-held-out gene, draws all its random numbers from `seed`, and refuses with a `CGDError` what it cannot work on.
+held-out gene, draws all its random numbers from `seed`, and refuses with a `CGDError` what it cannot work on. A
+generative method also has `draw(genes, n)`; of any other, draws are counts around its predictions (`draws.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, PackageNotFoundError, distributions, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from cgd.config import BROUGHT, CAUSALGED
 from cgd.errors import CGDError, ConfigError, closest
@@ -36,6 +37,14 @@ class Method(Protocol):
     def fit(self, visible: VisiblePair, seed: int) -> None: ...
 
     def predict(self, genes: Sequence[str]) -> FloatArray: ...
+
+
+@runtime_checkable
+class GenerativeMethod(Method, Protocol):
+    """A method with draws of its own: (n, n_genes, n_spots) float32 in log-normalised expression, from the seed of
+    `fit`, each with random numbers of its own, so that the first are the same however many."""
+
+    def draw(self, genes: Sequence[str], n: int) -> FloatArray: ...
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,16 @@ from itertools import count
 import anndata as ad
 import numpy as np
 import pandas as pd
+import torch
 
 from cgd.baselines.checks import check_enough_genes, check_fitted, check_known
 from cgd.baselines.guest import guest_code, package_seed
+from cgd.baselines.neighbours import Matrix
 from cgd.data.pair import locate
 from cgd.data.protocol import FloatArray, VisiblePair
 from cgd.errors import ConfigError, DataError, TrainingDiverged
+from cgd.model.counts import normalise_counts
+from cgd.random import derive_seed
 
 with guest_code():  # the import adds handlers to loggers and sets flags of cuDNN and environment variables
     import scvi
@@ -27,6 +31,8 @@ _TRAIN_SHARE = 0.9  # scvi-tools' default; the rest is for stopping early, which
 _LEARNING_RATE = 1e-3  # scvi-tools' default
 _KL_WARMUP = 400  # scvi-tools' default, of `max_epochs` epochs: the prior's weight grows to max_epochs / 400
 _STEP_VALUES = 80_000  # what a minibatch costs whatever is in it, in expression values (measured: 15 ms, 0.19 us each)
+_SPOTS = 1  # place of the spots among the package's two data sets, and their batch
+_BLOCK = 4096  # spots decoded at once
 _FEWEST = 10  # of fewer cells or spots the package leaves none for its validation set, and fails
 
 
@@ -66,6 +72,8 @@ class GimVI:
     n_latent: int = 10
     kappa: float = 5.0
     _visible: VisiblePair | None = field(default=None, init=False, repr=False)
+    _model: GIMVI | None = field(default=None, init=False, repr=False)
+    _seed: int = field(default=0, init=False, repr=False)
     _imputed: FloatArray | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -87,12 +95,12 @@ class GimVI:
         cells, spots = _cells(visible), _spots(visible)
         with guest_code(_LOGGERS):
             os.environ.pop("SLURM_NTASKS", None)  # inside a SLURM job lightning would divide the work among its tasks
-            imputed = self._impute(cells, spots, package_seed(seed, "gimvi"))
+            model, imputed = self._train(cells, spots, package_seed(seed, "gimvi"))
         if not np.isfinite(imputed).all():
             raise TrainingDiverged(f"{_TITLE} imputed values that are not finite on {visible.name}")
         scale = float(np.median(visible.st_totals))  # imputed shares are of the training genes' total
         self._imputed = np.log1p(imputed.T * scale).astype(np.float32)
-        self._visible = visible
+        self._visible, self._model, self._seed = visible, model, seed
 
     def predict(self, genes: Sequence[str]) -> FloatArray:
         """(len(genes), n_spots) log-normalised expression at the scale of `x_st`."""
@@ -100,6 +108,45 @@ class GimVI:
         asked = check_known(_TITLE, visible, genes)
         assert self._imputed is not None
         return self._imputed[locate(asked, visible.genes)]
+
+    def draw(self, genes: Sequence[str], n: int) -> FloatArray:
+        """(n, len(genes), n_spots) draws of the posterior predictive, log-normalised as `x_st`.
+
+        A spot's latent is drawn from its posterior, and counts at the spot's total from the negative binomial of the
+        spots' decoder. The dispersion of a gene that the spots do not have is that of the cells: the spots' own was
+        never trained.
+        """
+        visible = check_fitted(_TITLE, self._visible)
+        columns = locate(check_known(_TITLE, visible, genes), visible.genes)
+        counts, exposure = torch.from_numpy(visible.st_counts().T.copy()), visible.measure_exposure()[:, None]
+        size = self._measure_sizes(visible)[columns]
+        draws = np.empty((n, len(columns), len(counts)), dtype=np.float32)
+        for i, draw in enumerate(draws):
+            rng = np.random.default_rng(derive_seed(self._seed, "gimvi", i))
+            for start in range(0, len(counts), _BLOCK):
+                spots = slice(start, start + _BLOCK)
+                rate = self._draw_rates(counts[spots], columns, rng) * rng.standard_gamma(size) / size
+                draw[:, spots] = normalise_counts(rng.poisson(np.minimum(rate, 1e8)), exposure[spots]).T
+        return draws
+
+    def _draw_rates(self, counts: torch.Tensor, columns: list[int], rng: np.random.Generator) -> Matrix:
+        """(n, len(columns)) mean counts at latents drawn for spots with `counts` (n, n_train)."""
+        assert self._model is not None
+        module = self._model.module
+        with guest_code(_LOGGERS), torch.inference_mode():
+            posterior = module.inference(counts, _SPOTS)
+            noise = torch.from_numpy(rng.standard_normal(posterior["qz"].loc.shape, dtype=np.float32))
+            latent = posterior["qz"].loc + posterior["qz"].scale * noise
+            batch = torch.full((len(counts), 1), _SPOTS)
+            decoded = module.generative(latent, posterior["library"], batch, mode=_SPOTS)
+        return decoded["px_rate"][:, columns].numpy().astype(np.float64)
+
+    def _measure_sizes(self, visible: VisiblePair) -> Matrix:
+        """(n_genes,) sizes of the negative binomials: a count of mean m has variance m + m^2 / size."""
+        assert self._model is not None
+        log_size = self._model.module.px_r.detach().numpy().astype(np.float64)  # (n_genes, 2)
+        is_trained = np.isin(visible.genes, visible.train_genes)
+        return np.exp(np.where(is_trained, log_size[:, _SPOTS], log_size[:, 0]))
 
     def schedule(self, n_larger: int, n_genes: int) -> tuple[int, int, float]:
         """Minibatch, epochs and learning rate for `n_larger` cells or spots, whichever are more, of `n_genes`.
@@ -119,8 +166,8 @@ class GimVI:
     def _affordable_epochs(self, batch_size: int, n_larger: int, n_genes: int) -> int:
         return self.max_values // (_steps(batch_size, n_larger) * (_STEP_VALUES + batch_size * n_genes))
 
-    def _impute(self, cells: ad.AnnData, spots: ad.AnnData, seed: int) -> FloatArray:
-        """(n_spots, n_genes) expression, as shares of the training genes' total."""
+    def _train(self, cells: ad.AnnData, spots: ad.AnnData, seed: int) -> tuple[GIMVI, FloatArray]:
+        """A trained model and its (n_spots, n_genes) expression, as shares of the training genes' total."""
         before = scvi.settings.seed
         try:
             scvi.settings.seed = seed
@@ -141,7 +188,8 @@ class GimVI:
                 enable_progress_bar=False,
                 logger=False,
             )
-            return model.get_imputed_values(batch_size=_batch_without_remainder_1(cells.n_obs, spots.n_obs))[1]
+            size = _batch_without_remainder_1(cells.n_obs, spots.n_obs)
+            return model, model.get_imputed_values(batch_size=size)[_SPOTS]
         finally:
             scvi.settings.seed = before
 

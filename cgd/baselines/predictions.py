@@ -88,6 +88,13 @@ class BroughtFile:
             raise DataError(f"{self.path}: {n} of {values.size} predicted values are not finite; predict all of them")
         return np.ascontiguousarray(values)
 
+    def holds(self, genes: Sequence[str], spots: Sequence[str]) -> bool:
+        """Whether every value asked for is there and finite; of a file that `read` has read."""
+        table = _table(self.path, self.sha256)
+        if not set(genes) <= set(table.columns):
+            return False
+        return bool(np.isfinite(table.loc[list(spots), list(genes)].to_numpy(np.float32)).all())
+
 
 @dataclass
 class Predictions:
@@ -101,6 +108,10 @@ class Predictions:
 
     def predict(self, genes: Sequence[str]) -> FloatArray:
         return self.file.read(genes, self._spots)
+
+    def can_predict(self, genes: Sequence[str]) -> bool:
+        """Whether the file has them: it may hold no more than the test genes."""
+        return self.file.holds(genes, self._spots)
 
 
 @lru_cache(maxsize=64)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -154,18 +155,26 @@ class SpaDiT:
         """(len(genes), n_spots) one draw of log-normalised expression. A gene's draw does not depend on which other
         held-out genes are asked for: all of them are drawn."""
         state = check_fitted(_TITLE, self._state)
+        return self._run_reverse(state, genes, make_generator(state.seed, "spadit", "sample"))
+
+    def draw(self, genes: Sequence[str], n: int) -> FloatArray:
+        """(n, len(genes), n_spots) runs of the reverse process like that of `predict`, each from a seed of its own."""
+        state = check_fitted(_TITLE, self._state)
+        return np.stack([self._run_reverse(state, genes, make_generator(state.seed, "spadit", i)) for i in range(n)])
+
+    def _run_reverse(self, state: _State, genes: Sequence[str], noise: torch.Generator) -> FloatArray:
+        """(len(genes), n_spots) log-normalised expression."""
         asked = set(check_known(_TITLE, state.visible, genes))
         trained = set(state.visible.train_genes)
         drawn = [gene for gene in state.visible.genes if gene not in trained]
         drawn += [gene for gene in state.visible.train_genes if gene in asked]
-        noise = make_generator(state.seed, "spadit", "sample")
         chunks = [drawn[i : i + _CHUNK] for i in range(0, len(drawn), _CHUNK)]
-        rows = torch.cat([self._draw(state, state.select(chunk), noise) for chunk in chunks])
+        rows = torch.cat([self._draw_rows(state, state.select(chunk), noise) for chunk in chunks])
         expression = (rows * state.scale + state.centre).clamp_min(0).numpy()
         return expression[locate(genes, drawn)]
 
     @torch.inference_mode()
-    def _draw(self, state: _State, conditions: Tensor, noise: torch.Generator) -> Tensor:
+    def _draw_rows(self, state: _State, conditions: Tensor, noise: torch.Generator) -> Tensor:
         """(n, n_spots) standardised rows of genes with `conditions` (n, n_cells)."""
 
         def denoise(x: Tensor, t: int) -> Tensor:

@@ -180,15 +180,19 @@ class SpatialScope:
     def predict(self, genes: Sequence[str]) -> FloatArray:
         """(len(genes), n_spots) mean over replicates of log-normalised expression."""
         state = check_fitted(_TITLE, self._state)
-        asked = check_known(_TITLE, state.visible, genes)
         noise = make_generator(state.seed, "spatialscope", "sample")
         with torch.inference_mode():
-            draws = torch.stack([self._draw(state, noise) for _ in range(self.n_replicates)])
-        drawn = (state.spots.mean + draws.mean(0)).clamp_min(0).numpy()
-        expression = np.log1p(np.expm1(drawn) * state.spots.to_st).T
-        return expression[locate(asked, state.visible.genes)].astype(np.float32)
+            chains = torch.stack([self._run_chain(state, noise) for _ in range(self.n_replicates)])
+        return _express(state, genes, chains.mean(0))
 
-    def _draw(self, state: _State, noise: torch.Generator) -> Tensor:
+    def draw(self, genes: Sequence[str], n: int) -> FloatArray:
+        """(n, len(genes), n_spots) chains like the replicates of `predict`, each from a seed of its own."""
+        state = check_fitted(_TITLE, self._state)
+        generators = [make_generator(state.seed, "spatialscope", i) for i in range(n)]
+        with torch.inference_mode():
+            return np.stack([_express(state, genes, self._run_chain(state, noise)) for noise in generators])
+
+    def _run_chain(self, state: _State, noise: torch.Generator) -> Tensor:
         """(n_spots, n_genes) deviation of log expression from the mean of the spot's types."""
         mean, known = state.spots.mean, state.known
         target = state.spots.observed - mean[:, known]
@@ -212,6 +216,15 @@ class SpatialScope:
             noise,
         )
         return x - sigmas[-1] * predict_noise(x, sigmas[-1])
+
+
+def _express(state: _State, genes: Sequence[str], deviation: Tensor) -> FloatArray:
+    """(len(genes), n_spots) log-normalised expression at the scale of the spots, of the (n_spots, n_genes) deviation of
+    log expression from the mean of the spot's types."""
+    asked = check_known(_TITLE, state.visible, genes)
+    drawn = (state.spots.mean + deviation).clamp_min(0).numpy()
+    expression = np.log1p(np.expm1(drawn) * state.spots.to_st).T
+    return expression[locate(asked, state.visible.genes)].astype(np.float32)
 
 
 def cells_at_the_scale_of_spots(visible: VisiblePair, known: list[int]) -> FloatArray:

@@ -134,16 +134,24 @@ class StDiff:
     def predict(self, genes: Sequence[str]) -> FloatArray:
         """(len(genes), n_spots) one draw of log-normalised expression; training genes are returned as they are."""
         state = check_fitted(_TITLE, self._state)
+        return self._run_reverse(state, genes, make_generator(state.seed, "stdiff", "sample"))
+
+    def draw(self, genes: Sequence[str], n: int) -> FloatArray:
+        """(n, len(genes), n_spots) runs of the reverse process like that of `predict`, each from a seed of its own."""
+        state = check_fitted(_TITLE, self._state)
+        return np.stack([self._run_reverse(state, genes, make_generator(state.seed, "stdiff", i)) for i in range(n)])
+
+    def _run_reverse(self, state: _State, genes: Sequence[str], noise: torch.Generator) -> FloatArray:
+        """(len(genes), n_spots) log-normalised expression."""
         visible = state.visible
         asked = check_known(_TITLE, visible, genes)
         spots, largest = scale_spots(visible)
-        noise = make_generator(state.seed, "stdiff", "sample")
         with torch.inference_mode():
-            drawn = torch.cat([self._draw(state, batch, noise) for batch in spots.split(self.batch_size)])
+            drawn = torch.cat([self._draw_batch(state, batch, noise) for batch in spots.split(self.batch_size)])
         expression = ((drawn + 1) / 2 * largest).T.numpy()
         return expression[locate(asked, visible.genes)]
 
-    def _draw(self, state: _State, spots: Tensor, noise: torch.Generator) -> Tensor:
+    def _draw_batch(self, state: _State, spots: Tensor, noise: torch.Generator) -> Tensor:
         """(B, n_genes) of spots (B, n_genes) whose training genes are known."""
 
         def denoise(x: Tensor, t: int) -> Tensor:

@@ -10,7 +10,8 @@ import scipy.sparse as sp
 import torch
 
 from cgd.audit import _add_noise, audit_leakage
-from cgd.baselines import METHODS
+from cgd.baselines import METHODS, GenerativeMethod
+from cgd.baselines.trial import FEWER_DRAWS, N_DRAWS
 from cgd.config import Config
 from cgd.data.pair import make_pair
 from cgd.data.preprocess import PreparedPair, prepare
@@ -29,6 +30,7 @@ SMALL = {
     "spadit": {"n_steps": 5, "width": 16, "depth": 1},
     "spatialscope": {"n_steps": 5, "width": 16, "n_levels": 3, "n_replicates": 1},
 }
+GENERATIVE = ("spadit", "gimvi", "spatialscope", "stdiff")  # with draws of their own
 DETERMINISTIC = ("spage", "spaotsc")  # no random number in them: one prediction whatever the seed
 EPSILON = 1e-4  # float32 sums in another order
 
@@ -161,6 +163,46 @@ def test_the_order_of_the_genes_asked_for_does_not_matter(name, small):
     np.testing.assert_allclose(alone, prediction[:1], atol=EPSILON)
 
 
+def test_what_else_is_asked_for_does_not_matter(name, small):
+    """Validation genes are, in the fit that predicts the test genes: what they calibrate is of the same model."""
+    method, prediction = reference(name, small)
+    n = len(small.split.val)
+    together = method.predict((*small.split.val, *small.split.test))
+    np.testing.assert_allclose(together[n:], prediction, atol=EPSILON)
+    np.testing.assert_allclose(method.predict(small.split.val), together[:n], atol=EPSILON)
+    assert method.predict(small.split.test).tobytes() == prediction.tobytes()
+
+
+@pytest.mark.parametrize("generative", GENERATIVE)
+def test_draws_are_finite_differ_and_leave_no_trace(generative, small):
+    method, prediction = reference(generative, small)
+    torch.manual_seed(7)
+    np.random.seed(7)
+    before = np.random.get_state()[1].copy(), torch.get_rng_state()
+    draws = method.draw(small.split.test, 3)
+    assert np.array_equal(np.random.get_state()[1], before[0])
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert draws.dtype == np.float32
+    assert draws.shape == (3, *prediction.shape)
+    assert np.isfinite(draws).all()
+    assert draws.min() >= 0
+    assert draws.std(axis=0).max() > 0
+    assert method.predict(small.split.test).tobytes() == prediction.tobytes()
+
+
+@pytest.mark.parametrize("generative", GENERATIVE)
+def test_the_seed_decides_the_draws_however_many(generative, small):
+    one = reference(generative, small)[0].draw(small.split.test, 3)
+    for seed, n in ((0, 2), (1, 1)):
+        method = method_of(generative)
+        method.fit(small.visible, seed)
+        assert (method.draw(small.split.test, n).tobytes() == one[:n].tobytes()) == (seed == 0)
+
+
+def test_methods_with_draws_are_those_that_are_generative(name, small):
+    assert isinstance(method_of(name), GenerativeMethod) == (name in GENERATIVE)
+
+
 def test_a_gene_that_the_st_does_not_have_can_be_asked_for(name, small):
     """In the scRNA-seq alone: no training, validation or test gene."""
     visible = small.visible
@@ -189,6 +231,11 @@ def test_nonsense_is_refused(name, small):
         method.predict([small.split.test[0], "no such gene"])
     with pytest.raises(NotFittedError, match="not fitted; call fit"):
         method_of(name).predict(small.split.test)
+    if name in GENERATIVE:
+        with pytest.raises(NotFittedError, match="not fitted; call fit"):
+            method_of(name).draw(small.split.test, 1)
+        with pytest.raises(DataError, match=r"not in the scRNA-seq.*'no such gene'"):
+            method.draw(["no such gene"], 1)
     visible = small.visible
     lonely = replace(visible, train_genes=visible.train_genes[:1], x_st=visible.x_st[:1])
     with pytest.raises(CGDError, match="at least 2 training genes, found 1"):
@@ -200,8 +247,9 @@ def test_the_audit_passes(name, small, monkeypatch):
     config = Config().with_values({"method": name})
     audit = audit_leakage(config, small.prepared, small.split)
     assert audit.identical
-    assert audit.n_values == len(small.split.test) * len(small.visible.spot_names)
+    n_draws = FEWER_DRAWS.get(name, N_DRAWS)
+    assert audit.n_values == (1 + n_draws) * len(small.split.test) * len(small.visible.spot_names)
 
 
 def test_the_tables_of_this_file_name_methods():
-    assert {*SMALL, *DETERMINISTIC} <= set(METHODS)
+    assert {*SMALL, *DETERMINISTIC, *GENERATIVE, *FEWER_DRAWS} <= set(METHODS)
