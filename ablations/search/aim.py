@@ -56,6 +56,7 @@ class Aim:
 AIMS = {name: Aim(name, METRICS[name].label, METRICS[name].sign) for name in OUTCOMES} | {
     SECONDS: Aim(SECONDS, SECONDS, -1)
 }
+_, DRAWS = OUTCOMES  # the one that compares draws
 BOTH = "both"
 # what a user may ask for -> names of the aims; the first is an outcome, which trials report from epoch to epoch
 CHOICES = {

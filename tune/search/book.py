@@ -104,7 +104,7 @@ class SearchBook:
         return [trial for trial in self.list_trials() if trial.state.is_finished()]
 
     def rank(self, aim: Aim | None = None) -> list[FrozenTrial]:
-        """Samples that ran to their end within the memory asked for, the best first: by an aim, or the search's first."""
+        """Samples that ran to their end within the memory asked for, the best first, by the first aim or another."""
         by = aim or self.plan.space.aims[0]
         complete = [t for t in self.list_trials() if t.state == TrialState.COMPLETE and self.fits_memory(t)]
         return sorted(complete, key=lambda t: (-by.weigh(read_value(t, by)), t.user_attrs[SAMPLE]))

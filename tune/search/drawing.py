@@ -163,7 +163,7 @@ class SparingASHA(AsyncHyperBandScheduler):
             reduction_factor=stopping.factor,
         )
         self._spared, self._order = stopping.spared, dict[str, int]()
-        self._label, self._say, self._is_said = aim.full_label, say, False
+        self._aim, self._say, self._is_said = aim, say, False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_say": None}  # Tune pickles its scheduler into a snapshot that is never read
@@ -173,9 +173,9 @@ class SparingASHA(AsyncHyperBandScheduler):
         super().on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if PERCENT in result and not math.isfinite(result[self._metric]):
+        if PERCENT in result and not math.isfinite(result[METRIC[self._aim.name]]):
             if isinstance(from_report(result), Epoch) and not self._is_said:
-                self._say(f"epochs report no {self._label}: no sample is stopped early")
+                self._say(f"epochs report no {self._aim.full_label}: no sample is stopped early")
                 self._is_said = True
             return TrialScheduler.CONTINUE
         action = super().on_trial_result(tune_controller, trial, result)

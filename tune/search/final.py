@@ -51,7 +51,7 @@ def make_study(plan: SearchPlan, won: Won) -> Study:
     return Study.from_dict(
         {
             "name": f"search_{re.sub(r'[^a-z0-9]+', '_', plan.name.lower())}{ending}",
-            "question": f"Does the winner{by} of the search '{plan.name}' beat the default on genes no search has seen?",
+            "question": f"Does the winner{by} of the search '{plan.name}' beat the default on genes no search saw?",
             "hypothesis": f"{won.confirmed.finalist.label}, the best{by} of the search on validation genes, is better.",
             "configurations": [
                 {"label": DEFAULT, "values": {path: before[path] for path in values}, "is_default": True},

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ablations.search.aim import SECONDS
+from ablations.search.aim import AIMS, DRAWS, SECONDS
 from ablations.search.space import Space
 from cgd.config import CAUSALGED, Config, says_where
 from cgd.data.preprocess import PreparedPair
@@ -25,7 +25,7 @@ from cgd.version import code_version
 from tune.trials.plan import Planner
 from tune.trials.spec import Replicate
 
-_DRAWS = "sampling.n_samples"
+_N_DRAWS = "sampling.n_samples"
 
 
 @dataclass(frozen=True)
@@ -131,18 +131,14 @@ def _check(base: Config, replication: Replication) -> None:
 
 def _check_draws(space: Space, base: Config) -> None:
     """Refuse a search by the draws among whose configurations are some that draw less than twice."""
-    label = next((aim.label for aim in space.outcomes if aim.name != PRIMARY), None)
-    if label is None:
+    if AIMS[DRAWS] not in space.aims:
         return
-    advice = f"{label} compares draws and needs {_DRAWS} >= 2; --aim {PRIMARY} needs none"
+    advice = f"{AIMS[DRAWS].label} compares draws and needs {_N_DRAWS} >= 2; --aim {PRIMARY} needs none"
     if base.sampling.n_samples < 2:
-        raise ConfigError(f"{_DRAWS} is {base.sampling.n_samples} and the aim is {space.aim}: {advice}")
+        raise ConfigError(f"{_N_DRAWS} is {base.sampling.n_samples} and the aim is {space.aim}: {advice}")
     for parameter in space.parameters:
-        lowest = min(parameter.choices or (parameter.low,))
-        if parameter.path == _DRAWS and lowest < 2:
-            raise ConfigError(
-                f"space '{space.name}' searches {_DRAWS} from {lowest} on and the aim is {space.aim}: {advice}"
-            )
+        if parameter.path == _N_DRAWS and any(parameter.holds(few) for few in (0, 1)):
+            raise ConfigError(f"space '{space.name}' searches {_N_DRAWS} below 2 and the aim is {space.aim}: {advice}")
 
 
 def _divide(base: Config, prepared: PreparedPair, n_folds: int) -> list[GeneSplit]:

@@ -101,7 +101,7 @@ class SearchRecorder(Recorder):
         runs: SearchRuns,
         progress: Progress,
         work: Work,
-        outcomes: Sequence[Aim],  # what the search aims at, but for seconds
+        aims: Sequence[Aim],  # what the search aims at, but for seconds
         candidate_of: Callable[[str], Candidate],  # the candidate of a key
         keep: Callable[[str, TrialResult], None] = lambda key, result: None,  # keeps a result, before the store has it
         is_eligible: Callable[[TrialResult], bool] = lambda result: True,  # whether a result may become the best
@@ -109,12 +109,12 @@ class SearchRecorder(Recorder):
         is_ranked: bool = True,  # whether there is a best: the runs of a confirmation do not compare one by one
     ) -> None:
         super().__init__(runs.outbox, progress, work)
-        self.runs, self.outcomes, self.candidate_of = runs, outcomes, candidate_of
+        self.runs, self.aims, self.candidate_of = runs, aims, candidate_of
         self.keep, self.is_eligible, self.best, self.is_ranked = keep, is_eligible, dict(best), is_ranked
         self._last: dict[str, Epoch] = {}
-        for outcome in outcomes:
-            if outcome.name in self.best:
-                progress.mark_best(outcome.full_label, *self.best[outcome.name])
+        for aim in aims:
+            if aim.name in self.best:
+                progress.mark_best(aim.full_label, *self.best[aim.name])
 
     def describe(self, key: str) -> tuple[str, Entry]:
         candidate = self.candidate_of(key)
@@ -134,21 +134,24 @@ class SearchRecorder(Recorder):
         self.keep(key, result)
         self.runs.finish(self.candidate_of(key), result)
         self.work.forget(key)
-        found = {outcome: result.find_score(outcome.name) for outcome in self.outcomes}
+        found = {aim: result.find_score(aim.name) for aim in self.aims}
         text = f"{_list_scores(found)} in {result.summary['seconds']:.0f} s"
         if not self.is_eligible(result):
             return f"{text}, over the memory asked for"
         if not self.is_ranked:
             return text
-        better = [o for o, value in found.items() if o.weigh(value) > o.weigh(self.best.get(o.name, (math.nan,))[0])]
+        better = [aim for aim, value in found.items() if aim.weigh(value) > self._weigh_best(aim)]
         if not better:
-            best = [self.best[outcome.name] for outcome in self.outcomes if outcome.name in self.best]
+            best = [self.best[aim.name] for aim in self.aims if aim.name in self.best]
             return f"{text} (best {' and '.join(f'{value:.4f}, {who}' for value, who in best)})" if best else text
-        for outcome in better:
-            self.best[outcome.name] = (found[outcome], name)
-            self.progress.mark_best(outcome.full_label, found[outcome], name)
-        which = f" {' and '.join(outcome.label for outcome in better)}" if len(self.outcomes) > 1 else ""
+        for aim in better:
+            self.best[aim.name] = (found[aim], name)
+            self.progress.mark_best(aim.full_label, found[aim], name)
+        which = f" {' and '.join(aim.label for aim in better)}" if len(self.aims) > 1 else ""
         return f"{text}, the best{which} so far"
+
+    def _weigh_best(self, aim: Aim) -> float:
+        return aim.weigh(self.best[aim.name][0]) if aim.name in self.best else -math.inf
 
     def fail(self, key: str, failure: Failure) -> None:
         super().fail(key, failure)
@@ -159,7 +162,7 @@ class SearchRecorder(Recorder):
         name, last = self._flush(key), self._last.get(key, Epoch({}, {}, 0))
         self.outbox.tag(key, STOPPED, str(last.percent))
         self.outbox.end(key, FINISHED)
-        first = self.outcomes[0]
+        first = self.aims[0]
         score = _list_scores({first: last.scores.get(first.name, math.nan)})
         self.progress.finish(name, f"stopped at {last.percent} % with {score}")
         self.work.forget(key)

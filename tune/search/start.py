@@ -60,7 +60,10 @@ def _read_values(plan: SearchPlan, warm_start: str) -> tuple[dict[str, Any], str
     if searched is None:
         raise SearchError(f"--warm-start {warm_start} was not made by run_search.py: its trials name no fields")
     _check_division(plan, settings, warm_start)
-    return {**settings.get("config", {}), **searched}, f"{study.study_name}, trial {best.number} ({best.values[place]:.4f})"
+    return {
+        **settings.get("config", {}),
+        **searched,
+    }, f"{study.study_name}, trial {best.number} ({best.values[place]:.4f})"
 
 
 def _find_aim(plan: SearchPlan, settings: Mapping[str, Any], directions: Sequence[StudyDirection]) -> tuple[int, int]:

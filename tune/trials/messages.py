@@ -14,7 +14,9 @@ from cgd.metrics.facts import OUTCOMES
 from tune.trials.failure import Failure
 
 # By these a search compares what is not yet finished, so Ray Tune wants them at the top of a report.
-METRIC = {outcome: f"val_{outcome}" for outcome in OUTCOMES}  # what a validation score is called in summaries and epochs
+METRIC = {
+    outcome: f"val_{outcome}" for outcome in OUTCOMES
+}  # what a validation score is called in summaries and epochs
 PERCENT = "percent"
 _MESSAGE = "message"
 
@@ -24,7 +26,9 @@ class Epoch:
     """An epoch ended."""
 
     metrics: Mapping[str, float]  # of the epoch; `epoch` counts over all replicates
-    scores: Mapping[str, float]  # of each outcome that epochs report: the best so far, as the mean over the replicates begun
+    scores: Mapping[
+        str, float
+    ]  # of each outcome that epochs report: the best so far, as the mean over the replicates begun
     percent: int  # how far the trial is: it means the same whatever number of epochs a candidate asks for
 
 
