@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from cgd.config import CAUSALGED, Config
 from cgd.data.pair import locate
 from cgd.data.preprocess import PreparedPair
-from cgd.data.protocol import FloatArray, HiddenGenes, HiddenPair, hide
+from cgd.data.protocol import FloatArray, HiddenGenes, HiddenPair, VisiblePair, hide
 from cgd.data.split import GeneSplit
 from cgd.estimator import CausalGeD
 
@@ -34,7 +34,9 @@ def audit_leakage(config: Config, prepared: PreparedPair, split: GeneSplit, seed
     everything = _add_noise(prepared, (*split.val, *split.test), seed)
     noisy = _add_noise(prepared, split.test, seed)
     one, other = hide(prepared, split, config), hide(everything, split, config)
-    same_view = _same_visible(one, other) and _same_scorer(one.val, hide(noisy, split, config).val)
+    without_test = hide(noisy, split, config)
+    same_view = _same_visible(one.visible, other.visible) and _same_visible(one.measured, without_test.measured)
+    same_view &= _same_scorer(one.val, without_test.val)
     first, second = (_predict(config, p, split) for p in (prepared, noisy))
     difference = float(np.abs(first - second).max())
     return Audit(same_view and first.tobytes() == second.tobytes(), first.size, difference)
@@ -47,7 +49,7 @@ def _predict(config: Config, prepared: PreparedPair, split: GeneSplit) -> FloatA
 
         return predict_baseline(config, hidden, split)
     model = CausalGeD(config)
-    model.fit_visible(hidden.visible, hidden.val)
+    model.fit_visible(hidden.visible, hidden.val, hidden.measured)
     low, high = model.predict_interval(split.test)
     found = [model.predict_mean(split.test), low, np.nan_to_num(high)]  # unbounded where too few genes calibrate
     if config.sampling.n_samples:
@@ -55,8 +57,7 @@ def _predict(config: Config, prepared: PreparedPair, split: GeneSplit) -> FloatA
     return np.stack(found)
 
 
-def _same_visible(one: HiddenPair, other: HiddenPair) -> bool:
-    a, b = one.visible, other.visible
+def _same_visible(a: VisiblePair, b: VisiblePair) -> bool:
     names = ("x_st", "x_sc", "coordinates", "st_totals", "sc_totals")
     arrays = [(getattr(a, name), getattr(b, name)) for name in names]
     same_names = (a.train_genes, a.genes, a.spot_names) == (b.train_genes, b.genes, b.spot_names)

@@ -105,6 +105,10 @@ class ModelConfig(_Section):
         description="principal components of the cells, from every gene of the scRNA-seq, along which the kernel "
         "compares genes a second time; 0: not at all",
     )
+    likelihood: Literal["negative_binomial", "poisson", "gaussian"] = Field(
+        "negative_binomial",
+        description="what is measured of the rate that is decoded: counts, or (gaussian) the decoded value itself",
+    )
     center: Literal["ridge", "none"] = Field(
         "ridge", description="what the diffusion is centred on: kernel ridge from the clean context, or 0"
     )
@@ -158,7 +162,7 @@ class SamplingConfig(_Section):
     )
     sampler: Literal["ddpm", "ddim", "dpm_solver"] = "dpm_solver"
     n_steps: Annotated[int, Field(ge=2)] = Field(10, description="reverse steps (ddpm always takes all T)")
-    n_samples: NonNegativeInt = Field(8, description="draws; their spread is the reported uncertainty")
+    n_samples: NonNegativeInt = Field(16, description="draws; their spread is the reported uncertainty")
     n_ensemble: PositiveInt = Field(4, description="noise draws and rotations the posterior mean is averaged over")
     n_ar_steps: PositiveInt = Field(1, description="AR steps at inference")
     center: Literal["blended", "refined", "ridge"] = Field(
@@ -179,20 +183,26 @@ class TrainConfig(_Section):
         "masks each draws for itself; not part of the fingerprint, see runtime",
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of the transformer; everything else is fp32")
-    epochs: PositiveInt = 20
+    epochs: NonNegativeInt = Field(16, description="at most; 0: the network stays untrained")
     steps_per_epoch: PositiveInt = 10
-    batch_size: PositiveInt = Field(8, description="panels (tokens: gene) or genes (tokens: latent) per batch")
-    panel_size: Annotated[int, Field(ge=2)] = Field(96, description="genes per panel (tokens: gene)")
-    learning_rate: Positive = 1e-3
+    batch_size: PositiveInt = Field(4, description="panels (tokens: gene) or genes (tokens: latent) per batch")
+    panel_size: Annotated[int, Field(ge=2)] = Field(256, description="genes per panel (tokens: gene)")
+    context_share: Share = Field(
+        0.7,
+        description="share of a panel that is context alone, as measured genes are of a prediction (tokens: gene)",
+    )
+    learning_rate: Positive = 5e-4
     weight_decay: NonNegative = 0.01
     warmup_fraction: Share = 0.05
     final_lr_fraction: FractionOrAll = Field(0.05, description="never 0: alive to the end")
     gradient_clip: Positive = 1.0
     ema_decay: Share = 0.99
-    patience: PositiveInt = Field(8, description="epochs worse than the best, less tolerance, before stopping")
-    tolerance: NonNegative = Field(0.002, description="an epoch less than this below the best validation PCC is kept")
-    rotate: bool = Field(True, description="random orthogonal rotation of the ST latent per panel (tokens: gene)")
-    mixture_size: PositiveInt = Field(3, description="at most this many genes mixed into one token; 1: no mixing")
+    patience: PositiveInt = Field(6, description="epochs that are not kept, one after the other, before stopping")
+    tolerance: NonNegative = Field(
+        0.002, description="without draws, an epoch less than this below the best validation PCC is kept"
+    )
+    rotate: bool = Field(False, description="random orthogonal rotation of the ST latent per panel (tokens: gene)")
+    mixture_size: PositiveInt = Field(1, description="at most this many genes mixed into one token; 1: no mixing")
     condition_drop: Share = Field(0.0, description="share of training sequences whose condition is a learned blank")
     pretrain_epochs: NonNegativeInt = Field(30, description="full-batch epochs of the autoencoder alone")
     pretrain_learning_rate: Positive = 1e-4

@@ -7,11 +7,14 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -22,6 +25,15 @@ from cgd.data.preprocess import prepare
 from cgd.data.protocol import FloatArray, HiddenGenes, VisiblePair, hide
 from cgd.data.split import split_train_val
 from cgd.errors import ConfigError, DataError, NotFittedError, closest
+from cgd.metrics.draws import link_neighbours, score_crps
+from cgd.model.counts import (
+    CountNoise,
+    choose_genes,
+    choose_spots,
+    fit_count_noise,
+    fit_neighbours,
+    normalise_counts,
+)
 from cgd.model.generation import generate
 from cgd.model.network import Network
 from cgd.model.reference import Reference
@@ -88,7 +100,7 @@ class CausalGeD:
         prepared = prepare(pair, self.config.data)
         split = split_train_val(prepared.panel, self.config.split)
         hidden = hide(prepared, split, self.config)
-        _, reference = self.fit_visible(hidden.visible, hidden.val, on_epoch)
+        reference = self.fit_visible(hidden.visible, hidden.val, hidden.measured, on_epoch)
         assert self._fitted is not None
         fitted, genes = self._fitted, prepared.sc_genes
         # every gene of the scRNA-seq may be asked for, not the panel's alone
@@ -101,13 +113,20 @@ class CausalGeD:
         self,
         visible: VisiblePair,
         val: HiddenGenes,
+        measured: VisiblePair,
         on_epoch: EpochReport | None = None,
         checkpoints: CheckpointFolder | None = None,
         parallel: Parallel = ALONE,
-    ) -> tuple[Network, Reference]:
-        """Train on a visible pair; `val` scores validation genes after each epoch and calibrates the intervals, and is
-        used for nothing else. Several processes that train together then predict together, too: what one of them is
-        asked, all must be."""
+    ) -> Reference:
+        """Train on a visible pair; `val` scores validation genes after each epoch and calibrates counts and intervals.
+        Predictions are from all genes `measured`, validation genes among them. Several processes that train together
+        then predict together, too: what one of them is asked, all must be.
+
+        Returns
+        -------
+        Reference
+            Of the genes measured.
+        """
         config = self.config
         _check_machine(config.runtime)
         torch.set_num_threads(config.runtime.n_threads)
@@ -118,50 +137,46 @@ class CausalGeD:
         network.to(config.runtime.device)
         if config.runtime.compile:
             network.cat.compile_blocks()
-        targets = torch.from_numpy(visible.sc_rows(val.genes)).to(config.runtime.device)
-        target_features = reference.kernel.embed(targets)
-        target_order = reference.score_order(val.genes, target_features)
-        about = None
-        if reference.refined is not None:
-            about = reference.refined.predict(target_features, reference.compute_cell_features(targets))
-
-        def estimate() -> FloatArray:
-            table = GeneTable(network.encode_code(targets), target_features, target_order)
-            context = reference.context_table(network)
-            return _estimate(network, context, table, reference.ridge_lambda, about, parallel)
-
-        def validate() -> float:
-            estimated = estimate()
-            if not parallel.is_main:
-                return math.nan
-            scores = val.score_heldout(estimated)["pcc"]
-            return float(scores.mean()) if scores.notna().any() else 0.0
-
-        trainer = Trainer(network, reference, validate, on_epoch, checkpoints, parallel)
-        self.progress = trainer.fit()
+        validation = _Validation(network, reference, visible, val, parallel)
+        trainer = Trainer(network, reference, validation.run, on_epoch, checkpoints, parallel)
+        needs_network = config.sampling.estimate != "center" or config.sampling.n_samples
+        self.progress = trainer.fit() if needs_network else trainer.initialise()
         network.eval()
-        trend, center = SpreadTrend.fit(visible.x_st), estimate()
+        share = validation.choose_share()
+        trend, center = SpreadTrend.fit(visible.x_st), validation.estimate(share)
         calibration = Calibration(val.conformity(center, trend(center)), trend)
-        self._fitted = self._collect(network, reference, visible, calibration)
+        noise = validation.calibrate_noise()
+        reference = Reference.build(measured, config)
+        self._fitted = self._collect(network, reference, visible, measured, calibration, noise, share)
         self.parallel = parallel
-        return network, reference
+        return reference
 
     @torch.no_grad()
     def _collect(
-        self, network: Network, reference: Reference, visible: VisiblePair, calibration: Calibration
+        self,
+        network: Network,
+        reference: Reference,
+        visible: VisiblePair,
+        measured: VisiblePair,
+        calibration: Calibration,
+        noise: CountNoise | None,
+        share: float,
     ) -> Fitted:
         table, cell_features = self._tabulate(network, reference, visible.genes, visible.sc_rows)
         return Fitted(
             network=network,
             context=reference.context_table(network),
             train_genes=visible.train_genes,
-            measured_genes=visible.train_genes,
+            measured_genes=measured.train_genes,
             genes=visible.genes,
             table=table,
             cell_features=cell_features,
             ridge_lambda=reference.ridge_lambda,
             refined=reference.refined,
             calibration=calibration,
+            noise=noise,
+            share=share,
+            exposure=measure_exposure(measured),
             coordinates=visible.coordinates,
             spot_names=list(visible.spot_names),
             provenance={"data_set": visible.name, "versions": environment()},
@@ -199,27 +214,34 @@ class CausalGeD:
     def n_parameters(self) -> int:
         return sum(p.numel() for p in self._state().network.parameters())
 
-    def predict(self, genes: str | Iterable[str]) -> ad.AnnData:
+    def predict(self, genes: str | Iterable[str], with_draws: bool = False) -> ad.AnnData:
         """Predict the spatial expression of genes of the scRNA-seq.
 
         Parameters
         ----------
         genes
             Names as in the scRNA-seq.
+        with_draws
+            Whether to add the draws themselves.
 
         Returns
         -------
         AnnData
             (n_spots, n_genes): X the estimate `sampling.estimate` names, log-normalised expression as in Eq. 4;
             `layers["low"]` and `layers["high"]` the interval of 90 % (see `predict_interval`; `uns` says what it may
-            claim); `layers["std"]` the spread of `sampling.n_samples` draws where there are at least two;
+            claim); `layers["std"]` the spread of `sampling.n_samples` draws where there are at least two; with draws
+            `layers["draw_0"]` and so on, each a whole tissue: the genes of one draw belong together;
             `obsm["spatial"]` the coordinates; `uns["causalged"]` provenance as a JSON string.
 
         Raises
         ------
         DataError
             A gene is not in the scRNA-seq (the closest name is suggested), or is asked for twice.
+        ConfigError
+            Draws are asked for, and `sampling.n_samples` is 0.
         """
+        if with_draws and not self.config.sampling.n_samples:
+            raise ConfigError("draws are asked for, and sampling.n_samples is 0: fit with at least 1")
         state, names = self._state(), [genes] if isinstance(genes, str) else list(genes)
         draws = self.predict_draws(names) if self.config.sampling.n_samples else None
         mean = self.predict_mean(names, draws)
@@ -229,6 +251,8 @@ class CausalGeD:
         predicted.layers["low"], predicted.layers["high"] = low.T.copy(), high.T.copy()
         if draws is not None and len(draws) > 1:
             predicted.layers["std"] = draws.std(axis=0, ddof=1).T.copy()
+        if with_draws and draws is not None:
+            predicted.layers.update({f"draw_{i}": draw.T.copy() for i, draw in enumerate(draws)})
         predicted.obsm["spatial"] = state.coordinates
         provenance = {**state.provenance, "config": self.config.model_dump(mode="json")}
         provenance["interval"] = {"level": LEVEL, "note": state.calibration.note()}
@@ -241,7 +265,9 @@ class CausalGeD:
         if self.config.sampling.estimate == "draws" and draws is not None:
             return draws.mean(axis=0)
         targets, about = self._look_up(genes)
-        return _estimate(state.network, state.context, targets, state.ridge_lambda, about, self.parallel)
+        return _estimate(
+            state.network, state.context, targets, state.ridge_lambda, about, self.parallel, state.share
+        )
 
     def predict_interval(self, genes: str | Iterable[str], level: float = LEVEL) -> tuple[FloatArray, FloatArray]:
         """Intervals about the estimate that hold a share `level` of a gene's values, on average over genes.
@@ -277,17 +303,45 @@ class CausalGeD:
         """What the intervals rest on."""
         return self._state().calibration
 
-    @torch.no_grad()
     def predict_draws(self, genes: Sequence[str]) -> FloatArray:
-        """(n_samples, n_genes, n_spots) independent draws of the reverse process."""
+        """(n_samples, n_genes, n_spots) draws, log-normalised as in Eq. 4.
+
+        The genes of one draw belong together, one tissue that may be. Under a count likelihood these are counts at the
+        spots' depth, normalised, and so never negative; under a Gaussian one they are what the decoder says.
+        """
+        fields = self._draw_fields(genes)
+        if self._state().noise is None:
+            return fields
+        return normalise_counts(self._draw_counts(fields), self._state().exposure)
+
+    def predict_counts(self, genes: Sequence[str]) -> npt.NDArray[np.int32]:
+        """(n_samples, n_genes, n_spots) counts behind `predict_draws`.
+
+        Raises
+        ------
+        ConfigError
+            `model.likelihood` is gaussian, which has no counts.
+        """
+        if self._state().noise is None:
+            raise ConfigError(
+                "there are no counts: model.likelihood is gaussian, or the model was fitted without draws or by a "
+                "version that drew none; fit with model.likelihood = negative_binomial and sampling.n_samples above 0"
+            )
+        return self._draw_counts(self._draw_fields(genes))
+
+    def _draw_fields(self, genes: Sequence[str]) -> FloatArray:
+        """(n_samples, n_genes, n_spots) draws of the expression behind the counts."""
         state, n = self._state(), self.config.sampling.n_samples
         targets, about = self._look_up(genes)
-        seed = self.config.seed
-        z = generate(state.network, state.context, targets, state.ridge_lambda, seed, n, True, self.parallel)
-        values = state.network.decode(z)
-        if about is not None:
-            values = values - _decode_center(state.network, state.context, targets, state.ridge_lambda) + about
-        return values.cpu().numpy()
+        return _draw_fields(
+            state.network, state.context, targets, state.ridge_lambda, about, self.config.seed, n, self.parallel
+        )
+
+    def _draw_counts(self, fields: FloatArray) -> npt.NDArray[np.int32]:
+        state = self._state()
+        assert state.noise is not None
+        graph = link_neighbours(state.coordinates, fields.shape[-1]) if state.noise.neighbours else None
+        return draw_members(state.noise, fields, state.exposure, graph, self.config.seed)
 
     def _look_up(self, genes: Sequence[str]) -> tuple[GeneTable, Tensor | None]:
         """The genes asked for, and what their predictions are about, (n_genes, n_spots): None for the ridge in the
@@ -333,6 +387,172 @@ def _check_machine(runtime: RuntimeConfig) -> None:
         raise ConfigError("runtime.compile = True needs a C++ compiler (g++ or clang++), and there is none on the path")
 
 
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of what the network adds to its centre
+_STOPPING_DRAWS = 8  # of validation genes after each epoch, from the same noise each time
+_MOST_GENES = 100  # of the validation genes: what is looked at after each epoch, and to calibrate draws
+_MORAN_GENES, _MORAN_DRAWS = 60, 2
+
+
+class _Validation:
+    """What validation genes say of a network: whether to stop, and how its draws are calibrated."""
+
+    def __init__(
+        self, network: Network, reference: Reference, visible: VisiblePair, val: HiddenGenes, parallel: Parallel
+    ) -> None:
+        self.network, self.reference, self.val, self.parallel = network, reference, val, parallel
+        self.config, self.coordinates = network.config, visible.coordinates
+        device = self.config.runtime.device
+        self.targets = torch.from_numpy(visible.sc_rows(val.genes)).to(device)
+        self.features = reference.kernel.embed(self.targets)
+        self.order = reference.score_order(val.genes, self.features)
+        self.about = None
+        if reference.refined is not None:
+            self.about = reference.refined.predict(self.features, reference.compute_cell_features(self.targets))
+        self.exposure = measure_exposure(visible)
+        self.genes, self.spots = val.pick_scored(_MOST_GENES), choose_spots(len(self.exposure))
+        self.draws_counts = self.config.model.likelihood != "gaussian"
+        # of an untrained centre and training genes alone: what a network draws must not decide how it is judged
+        self.noise: CountNoise | None = None
+        if self.draws_counts and self.config.sampling.n_samples:
+            self.noise = fit_training_noise(reference.left_out.cpu().numpy(), visible, self.config.model.likelihood)
+
+    @property
+    def can_score_draws(self) -> bool:
+        return self.config.sampling.n_samples > 1 and len(self.genes) > 0
+
+    def run(self) -> dict[str, float]:
+        """Scores after an epoch; NaN on all ranks but the first."""
+        estimated = self.estimate()
+        draws = self._draw(_STOPPING_DRAWS)[:, :, self.spots] if self.can_score_draws else None
+        if not self.parallel.is_main:
+            return {"val_pcc": math.nan}
+        scores = self.val.score_heldout(estimated)["pcc"]
+        found = {"val_pcc": float(scores.mean()) if scores.notna().any() else 0.0}
+        if draws is not None:
+            if self.noise is not None:
+                exposure = self.exposure[self.spots]
+                counts = draw_members(replace(self.noise, neighbours=0.0), draws, exposure, None, self.config.seed)
+                draws = normalise_counts(counts, exposure)
+            found["val_crps"] = self.val.measure_crps(draws, self.genes, self.spots)
+        return found
+
+    def estimate(self, share: float = 1.0) -> FloatArray:
+        """(n_val, n_spots) best guess."""
+        return _estimate(
+            self.network, self._context(), self._table(), self.reference.ridge_lambda, self.about, self.parallel, share
+        )
+
+    def choose_share(self) -> float:
+        """How much of what the network adds to its centre helps validation genes; 1 where there is no centre."""
+        if self.config.model.center == "none" or self.config.sampling.estimate != "posterior_mean":
+            return 1.0
+        center, whole = self.estimate(0.0), self.estimate(1.0)
+        scores = [self.val.score_heldout(center + share * (whole - center))["pcc"].mean() for share in _SHARES]
+        return 1.0 if np.isnan(scores).all() else _SHARES[int(np.nanargmax(scores))]
+
+    def calibrate_noise(self) -> CountNoise | None:
+        """The noise that makes the network's draws score best; None where there is none."""
+        if self.noise is None or not self.can_score_draws:
+            return self.noise
+        draws = self._draw(min(self.config.sampling.n_samples, 2 * _STOPPING_DRAWS))
+        return calibrate_noise(self.noise, draws, self.val, self.genes, self.exposure, self.coordinates)
+
+    def _draw(self, n: int) -> FloatArray:
+        """(n, genes looked at, S) draws of the expression behind the counts."""
+        index = torch.from_numpy(self.genes).to(self.targets.device)
+        about = None if self.about is None else self.about[index]
+        targets, ridge_lambda = self._table().select(index), self.reference.ridge_lambda
+        seed = derive_seed(self.config.seed, "validation")
+        return _draw_fields(self.network, self._context(), targets, ridge_lambda, about, seed, n, self.parallel)
+
+    @torch.no_grad()
+    def _table(self) -> GeneTable:
+        return GeneTable(self.network.encode_code(self.targets), self.features, self.order)
+
+    def _context(self) -> TrainingTable:
+        return self.reference.context_table(self.network)
+
+
+def measure_exposure(visible: VisiblePair) -> FloatArray:
+    """(S,) totals of the spots over their median."""
+    return (visible.st_totals / np.median(visible.st_totals)).astype(np.float32)
+
+
+def fit_training_noise(left_out: FloatArray, visible: VisiblePair, kind: str) -> CountNoise:
+    """The count noise of training genes about predictions (n, S) of each from the others."""
+    genes, spots = choose_genes(len(left_out)), choose_spots(left_out.shape[1])
+    truth, exposure = visible.x_st[np.ix_(genes, spots)], measure_exposure(visible)[spots]
+    return fit_count_noise(
+        left_out[np.ix_(genes, spots)][None],
+        exposure,
+        lambda draws: float(score_crps(draws, truth).mean()),
+        "poisson" if kind == "poisson" else "negative_binomial",
+    )
+
+
+def calibrate_noise(
+    noise: CountNoise,
+    fields: FloatArray,
+    val: HiddenGenes,
+    genes: npt.NDArray[np.intp],
+    exposure: FloatArray,
+    coordinates: FloatArray,
+) -> CountNoise:
+    """`noise` with the level, the dispersion and what neighbours share that suit draws of validation genes.
+
+    Parameters
+    ----------
+    fields
+        (n, len(genes), S) draws of the expression behind the counts of the validation genes at the places `genes`.
+    """
+    spots = choose_spots(len(exposure))
+    noise = fit_count_noise(
+        fields[:, :, spots],
+        exposure[spots],
+        lambda draws: val.measure_crps(draws, genes, spots),
+        start=noise,
+        free=("level", "dispersion"),
+    )
+    graph, some = link_neighbours(coordinates, len(exposure)), slice(_MORAN_GENES)
+    return fit_neighbours(
+        noise,
+        np.broadcast_to(fields, (max(len(fields), _MORAN_DRAWS), *fields.shape[1:]))[:_MORAN_DRAWS, some],
+        exposure,
+        graph,
+        lambda draws: val.measure_moran_excess(draws, genes[some], graph),
+    )
+
+
+def draw_members(
+    noise: CountNoise, fields: FloatArray, exposure: FloatArray, graph: sp.csr_matrix | None, seed: int
+) -> npt.NDArray[np.int32]:
+    """(n, G, S) counts about fields (n, G, S). Each draw has its own stream: the first are the same however many."""
+    counts = [
+        noise.draw(field[None], exposure, np.random.default_rng(derive_seed(seed, "counts", i)), graph)[0]
+        for i, field in enumerate(fields)
+    ]
+    return np.stack(counts)
+
+
+@torch.no_grad()
+def _draw_fields(
+    network: Network,
+    context: TrainingTable,
+    targets: GeneTable,
+    ridge_lambda: float,
+    about: Tensor | None,
+    seed: int,
+    n: int,
+    parallel: Parallel,
+) -> FloatArray:
+    """(n, n_genes, n_spots) draws of the reverse process, decoded, about `about` where that takes the place of the
+    diffusion's own centre."""
+    values = network.decode(generate(network, context, targets, ridge_lambda, seed, n, True, parallel))
+    if about is not None:
+        values = values - _decode_center(network, context, targets, ridge_lambda) + about
+    return values.cpu().numpy()
+
+
 @torch.no_grad()
 def _estimate(
     network: Network,
@@ -341,21 +561,23 @@ def _estimate(
     ridge_lambda: float,
     about: Tensor | None,
     parallel: Parallel,
+    share: float,
 ) -> FloatArray:
     """(n_genes, n_spots) estimate that `sampling.estimate` names: mean over the ensemble, or over draws.
 
-    `about` (n_genes, n_spots), if any, takes the place of the diffusion's own centre, the ridge in the latent.
+    `about` (n_genes, n_spots), if any, takes the place of the diffusion's own centre, the ridge in the latent; a
+    `share` of what the diffusion adds to it is added.
     """
     sampling = network.config.sampling
     center = _decode_center(network, context, targets, ridge_lambda)
     about = center if about is None else about
-    if sampling.estimate == "center":
+    if sampling.estimate == "center" or share == 0:
         return about.cpu().numpy()
     draw = sampling.estimate == "draws"
     n = sampling.n_samples if draw else sampling.n_ensemble
     z = generate(network, context, targets, ridge_lambda, network.config.seed, n, draw, parallel)
     # what the diffusion adds to its own centre is added to the one that takes its place
-    return (network.decode(z.mean(0)) - center + about).cpu().numpy()
+    return (share * (network.decode(z.mean(0)) - center) + about).cpu().numpy()
 
 
 def _decode_center(network: Network, context: TrainingTable, targets: GeneTable, ridge_lambda: float) -> Tensor:

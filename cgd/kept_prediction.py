@@ -9,6 +9,8 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import torch
 
 from cgd.config import Config, EvaluationConfig
@@ -42,20 +44,24 @@ class KeptPrediction:
         else:
             self.folder = None
 
-    def load_twin(self) -> tuple[FloatArray, dict[str, float]] | None:
-        """(n_test, n_spots) prediction and what else the trial's summary says; None where there is none."""
+    def load_twin(self) -> tuple[FloatArray, dict[str, float], pd.DataFrame] | None:
+        """(n_test, n_spots) prediction, what else the trial's summary says and the scores of its draws, a row per test
+        gene; None where there is none."""
         if self.folder is None or not self.folder.is_dir():
             return None
         try:
             tensors, values = read_folder(self.folder)
-            found = tensors["prediction"].numpy(), values["summary"]
+            names = list(values["draw_scores"])
+            draw_scores = pd.DataFrame(tensors["draw_scores"].numpy(), columns=names)
+            found = tensors["prediction"].numpy(), values["summary"], draw_scores
             return None if values["protocol"] == self.protocol else found
         except (CheckpointError, KeyError):
             return None  # damaged, or of another layout: it is computed again
 
-    def save(self, prediction: FloatArray, summary: dict[str, float]) -> None:
-        """Keep a prediction and the part of the summary that does not depend on the protocol."""
+    def save(self, prediction: FloatArray, summary: dict[str, float], draw_scores: pd.DataFrame) -> None:
+        """Keep a prediction and what of the results does not depend on the protocol."""
         if self.folder is not None:
-            state = {"protocol": self.protocol, "summary": summary}
+            state = {"protocol": self.protocol, "summary": summary, "draw_scores": list(draw_scores.columns)}
+            scores = torch.from_numpy(draw_scores.to_numpy(dtype=np.float64))
             with suppress(OSError, DiskError):  # it only saves the twin its fit
-                write_folder(self.folder, {"prediction": torch.from_numpy(prediction)}, state)
+                write_folder(self.folder, {"prediction": torch.from_numpy(prediction), "draw_scores": scores}, state)

@@ -13,14 +13,15 @@ from torch import Tensor
 from cgd.calibration import Calibration, SpreadTrend
 from cgd.config import Config
 from cgd.errors import CheckpointError
+from cgd.model.counts import CountNoise
 from cgd.model.network import Network
 from cgd.model.reference import refines
 from cgd.model.refinement import RefinedCentre
 from cgd.model.tokens import GeneTable, TrainingTable
 from cgd.training.checkpoint import read_folder, write_folder
 
-_FORMAT = 5
-_READABLE = (4, 5)  # format 4 also holds the centre of the context, which no prediction reads
+_FORMAT = 6
+_READABLE = (4, 5, 6)  # formats 4 and 5 know of no counts, and 4 also holds a centre that no prediction reads
 
 
 @dataclass
@@ -36,6 +37,9 @@ class Fitted:
     cell_features: Tensor | None  # (n_genes, k) in the cell map, None without one
     ridge_lambda: float
     calibration: Calibration
+    noise: CountNoise | None  # of draws; None where they are what the decoder says
+    share: float  # of what the network adds to its centre that a best guess adds to it
+    exposure: np.ndarray  # (n_spots,) totals of the spots over their median
     refined: RefinedCentre | None  # what predictions are about instead of the ridge in the latent
     coordinates: np.ndarray  # (n_spots, 2)
     spot_names: list[str]
@@ -54,6 +58,7 @@ def save_fitted(folder: Path, config: Config, fitted: Fitted) -> None:
         tensors |= {"refined.pattern": refined.pattern, "refined.level": refined.level}
         if refined.cell_patterns is not None and fitted.cell_features is not None:
             tensors |= {"refined.cell_patterns": refined.cell_patterns, "cell_features": fitted.cell_features}
+    tensors["exposure"] = torch.from_numpy(fitted.exposure)
     tensors["calibration.scores"] = torch.from_numpy(fitted.calibration.scores)
     values = {
         "format": _FORMAT,
@@ -64,6 +69,8 @@ def save_fitted(folder: Path, config: Config, fitted: Fitted) -> None:
         "ridge_lambda": fitted.ridge_lambda,
         "cell_share": refined.cell_share if refined else 0.0,
         "spread_trend": asdict(fitted.calibration.trend),
+        "share": fitted.share,
+        "count_noise": None if fitted.noise is None else asdict(fitted.noise),
         "spot_names": fitted.spot_names,
         "provenance": fitted.provenance,
     }
@@ -80,6 +87,8 @@ def load_fitted(folder: Path) -> tuple[Config, Fitted]:
         )
     try:
         config = Config.from_dict(values["config"], source=f"{folder}/state.json")
+        if values["format"] < _FORMAT:
+            config = config.with_values({"model.likelihood": "gaussian"})
         return config, _restore(config, tensors, values)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"{folder} is not a whole CausalGeD model: {error!r}") from None
@@ -95,6 +104,7 @@ def _restore(config: Config, tensors: dict[str, Tensor], values: dict[str, Any])
         if values["cell_share"]:
             refined = refined.blend(tensors["refined.cell_patterns"], values["cell_share"])
             cell_features = tensors["cell_features"]
+    noise = values.get("count_noise")
     return Fitted(
         network=network.eval(),
         context=TrainingTable(
@@ -111,6 +121,9 @@ def _restore(config: Config, tensors: dict[str, Tensor], values: dict[str, Any])
         ridge_lambda=values["ridge_lambda"],
         refined=refined,
         calibration=Calibration(tensors["calibration.scores"].numpy(), SpreadTrend(**values["spread_trend"])),
+        noise=None if noise is None else CountNoise(**noise),
+        share=values.get("share", 1.0),
+        exposure=tensors["exposure"].numpy() if "exposure" in tensors else np.ones(n_spots, dtype=np.float32),
         coordinates=tensors["coordinates"].numpy(),
         spot_names=values["spot_names"],
         provenance=values["provenance"],

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import scipy.sparse as sp
 
 from cgd.calibration import score_quantiles
 from cgd.config import Config
@@ -20,6 +21,7 @@ from cgd.data.pair import locate
 from cgd.data.preprocess import PreparedPair, log_normalise, restore_counts
 from cgd.data.split import GeneSplit
 from cgd.errors import DataError
+from cgd.metrics.draws import compute_moran, score_crps
 from cgd.metrics.facts import SCORES
 from cgd.metrics.gene import gene_metrics
 
@@ -140,6 +142,21 @@ class HiddenGenes:
         scored = self._scored
         return score_quantiles(self.truth[scored], np.asarray(center)[scored], np.asarray(scale)[scored])
 
+    def pick_scored(self, most: int) -> npt.NDArray[np.intp]:
+        """Places of at most `most` scored genes, drawn at random and the same each time."""
+        places = np.flatnonzero(self._scored)
+        return np.sort(np.random.default_rng(0).permutation(places)[:most])
+
+    def measure_crps(
+        self, draws: FloatArray, genes: npt.NDArray[np.intp], spots: npt.NDArray[np.intp] | slice = slice(None)
+    ) -> float:
+        """Mean continuous ranked probability score of draws (n, len(genes), len(spots)) of the genes at some places."""
+        return float(score_crps(draws, self.truth[genes][:, spots]).mean())
+
+    def measure_moran_excess(self, draws: FloatArray, genes: npt.NDArray[np.intp], graph: sp.csr_matrix) -> float:
+        """By how much Moran's I of draws (n, len(genes), n_spots) is above the truth's, mean over the genes."""
+        return float(compute_moran(draws, graph).mean() - compute_moran(self.truth[genes], graph).mean())
+
     def _table(self, metrics: dict[str, npt.NDArray[np.float64]]) -> pd.DataFrame:
         table = pd.DataFrame(metrics)
         table[~self._scored] = np.nan
@@ -161,9 +178,13 @@ def _score_hidden(
 
 @dataclass(frozen=True)
 class HiddenPair:
-    """Result of `hide`: what a method gets, and the two scorers it does not get."""
+    """Result of `hide`: what a method gets, and the two scorers it does not get.
+
+    `measured` shows the validation genes as well: what a prediction may use once they have stopped the training.
+    """
 
     visible: VisiblePair
+    measured: VisiblePair
     val: HiddenGenes
     test: HiddenGenes
     spots: npt.NDArray[np.bool_]  # (n_spots of the data set,) True where the spot is kept
@@ -189,30 +210,37 @@ def hide(prepared: PreparedPair, split: GeneSplit, config: Config) -> HiddenPair
             f"{prepared.name}: no spot has {config.data.min_genes_per_spot} detected training genes; "
             "lower data.min_genes_per_spot"
         )
-    counts = counts[keep]
+    visible = _show(prepared, split.train, keep)
+    n_detected, n_train = len(visible.train_genes), len(split.train)
+    if n_detected < 2:
+        raise DataError(f"{prepared.name}: {n_detected} of {n_train} training genes have ST counts; need 2")
+    measured = _show(prepared, (*split.train, *split.val), keep, visible.x_sc)
+    notes = _hide_notes(int((~keep).sum()), n_train - n_detected)
+    val, test = _hide_genes(prepared, split, keep, config, "val"), _hide_genes(prepared, split, keep, config, "test")
+    return HiddenPair(visible=visible, measured=measured, val=val, test=test, spots=keep, notes=notes)
+
+
+def _show(
+    prepared: PreparedPair, genes: tuple[str, ...], spots: npt.NDArray[np.bool_], x_sc: FloatArray | None = None
+) -> VisiblePair:
+    """What is seen where the ST measured `genes` at `spots`, and no other gene."""
+    counts = prepared.st_counts[:, locate(genes, prepared.panel)].tocsr()[spots]
     detected = np.asarray((counts > 0).sum(axis=0)).ravel() > 0
-    if detected.sum() < 2:
-        raise DataError(
-            f"{prepared.name}: {detected.sum()} of {len(split.train)} training genes have ST counts; need 2"
-        )
     totals = np.asarray(counts.sum(axis=1)).ravel()
     x_st = log_normalise(counts, totals, float(np.median(totals))).toarray().T[detected]
-    notes = _hide_notes(int((~keep).sum()), int((~detected).sum()))
-    visible = VisiblePair(
+    return VisiblePair(
         name=prepared.name,
-        train_genes=tuple(gene for gene, there in zip(split.train, detected, strict=True) if there),
+        train_genes=tuple(gene for gene, there in zip(genes, detected, strict=True) if there),
         x_st=np.ascontiguousarray(x_st, dtype=np.float32),
         genes=prepared.panel,
-        x_sc=prepared.sc_dense(prepared.panel),
-        coordinates=prepared.coordinates[keep].astype(np.float32),
-        spot_names=tuple(name for name, kept in zip(prepared.spot_names, keep, strict=True) if kept),
+        x_sc=prepared.sc_dense(prepared.panel) if x_sc is None else x_sc,
+        coordinates=prepared.coordinates[spots].astype(np.float32),
+        spot_names=tuple(name for name, kept in zip(prepared.spot_names, spots, strict=True) if kept),
         st_totals=totals.astype(np.float32),
         sc_totals=prepared.sc_totals.astype(np.float32),
         cell_components=prepared.cell_components,
         graph=prepared.graph,
     )
-    val, test = _hide_genes(prepared, split, keep, config, "val"), _hide_genes(prepared, split, keep, config, "test")
-    return HiddenPair(visible=visible, val=val, test=test, spots=keep, notes=notes)
 
 
 def _hide_notes(n_spots: int, n_genes: int) -> tuple[str, ...]:

@@ -41,16 +41,18 @@ def score_draws_by_gene(
     """Score the draws of every gene.
 
     Definitions: `crps` fair over the draws, mean over spots. `energy_spots` fair energy score of the vector over the
-    spots, Euclidean norm. `coverage_50_raw`, `coverage_90_raw` share of the truth between the quantiles of the draws,
-    bounds included and up to rounding, and `width_50_raw`, `width_90_raw` mean width in standard deviations of the
-    gene's truth. `zeros_bias` share of exact zeros in the draws minus that in the truth. `negative_share` share of the
+    spots, Euclidean norm. `coverage_50_raw`, `coverage_90_raw` share of the truth in the middle of the draws by its
+    rank among them (probability integral transform): with `b` draws below and `e` equal the truth lies between b / (n +
+    1) and (b + e + 1) / (n + 1), and counts by how much of that is in the middle. So perfect draws hold what is
+    promised, however few they are and however many ties there are (Czado, Gneiting, Held, Biometrics 65:1254 (2009)).
+    `width_50_raw`, `width_90_raw` mean distance of the draws' quantiles in standard deviations of the gene's truth.
+    `zeros_bias` share of exact zeros in the draws minus that in the truth. `negative_share` share of the
     draws below 0. `variance_error` |ln| of the ratio of variance to mean over the spots in the draws (mean variance
     over mean of the draws) over that in the truth; variances count as at least 1e-6, means as at least 1e-3.
     `moran_error` |I of the draws - I of the truth| / I of the truth, Moran's I over 6 nearest neighbours, mean over the
     draws; `moran_bias` the signed difference.
 
-    The quantiles are numpy's: of n draws that are perfect and have no ties, an interval holds (n - 1) / (n + 1) of
-    what it promises, .79 in place of .90 with 16 draws.
+    The quantile of share p lies at place p (n + 1) of the n ordered draws, no further out than the outermost draws.
 
     NaN policy: a gene of constant truth is NaN in the widths, `variance_error` and `moran_bias`; a gene whose truth
     has a Moran's I of at most 0.1 is NaN in `moran_error`. Nothing else is NaN.
@@ -84,13 +86,20 @@ def score_draws_by_gene(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def score_crps(draws: npt.NDArray[np.floating], truth: npt.NDArray[np.floating]) -> FloatArray:
+    """(n_genes,) fair CRPS of draws (n_draws, n_genes, n_spots) for truth (n_genes, n_spots), mean over spots."""
+    return _score_crps(np.sort(draws, axis=0), truth)
+
+
 def score_draws_jointly(draws: npt.ArrayLike, truth: npt.ArrayLike, seed: int = 0) -> dict[str, float]:
     """Score what draws say about genes together.
 
     Definitions: `energy_genes` fair energy score of the vector over the genes of a spot, mean over spots.
     `gene_correlation_error` root mean square difference between the entries off the diagonal of the gene-gene
     correlation matrix over spots of a draw and of the truth, `gene_correlation_r` the Pearson correlation of these
-    entries, both mean over draws. `c2st_auc` area under the ROC curve of gradient-boosted trees that tell the spots
+    entries, both mean over draws: a draw that is not the truth differs from it by chance too, like a second tissue.
+    `gene_correlation_mean_error` the difference of the mean matrix over the draws: what they say is to be expected.
+    `c2st_auc` area under the ROC curve of gradient-boosted trees that tell the spots
     of one draw from those of the truth, cross-validated over spots: .5 is a perfect draw.
 
     Genes of constant truth are left out of the two correlations; a gene constant in a draw is correlated with none.
@@ -110,7 +119,7 @@ def score_draws_jointly(draws: npt.ArrayLike, truth: npt.ArrayLike, seed: int = 
     Returns
     -------
     dict
-        Name -> number. `gene_correlation_error` is NaN with fewer than 2 varying genes, `gene_correlation_r` with
+        Name -> number. The errors of the correlations are NaN with fewer than 2 varying genes, `gene_correlation_r` with
         fewer than 3, `c2st_auc` without one or with fewer than 6 spots.
 
     Raises
@@ -125,11 +134,12 @@ def score_draws_jointly(draws: npt.ArrayLike, truth: npt.ArrayLike, seed: int = 
         for i in range(0, true.shape[1], size)
     ]
     varies = _varies(true)
-    error, r = _compare_correlations(samples[:, varies], true[varies])
+    error, r, of_mean = _compare_correlations(samples[:, varies], true[varies])
     return {
         "energy_genes": float(np.concatenate(energy).mean()),
         "gene_correlation_error": error,
         "gene_correlation_r": r,
+        "gene_correlation_mean_error": of_mean,
         "c2st_auc": _tell_apart(samples[:, varies], true[varies], np.random.default_rng(seed)),
     }
 
@@ -230,11 +240,15 @@ def _score_block(draws: FloatArray, truth: FloatArray, graph: sp.csr_matrix) -> 
     moran_bias = compute_moran(draws, graph).mean(axis=0) - moran_truth
     has_pattern = moran_truth > LEAST_MORAN
     scores = {"crps": _score_crps(ordered, truth), "energy_spots": _score_energy(draws.transpose(1, 0, 2), truth)}
+    # the place of the truth among the draws; of counts it is often one of them, computed another way
     rounding = _ROUNDING * (1 + np.abs(truth))
+    below = (ordered < truth - rounding).sum(axis=0) / (len(ordered) + 1)
+    above = ((ordered <= truth + rounding).sum(axis=0) + 1) / (len(ordered) + 1)
     for name, level in LEVELS.items():
-        low, high = (_interpolate_quantile(ordered, (1 + side * level) / 2) for side in (-1, 1))
-        # of counts a bound is often the truth itself, computed another way
-        scores[f"coverage_{name}_raw"] = ((low - rounding <= truth) & (truth <= high + rounding)).mean(axis=1)
+        tail = (1 - level) / 2
+        inside = np.clip(np.minimum(above, 1 - tail) - np.maximum(below, tail), 0.0, None) / (above - below)
+        scores[f"coverage_{name}_raw"] = inside.mean(axis=1)
+        low, high = (_interpolate_quantile(ordered, share) for share in (tail, 1 - tail))
         width = (high - low).mean(axis=1) / np.where(varies, truth.std(axis=1), 1.0)
         scores[f"width_{name}_raw"] = np.where(varies, width, np.nan)
     ratio = _divide_variance(draws.var(axis=2).mean(axis=0), draws.mean(axis=(0, 2)))
@@ -267,8 +281,8 @@ def _score_energy(draws: npt.NDArray[np.floating], truth: FloatArray) -> FloatAr
 
 
 def _interpolate_quantile(ordered: FloatArray, share: float) -> FloatArray:
-    """`np.quantile` along the first axis, of what is sorted along it."""
-    place = share * (len(ordered) - 1)
+    """`np.quantile` along the first axis with the method `weibull`, of what is sorted along it."""
+    place = min(max(share * (len(ordered) + 1) - 1, 0.0), len(ordered) - 1.0)
     below = min(int(place), len(ordered) - 2)
     return ordered[below] + (place - below) * (ordered[below + 1] - ordered[below])
 
@@ -283,11 +297,12 @@ def _standardise(x: FloatArray) -> FloatArray:
     return np.where(varies, centred / np.where(varies, x.std(axis=-1, keepdims=True), 1.0), 0.0)
 
 
-def _compare_correlations(draws: npt.NDArray[np.floating], truth: FloatArray) -> tuple[float, float]:
-    """RMS difference and correlation of the entries off the diagonal, mean over the draws."""
+def _compare_correlations(draws: npt.NDArray[np.floating], truth: FloatArray) -> tuple[float, float, float]:
+    """RMS difference and correlation of the entries off the diagonal, mean over the draws; RMS difference of their
+    mean."""
     n_genes, n_spots = truth.shape
     if n_genes < 2:
-        return float("nan"), float("nan")
+        return float("nan"), float("nan"), float("nan")
     upper = np.triu_indices(n_genes, 1)
 
     def correlate_genes(x: FloatArray) -> FloatArray:
@@ -297,9 +312,10 @@ def _compare_correlations(draws: npt.NDArray[np.floating], truth: FloatArray) ->
     known = correlate_genes(truth)
     found = np.stack([correlate_genes(draw.astype(np.float64)) for draw in draws])
     error = float(np.sqrt(np.square(found - known).mean(axis=1)).mean())
+    of_mean = float(np.sqrt(np.square(found.mean(axis=0) - known).mean()))
     if n_genes < 3:
-        return error, float("nan")
-    return error, float((_standardise(found) @ _standardise(known)).mean() / len(known))
+        return error, float("nan"), of_mean
+    return error, float((_standardise(found) @ _standardise(known)).mean() / len(known)), of_mean
 
 
 def _tell_apart(draws: npt.NDArray[np.floating], truth: FloatArray, rng: np.random.Generator) -> float:

@@ -131,6 +131,14 @@ _JOINT_SCORES = (
         "Correlation between the gene-gene correlations of a draw and of the truth.",
     ),
     Metric(
+        "gene_correlation_mean_error",
+        "expected gene correlation error",
+        "lower",
+        (0.0, 2.0),
+        0.0,
+        "Root mean square difference between the gene-gene correlations of the truth and their mean over the draws.",
+    ),
+    Metric(
         "c2st_auc",
         "C2ST AUC",
         "lower",

@@ -17,7 +17,7 @@ from cgd.model.network import Network
 from cgd.model.tokens import GeneTable, GeneTokens, LatentTokens, TrainingTable, random_rotations
 from cgd.parallel import ALONE, Parallel
 from cgd.random import make_generator
-from cgd.regression.conditional import predict_from_context
+from cgd.regression.conditional import find_weights, predict_from_context
 
 
 @torch.no_grad()
@@ -66,14 +66,7 @@ class _Generation:
     ) -> None:
         self.network, self.context, self.targets = network, context, targets
         self.ridge_lambda, self.draw = ridge_lambda, draw
-        self.center, self.scale = self._find_center(context.features, context.z[None], targets.features)
-
-    def _find_center(self, features: Tensor, z: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Centre (1, M, K) of the targets and the spread (1, M, 1) of the latents about it."""
-        if self.network.config.model.center == "none":
-            return z.new_zeros(1, len(targets), z.shape[-1]), z.new_ones(1, len(targets), 1)
-        center, variance = predict_from_context(features, z, targets, self.ridge_lambda)
-        return center, variance.sqrt()[None]  # (1, M, K), (1, M, 1)
+        self.is_centred = network.config.model.center == "ridge"
 
     def _reverse(
         self, prefix: Prefix, center: Tensor, position: Tensor, step: Tensor, generator: torch.Generator
@@ -96,63 +89,78 @@ class _Generation:
 
 
 class _PanelGeneration(_Generation):
-    """Measured genes are the clean context; the targets follow in groups of at most `panel_size`."""
+    """Measured genes are the clean context; the targets follow in `n_ar_steps` AR steps, or in as many as keep each at
+    no more than `panel_size` genes. Every step sees what was drawn in the steps before it."""
+
+    def __init__(
+        self, network: Network, context: TrainingTable, targets: GeneTable, ridge_lambda: float, draw: bool
+    ) -> None:
+        super().__init__(network, context, targets, ridge_lambda, draw)
+        config, n = network.config, len(targets.code)
+        order = torch.arange(n)
+        if targets.order is not None:
+            order = targets.order.argsort(descending=True, stable=True).cpu()
+        n_steps = min(n, max(config.sampling.n_ar_steps, -(-n // config.train.panel_size)))
+        self.steps = order.tensor_split(n_steps)
+        self.regressions = [self._regress(step) for step in range(n_steps)]
+
+    def _regress(self, step: int) -> tuple[Tensor, Tensor] | None:
+        """What a step's centre is in the latents of all genes before it, and the spread (1, m, 1) about it."""
+        if not self.is_centred:
+            return None
+        before = torch.cat([self.context.features, *(self.targets.features[part] for part in self.steps[:step])])
+        weights, variance = find_weights(before, self.targets.features[self.steps[step]], self.ridge_lambda)
+        return weights.to(self.context.z.dtype), variance.sqrt()[None].to(self.context.z.dtype)
 
     def generate_member(self, generator: torch.Generator) -> Tensor:
-        tokens, context, config = self._tokens(), self.context, self.network.config
+        tokens, context, targets = self.network.tokens, self.context, self.targets
+        assert isinstance(tokens, GeneTokens)
         rotation = torch.eye(tokens.content_dim)
-        if config.train.rotate:
+        if self.network.config.train.rotate:
             rotation = random_rotations(1, tokens.content_dim, generator)[0]  # as in training: each member sees its own
         rotation = rotation.to(context.z.device)
-        known = (context.z @ rotation)[None]  # (1, n, K)
+        known = (context.z @ rotation)[None]  # (1, n, K), and what is drawn
         step = torch.zeros(1, len(context.z), dtype=torch.long, device=known.device)
         prefix = self.network.start(tokens.condition(context.code)[None])
         prefix = self.network.extend(prefix, known, tokens.embed_position(context.code)[None], step)
-        order = torch.arange(len(self.targets.code))
-        if self.targets.order is not None:
-            order = self.targets.order.argsort(descending=True, stable=True).cpu()
-        result = known.new_empty(len(order), tokens.content_dim)
-        for group in order.split(config.train.panel_size):
-            result[group] = self._generate_group(prefix, known, group, rotation, generator)
-        return result @ rotation.T  # (M, K), turned back
-
-    def _generate_group(
-        self, prefix: Prefix, known: Tensor, group: Tensor, rotation: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        """Rotated latents of a group of targets, generated in `n_ar_steps` AR steps."""
-        tokens, targets, features = self._tokens(), self.targets, self.context.features
-        pieces = group.tensor_split(min(self.network.config.sampling.n_ar_steps, len(group)))
-        parts: list[Tensor] = []
-        for i, part in enumerate(pieces):
+        result = known.new_empty(len(targets.code), tokens.content_dim)
+        for i, part in enumerate(self.steps):
             position = tokens.embed_position(targets.code[part])[None]
             step = torch.full((1, len(part)), i + 1, device=known.device)
-            if i == 0:
-                center, scale = self.center[:, part] @ rotation, self.scale[:, part]
-            else:  # the genes generated so far are context now
-                done = group[: sum(map(len, pieces[:i]))]
-                grown = torch.cat([features, targets.features[done]])
-                center, scale = self._find_center(
-                    grown, torch.cat([known, *(p[None] for p in parts)], 1), targets.features[part]
-                )
+            center, scale = self._find_center(i, known)
             x = center + scale * self._reverse(prefix, center, position, step, generator)  # (1, part, K)
-            parts.append(x[0])
-            if i + 1 < len(pieces):
+            result[part] = x[0]
+            if i + 1 < len(self.steps):
                 prefix = self.network.extend(prefix, x, position, step)
-        return torch.cat(parts)
+                known = torch.cat([known, x], 1)
+        return result @ rotation.T  # (M, K), turned back
 
-    def _tokens(self) -> GeneTokens:
-        assert isinstance(self.network.tokens, GeneTokens)
-        return self.network.tokens
+    def _find_center(self, step: int, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Centre (1, m, K) of a step's genes and the spread of the latents about it."""
+        regression = self.regressions[step]
+        if regression is None:
+            n = len(self.steps[step])
+            return known.new_zeros(1, n, known.shape[-1]), known.new_ones(1, n, 1)
+        weights, scale = regression
+        return torch.einsum("nm,bnk->bmk", weights, known), scale
 
 
 class _LatentGeneration(_Generation):
     """One sequence per target gene: its tokens are generated in AR steps, conditioned on its C-latent."""
 
+    def __init__(
+        self, network: Network, context: TrainingTable, targets: GeneTable, ridge_lambda: float, draw: bool
+    ) -> None:
+        super().__init__(network, context, targets, ridge_lambda, draw)
+        self.center = context.z.new_zeros(len(targets.code), context.z.shape[1])  # (M, K)
+        if self.is_centred:
+            self.center = predict_from_context(context.features, context.z[None], targets.features, ridge_lambda)[0][0]
+
     def generate_member(self, generator: torch.Generator) -> Tensor:
         tokens, n = self.network.tokens, len(self.targets.code)
         assert isinstance(tokens, LatentTokens)
         order = tokens.token_order(n, generator).to(self.center.device)
-        centers, position = tokens.split(self.center[0], order), tokens.embed_index(order)
+        centers, position = tokens.split(self.center, order), tokens.embed_index(order)
         prefix = self.network.start(tokens.condition(self.targets.code))
         n_steps = min(self.network.config.sampling.n_ar_steps, tokens.n_tokens)
         pieces, parts = torch.arange(tokens.n_tokens).tensor_split(n_steps), []

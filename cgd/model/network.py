@@ -22,6 +22,8 @@ from cgd.model.tokens import BatchDraw, GeneTokens, LatentTokens, TrainingTable
 class LossDraw:
     """All that is random in the diffusion loss of a batch, and the weight of its tokens.
 
+    Of sequences that begin with context, L counts the tokens after it.
+
     Attributes
     ----------
     batch
@@ -116,14 +118,15 @@ class Network(nn.Module):
         """Draw a batch, its timesteps and its noise."""
         train, diffusion = self.config.train, self.config.diffusion
         batch = self.tokens.draw(table, generators["batch"])
-        weight = step_weights(batch.step, self.config.ar.max_weight, self.config.ar.min_weight)
+        step = batch.step[:, batch.n_context :] - int(batch.n_context > 0)  # counted from 0 after the context
+        weight = step_weights(step, self.config.ar.max_weight, self.config.ar.min_weight)
         dropped = None
         if self.blank is not None:
             dropped = torch.rand(len(batch.step), generator=generators["condition"]) < train.condition_drop
-        shape = (*batch.step.shape, self.tokens.content_dim)
+        shape = (*step.shape, self.tokens.content_dim)
         noise = tuple(
             (
-                self.timesteps.sample(batch.step, weight, generators["timestep"]),
+                self.timesteps.sample(step, weight, generators["timestep"]),
                 torch.randn(shape, generator=generators["noise"]),
             )
             for _ in range(diffusion.timesteps_per_step)
@@ -138,13 +141,14 @@ class Network(nn.Module):
         if draw.dropped is not None and self.blank is not None:
             condition = torch.where(draw.dropped.to(device)[:, None, None], self.blank, condition)  # (B, c, D)
         prefix = self._make_prefix(sequence.content, sequence.position, condition, sequence.step)
+        generated = slice(draw.batch.n_context, None)
         # without detaching, a jointly trained encoder could shrink its own target
-        x_start = ((sequence.content - sequence.center) / sequence.scale).detach()  # (B, L, k)
-        center = sequence.center.detach()
+        x_start = ((sequence.content - sequence.center) / sequence.scale).detach()[:, generated]  # (B, L, k)
+        center, position, step = (x[:, generated] for x in (sequence.center.detach(), sequence.position, sequence.step))
         weight, total = (draw.weight / draw.total_weight).to(device), x_start.new_zeros(())
         for t, noise in ((t.to(device), noise.to(device)) for t, noise in draw.noise):
             x_t = self.process.add_noise(x_start, noise, t)  # (B, L, k)
-            predicted = self.predict(prefix, NoisyTokens(x_t, t, center, sequence.position, sequence.step))
+            predicted = self.predict(prefix, NoisyTokens(x_t, t, center, position, step))
             error = (predicted - self.process.target(x_start, noise, t)).square().mean(-1)  # (B, L)
             total = total + (weight * error).sum()
         return total / len(draw.noise)

@@ -106,14 +106,16 @@ def refines(config: Config) -> bool:
 
 
 def _fit_centre(
-    features: Tensor, x_sc: Tensor, x_st: Tensor, config: Config
-) -> tuple[RefinedCentre | None, CellMap | None]:
-    """What predictions are about instead of the ridge in the latent, and the cell map that is part of it, if any."""
+    features: Tensor, x_sc: Tensor, x_st: Tensor, ridge_lambda: float, config: Config
+) -> tuple[RefinedCentre | None, CellMap | None, Tensor]:
+    """What predictions are about instead of the ridge in the latent, the cell map that is part of it, if any, and
+    the (n, S) predictions of the training genes from each other."""
     if not refines(config):
-        return None, None
+        mean = x_st.mean(0)
+        return None, None, mean + leave_one_out_operator(features, ridge_lambda) @ (x_st - mean)
     refined, left_out = RefinedCentre.fit(features, x_st)
     cell_map = CellMap.fit(x_sc, x_st, left_out) if config.sampling.center == "blended" else None
-    return refined if cell_map is None else refined.blend(cell_map.patterns, cell_map.share), cell_map
+    return refined if cell_map is None else refined.blend(cell_map.patterns, cell_map.share), cell_map, left_out
 
 
 @dataclass
@@ -139,6 +141,8 @@ class Reference:
         What predictions are about instead of the ridge in the latent, or None.
     cell_map
         The map from cells to spots that is part of it, or None.
+    left_out
+        (n, S) regression of each training gene on the others: how far off a prediction is, without a gene held out.
     graph_order
         Score of any gene by its name, where the order is that of the graph.
     """
@@ -152,6 +156,7 @@ class Reference:
     order: Tensor | None
     refined: RefinedCentre | None
     cell_map: CellMap | None
+    left_out: Tensor
     centred: bool
     graph_order: GraphOrder | None = None
     _frozen: tuple[Tensor, Tensor, Tensor] | None = field(default=None, init=False, repr=False)
@@ -167,7 +172,7 @@ class Reference:
         kernel = GeneKernel.fit(x_sc, config.model.kernel_sharpness, components)
         features = kernel.embed(x_sc)
         ridge_lambda = fit_ridge_lambda(features.cpu(), x_st.cpu())
-        refined, cell_map = _fit_centre(features, x_sc, x_st, config)
+        refined, cell_map, left_out = _fit_centre(features, x_sc, x_st, ridge_lambda, config)
         centred_latents = config.model.tokens == "latent" and config.model.center == "ridge"
         return cls(
             x_st=x_st,
@@ -178,6 +183,7 @@ class Reference:
             leave_one_out=leave_one_out_operator(features, ridge_lambda) if centred_latents else None,
             refined=refined,
             cell_map=cell_map,
+            left_out=left_out,
             order=_score_training_genes(visible, config)
             if graph_order is None
             else graph_order.score(visible.train_genes).to(device),

@@ -50,18 +50,20 @@ class RefinedCentre:
     def fit(cls, features: Tensor, x_st: Tensor) -> tuple[RefinedCentre, Tensor]:
         """From kernel features (n, r), centred and with orthogonal columns, and expression (n, S) of training genes.
 
-        Returns the centre, and the (n, S) pattern of each training gene as predicted from the others; its scale means
-        nothing.
+        Returns the centre, and the (n, S) prediction of each training gene from the others, in expression units.
         """
-        level, pattern, left_out = None, features.new_zeros(()).double(), features.new_zeros(()).double()
+        level, in_units = None, None
+        pattern, left_out = features.new_zeros(()).double(), features.new_zeros(()).double()
         regression = _Regression(features)
         for targets in (x_st, standardise(x_st)):
             for fit in regression.fit(targets.double()):  # one after the other: each holds leave-one-out predictions
-                level = fit.weights if level is None else level  # of the first, which is in expression units
+                if level is None:  # the first is in expression units
+                    level, in_units = fit.weights, fit.left_out
                 pattern = pattern + fit.weights / fit.spread
                 left_out = left_out + fit.left_out / fit.spread
-        assert level is not None
-        return cls(pattern.to(x_st.dtype), level.to(x_st.dtype)), left_out.to(x_st.dtype)
+        assert level is not None and in_units is not None
+        alone = place_pattern(in_units, standardise(left_out, 1e-9))
+        return cls(pattern.to(x_st.dtype), level.to(x_st.dtype)), alone.to(x_st.dtype)
 
     def blend(self, cell_patterns: Tensor, share: float) -> RefinedCentre:
         """With a share of a cell map's patterns (k, S)."""
@@ -75,7 +77,12 @@ class RefinedCentre:
             assert cell_features is not None
             mapped = standardise(cell_features @ self.cell_patterns)  # (G, S)
             pattern = standardise(pattern + self.cell_share * mapped, 1e-9)
-        return in_units.mean(1, keepdim=True) + in_units.std(1, correction=0, keepdim=True) * pattern
+        return place_pattern(in_units, pattern)
+
+
+def place_pattern(in_units: Tensor, pattern: Tensor) -> Tensor:
+    """A standardised pattern (G, S) at the mean and spread of predictions (G, S) in expression units."""
+    return in_units.mean(1, keepdim=True) + in_units.std(1, correction=0, keepdim=True) * pattern
 
 
 def standardise(x: Tensor, least: float = 1e-6) -> Tensor:

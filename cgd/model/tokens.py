@@ -99,6 +99,8 @@ class BatchDraw:
         (B, K, K) of the S-latent of each panel, or None.
     token_order
         (B, L) order in which latent tokens are generated, or None.
+    n_context
+        How many tokens at the start are clean context alone and not generated.
     """
 
     index: Tensor
@@ -106,6 +108,7 @@ class BatchDraw:
     step: Tensor
     rotation: Tensor | None = None
     token_order: Tensor | None = None
+    n_context: int = 0
 
     def part(self, rows: slice) -> BatchDraw:
         """The draw of some of the sequences."""
@@ -116,6 +119,7 @@ class BatchDraw:
             self.step[rows],
             None if rotation is None else rotation[rows],
             None if order is None else order[rows],
+            self.n_context,
         )
 
 
@@ -174,10 +178,14 @@ class GeneTokens(nn.Module):
         size = int(torch.randint(1, largest + 1, (1,), generator=generator))
         n_tokens = min(train.panel_size, n_genes // size)
         index, weight = draw_mixtures(train.batch_size, n_tokens, size, n_genes, generator)
-        index, weight = _arrange(index, weight, table.order)
+        n_context = int(train.context_share * n_tokens)
+        parts = [_arrange(index[:, part], weight[:, part], table.order) for part in _cut(n_context)]
+        index, weight = (torch.cat(halves, 1) for halves in zip(*parts, strict=True))
         rotation = random_rotations(train.batch_size, self.content_dim, generator) if train.rotate else None
-        step = draw_steps(train.batch_size, n_tokens, self.config.ar.decay, generator)
-        return BatchDraw(index, weight, step, rotation)
+        step = draw_steps(train.batch_size, n_tokens - n_context, self.config.ar.decay, generator)
+        if n_context:  # the context is the step before the first
+            step = torch.cat([torch.zeros(train.batch_size, n_context, dtype=step.dtype), step + 1], 1)
+        return BatchDraw(index, weight, step, rotation, n_context=n_context)
 
     def training_sequence(self, table: TrainingTable, ridge_lambda: float, draw: BatchDraw) -> Sequence:
         """The panels that were drawn."""
@@ -195,6 +203,11 @@ class GeneTokens(nn.Module):
             center, scale = torch.zeros_like(content), torch.ones_like(content[..., :1])
         condition = self.condition(table.code).expand(len(content), -1, -1)  # (B, c, D)
         return Sequence(content, center, scale, self.embed_position(code), condition, step)
+
+
+def _cut(n: int) -> tuple[slice, slice]:
+    """The first `n` places and the others."""
+    return slice(n), slice(n, None)
 
 
 def _mix(rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:

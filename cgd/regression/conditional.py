@@ -53,6 +53,13 @@ def predict_from_context(
 ) -> tuple[Tensor, Tensor]:
     """(B, M, K) prediction of `targets` (M, r) from `context` (N, r) with latents (B, N, K), and the (M, 1) variance
     of its error, in units of the prior's."""
+    weights, variance = find_weights(context, targets, ridge_lambda)
+    return torch.einsum("nm,bnk->bmk", weights.to(latents.dtype), latents), variance.to(latents.dtype)
+
+
+def find_weights(context: Tensor, targets: Tensor, ridge_lambda: float) -> tuple[Tensor, Tensor]:
+    """(N, M) weights with which latents of `context` (N, r) predict those of `targets` (M, r), and the (M, 1) variance
+    of the error, in units of the prior's: both double."""
     known, asked = context.double(), targets.double()
     if len(known) <= known.shape[1]:
         cross = known @ asked.T  # (N, M)
@@ -62,9 +69,7 @@ def predict_from_context(
         solved = torch.linalg.solve(_penalise(known.T @ known, ridge_lambda), asked.T)  # (r, M)
         weights = known @ solved  # (N, M)
         variance = ridge_lambda * (1 + (asked.T * solved).sum(0))  # (M,), the same as above by Woodbury's identity
-    variance = variance / (1 + ridge_lambda)
-    prediction = torch.einsum("nm,bnk->bmk", weights.to(latents.dtype), latents)
-    return prediction, variance[:, None].to(latents.dtype)
+    return weights, variance[:, None] / (1 + ridge_lambda)
 
 
 def _penalise(gram: Tensor, ridge_lambda: float) -> Tensor:

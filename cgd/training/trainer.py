@@ -22,7 +22,7 @@ from cgd.random import derive_seed, make_generator
 from cgd.training.checkpoint import CheckpointFolder, optimizer_tensors, restore_optimizer
 
 EpochReport = Callable[[dict[str, float]], None]
-Validate = Callable[[], float]
+Validate = Callable[[], dict[str, float]]  # `val_pcc` and, of draws, `val_crps`
 _STREAMS = ("batch", "timestep", "noise", "latent", "condition")
 
 
@@ -32,8 +32,8 @@ class Progress:
 
     epoch: int = 0
     best_score: float = -math.inf
-    kept_epoch: int = 0
-    kept_score: float = -math.inf
+    kept_epoch: int = 0  # 0: the network as it was before the first
+    kept: dict[str, float] = field(default_factory=dict)  # what validation said of it
     history: list[dict[str, float]] = field(default_factory=list)
     earlier_seconds: float = 0.0  # of the epochs of earlier attempts
 
@@ -58,7 +58,8 @@ class Trainer:
     reference
         Training data and what was derived from it.
     validate
-        Called after each epoch with the averaged weights in place; returns the score to maximise.
+        Called before the first epoch and after each with the averaged weights in place. The epoch that is kept is the
+        one with the lowest `val_crps`; where there is none, the last whose `val_pcc` is as good as the best.
     on_epoch
         Called with the metrics of each epoch, on a resume with those of earlier epochs first.
     checkpoints
@@ -89,6 +90,12 @@ class Trainer:
         seed = network.config.seed
         self.generators = {name: make_generator(seed, name) for name in _STREAMS}
 
+    def initialise(self) -> Progress:
+        """Set the network up and train nothing: for what needs no more than its centre."""
+        self._initialise_autoencoder()
+        self._fit_scales()
+        return self.progress
+
     def fit(self) -> Progress:
         """Train to the last epoch or until validation gets worse for good; leave the averaged weights kept in place.
 
@@ -110,6 +117,8 @@ class Trainer:
             self.kept = self._snapshot()
             if saved is not None:
                 self._restore(*saved)
+            else:
+                self._judge()
             self._run()
         self._load(self.kept)
         return self.progress
@@ -117,12 +126,8 @@ class Trainer:
     # ---- before the loop --------------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
-        network, reference = self.network, self.reference
-        network.autoencoder.initialise(
-            reference.x_st, reference.x_sc_train, from_svd=network.config.model.init == "svd"
-        )
-        # the signs of an SVD differ between machines
-        self.parallel.copy_from_main([*network.autoencoder.parameters(), *network.autoencoder.buffers()])
+        network = self.network
+        self._initialise_autoencoder()
         optimizer = torch.optim.AdamW(network.autoencoder.parameters(), lr=self.config.pretrain_learning_rate)
         for _ in range(self.config.pretrain_epochs):
             optimizer.zero_grad()
@@ -130,6 +135,14 @@ class Trainer:
         self._fit_scales()
         if not self.joint:
             network.autoencoder.requires_grad_(False)
+
+    def _initialise_autoencoder(self) -> None:
+        network, reference = self.network, self.reference
+        network.autoencoder.initialise(
+            reference.x_st, reference.x_sc_train, from_svd=network.config.model.init == "svd"
+        )
+        # the signs of an SVD differ between machines
+        self.parallel.copy_from_main([*network.autoencoder.parameters(), *network.autoencoder.buffers()])
 
     def _fit_scales(self) -> None:
         with torch.no_grad():
@@ -175,16 +188,12 @@ class Trainer:
             self._fit_scales()
         losses = [self._run_step(i) for i in range(self.config.steps_per_epoch)]
         self.progress.epoch += 1
-        score = self.parallel.from_main(self._score())
-        self.progress.best_score = max(score, self.progress.best_score)
-        if score >= self.progress.best_score - self.config.tolerance:  # the latest that is as good as the best
-            self.progress.kept_epoch, self.progress.kept_score = self.progress.epoch, score
-            self.kept = self._snapshot()
+        validation = self._judge()
         totals = {key: sum(loss[key] for loss in losses) / len(losses) for key in losses[0]}
         return {
             "epoch": self.progress.epoch,
             **totals,
-            "val_pcc": score,
+            **validation,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "epoch_seconds": time.perf_counter() - start,
         }
@@ -251,14 +260,27 @@ class Trainer:
                 f"{gradient_norm.item()}; lower train.learning_rate or train.gradient_clip"
             )
 
-    def _score(self) -> float:
-        """Validation score of the averaged weights."""
+    def _judge(self) -> dict[str, float]:
+        """Validate the averaged weights, and keep them if they are good enough."""
+        progress, validation = self.progress, self.parallel.from_main(self._validate())
+        if "val_crps" in validation:
+            score, tolerance = -validation["val_crps"], 0.0
+        else:
+            score, tolerance = validation["val_pcc"], self.config.tolerance
+        progress.best_score = max(score, progress.best_score)
+        if score >= progress.best_score - tolerance:
+            progress.kept_epoch, progress.kept = progress.epoch, validation
+            self.kept = self._snapshot()
+        return validation
+
+    def _validate(self) -> dict[str, float]:
+        """What validation says of the averaged weights."""
         current = {name: p.detach().clone() for name, p in self._select_trained().items()}
         self._load(self.average)
         self.network.eval()
-        score = self.validate()
+        validation = self.validate()
         self._load(current)
-        return score
+        return validation
 
     # ---- state ------------------------------------------------------------------------------------------------------
 
