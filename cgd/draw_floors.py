@@ -107,9 +107,7 @@ class _Floors:
         """Draws about fields (n, n_test, S), with noise calibrated on fields (m, genes looked at, S)."""
         noise = self.start
         if len(self.looked_at):
-            noise = calibrate_noise(
-                noise, known, self.hidden.val, self.looked_at, self.exposure, self.coordinates
-            )
+            noise = calibrate_noise(noise, known, self.hidden.val, self.looked_at, self.exposure, self.coordinates)
         counts = draw_members(noise, asked, self.later, self.graph, self.config.seed)
         return normalise_counts(counts, self.later)
 

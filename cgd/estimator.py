@@ -265,9 +265,7 @@ class CausalGeD:
         if self.config.sampling.estimate == "draws" and draws is not None:
             return draws.mean(axis=0)
         targets, about = self._look_up(genes)
-        return _estimate(
-            state.network, state.context, targets, state.ridge_lambda, about, self.parallel, state.share
-        )
+        return _estimate(state.network, state.context, targets, state.ridge_lambda, about, self.parallel, state.share)
 
     def predict_interval(self, genes: str | Iterable[str], level: float = LEVEL) -> tuple[FloatArray, FloatArray]:
         """Intervals about the estimate that hold a share `level` of a gene's values, on average over genes.

@@ -31,18 +31,19 @@ def _list_waiting(results: SearchResults) -> str:
 
 def _write_answer(results: SearchResults, outcome: Aim) -> str:
     """What was found by one outcome."""
-    winner, by = results.find_winner(outcome), f"By {outcome.label} " if len(results.outcomes) > 1 else ""
+    winner, by = results.find_winner(outcome), f"By {outcome.label}{'' if outcome.sign > 0 else ' (lower is better)'}"
     if winner is None and results.has_answer(outcome):
-        return f"{by}the default is the best: none of the {len(results.finalists) - 1} confirmed beat it."
+        return f"{by} the default is the best: none of the {len(results.finalists) - 1} confirmed beat it."
     if winner is None:
-        return f"{by}there is no winner yet{_list_waiting(results)}."
-    gain = describe_gain(winner.validation[outcome.name], outcome)
-    name = winner.label if by else winner.label.capitalize()
-    text = f"{by}{name} beats the default by {gain} on validation genes"
-    if winner.whole_test is None or outcome.name not in winner.whole_test.gains:
+        return f"{by} there is no winner yet{_list_waiting(results)}."
+    gain = describe_gain(winner.validation[outcome.name])
+    text = f"{by} {winner.label} beats the default by {gain} on validation genes"
+    if winner.whole_test is None:
         return f"{text}; the comparison on the test genes is not finished."
-    found = winner.whole_test.gains[outcome.name]
-    on_test = f"{describe_gain(found, outcome)}{_weigh_test(found, outcome)}"
+    found = winner.whole_test.gains.get(outcome.name)
+    if found is None:
+        return f"{text}; the comparison on the test genes has no {outcome.label}."
+    on_test = f"{describe_gain(found)}{_weigh_test(found, outcome)}"
     return f"{text}; on the test genes, which the search never saw, the difference is {on_test}."
 
 
@@ -59,12 +60,12 @@ def _explain_no_winner(results: SearchResults) -> str:
     )
 
 
-def describe_gain(found: Gain, outcome: Aim) -> str:
+def describe_gain(found: Gain) -> str:
     """The difference of a comparison, per data set where there are several."""
     if len(found.by_dataset) == 1:
-        return f"{format_gain(next(iter(found.by_dataset.values())))} {outcome.label}"
+        return format_gain(next(iter(found.by_dataset.values())))
     each = "; ".join(f"{name} {format_gain(estimate)}" for name, estimate in found.by_dataset.items())
-    return f"{format_signed(found.mean, 4)} {outcome.label} over the data sets ({each})"
+    return f"{format_signed(found.mean, 4)} over the data sets ({each})"
 
 
 def format_gain(found: Estimate) -> str:
@@ -139,7 +140,8 @@ def find_role(sample: Sample, results: SearchResults) -> str:
     finalist = next((row for row in results.finalists if row.sample == sample.sample), None)
     won = [label_winner(winner, results) for winner in results.winners if finalist and winner.label == finalist.label]
     default = ["the default"] if sample.origin == "default" else []
-    return ", ".join([*default, *best, *(won or (["confirmed"] if finalist else []))])
+    rest = ["confirmed"] if finalist else ["not confirmed"] if results.finalists and not default else []
+    return ", ".join([*default, *best, *(won or rest)])
 
 
 def label_winner(winner: Winner, results: SearchResults) -> str:

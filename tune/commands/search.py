@@ -150,8 +150,9 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
         "Open the UI": make_ui_command(uri, output if uri == name_own_store(output) else None),
     }
     print(f"\n{outcome.summary}\n")
+    width = max(map(len, where)) + 2
     for what, place in where.items():
-        print(f"{what + ':':<14}{place}")
+        print(f"{what + ':':<{width}}{place}")
     if outcome.stopped:
         return Ending(EXIT_STOPPED, ("stopped; the same command with --resume continues",))
     failed = tuple(f"FAILED  {name}: {error}" for name, error in outcome.failed)

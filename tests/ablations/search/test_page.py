@@ -113,25 +113,25 @@ def made_up_front(**changed):
 
 def test_the_opening_says_by_how_much_whatever_the_sign():
     assert write_opening(made_up()) == (
-        "Sample 3 beats the default by +0.0200 [+0.0100, +0.0300] PCC on validation genes; on the test genes, which "
-        "the search never saw, the difference is −0.0040 [−0.0200, +0.0120] PCC: not to be told from none."
+        "By PCC sample 3 beats the default by +0.0200 [+0.0100, +0.0300] on validation genes; on the test genes, which "
+        "the search never saw, the difference is −0.0040 [−0.0200, +0.0120]: not to be told from none."
     )
     held = one_winner(on_test_genes(pcc=(0.01, 0.002, 0.02)))
-    assert write_opening(made_up(**held)).endswith("+0.0100 [+0.0020, +0.0200] PCC: the gain holds.")
+    assert write_opening(made_up(**held)).endswith("+0.0100 [+0.0020, +0.0200]: the gain holds.")
     lost = one_winner(on_test_genes(pcc=(-0.01, -0.02, -0.002)))
-    assert write_opening(made_up(**lost)).endswith("[−0.0200, −0.0020] PCC: it lost there.")
+    assert write_opening(made_up(**lost)).endswith("[−0.0200, −0.0020]: it lost there.")
 
 
 def test_the_opening_has_a_sentence_per_outcome():
     assert write_opening(made_up_front()) == (
-        "By PCC sample 3 beats the default by +0.0200 [+0.0100, +0.0300] PCC on validation genes; on the test genes, "
-        "which the search never saw, the difference is +0.0040 [−0.0200, +0.0120] PCC: not to be told from none. "
-        "By CRPS sample 1 beats the default by −0.0800 [−0.1000, −0.0600] CRPS on validation genes; on the test genes, "
-        "which the search never saw, the difference is −0.0500 [−0.0700, −0.0300] CRPS: the gain holds."
+        "By PCC sample 3 beats the default by +0.0200 [+0.0100, +0.0300] on validation genes; on the test genes, "
+        "which the search never saw, the difference is +0.0040 [−0.0200, +0.0120]: not to be told from none. "
+        "By CRPS (lower is better) sample 1 beats the default by −0.0800 [−0.1000, −0.0600] on validation genes; on the "
+        "test genes, which the search never saw, the difference is −0.0500 [−0.0700, −0.0300]: the gain holds."
     )
     one = made_up_front().winners[1].model_dump()
     assert write_opening(made_up_front(winners=[one])).startswith(
-        "By PCC the default is the best: none of the 2 confirmed beat it. By CRPS sample 1 beats"
+        "By PCC the default is the best: none of the 2 confirmed beat it. By CRPS (lower is better) sample 1 beats"
     )
     assert "none of the 2 best of 5 configurations beat it by PCC or CRPS" in write_opening(made_up_front(winners=[]))
 
@@ -140,7 +140,7 @@ def test_the_front_is_a_table_and_a_figure_and_says_who_won(tmp_path):
     found = made_up_front()
     assert [(s.sample, find_role(s, found)) for s in found.front] == [
         (3, "best PCC, winner by PCC"),
-        (2, ""),
+        (2, "not confirmed"),
         (1, "best CRPS, winner by CRPS"),
     ]
     page = write_search_report(found, tmp_path).read_text()
@@ -158,6 +158,12 @@ def test_the_front_is_a_table_and_a_figure_and_says_who_won(tmp_path):
     assert list(csv.DictReader(StringIO(tidy_samples(found).to_csv(index=False))))[1]["crps"] == "0.22"
 
 
+def test_a_test_without_the_outcome_is_not_called_unfinished():
+    found = one_winner(on_test_genes())
+    found["winners"][0]["test"]["gains"] = gains_of(crps=(0.1, 0.0, 0.2))
+    assert write_opening(made_up(**found)).endswith("the comparison on the test genes has no PCC.")
+
+
 def test_a_page_of_one_aim_has_no_table_of_a_front():
     page = render_search(made_up(), [])
     assert "The Pareto front" not in page
@@ -168,7 +174,7 @@ def test_the_best_by_the_draws_is_the_lowest():
     space = load_space("training").aim_at("crps").model_dump(mode="json")
     found = made_up_front(space=space)
     assert found.find_best(AIMS["crps"]).sample == 1
-    assert write_opening(found).startswith("Sample 1 beats the default by −0.0800 [−0.1000, −0.0600] CRPS")
+    assert write_opening(found).startswith("By CRPS (lower is better) sample 1 beats the default by −0.0800")
     svg = to_svg(draw_history(found, AIMS["crps"]))
     assert "mean validation CRPS" in svg
 
@@ -196,7 +202,7 @@ def test_part_of_a_comparison_is_not_told():
 def test_a_finalist_with_missing_runs_does_not_hide_the_winner():
     finalists = [finalist("default", 0.40), finalist("sample 3", 0.42), finalist("sample 1", 0.41, n_missing=2)]
     found = made_up(finalists=finalists)
-    assert write_opening(found).startswith("Sample 3 beats the default")
+    assert write_opening(found).startswith("By PCC sample 3 beats the default")
     assert "Runs of the confirmation are missing, and so could not win: sample 1." in summary_text(found)
     assert "not confirmed yet" in write_opening(made_up(finalists=finalists, winners=[]))
 
