@@ -21,7 +21,7 @@ from cgd.data.pair import locate
 from cgd.data.preprocess import PreparedPair
 from cgd.data.protocol import FloatArray, HiddenPair, VisiblePair
 from cgd.data.split import GeneSplit
-from cgd.estimator import CausalGeD, calibrate_noise, draw_members, fit_training_noise, measure_exposure
+from cgd.estimator import CausalGeD, calibrate_noise, draw_members, fit_training_noise
 from cgd.metrics.draws import link_neighbours
 from cgd.metrics.floors import draw_replicates, gene_mean, kernel_ridge
 from cgd.model.counts import normalise_counts
@@ -32,7 +32,6 @@ from cgd.regression.svd import thin_svd
 N_DRAWS = 16
 _MOST_GENES = 100
 _SPREADS = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)  # times the spread that the training genes have at a level
-_AMOUNTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the structured residual
 _SHUFFLES = 5
 _MOST_COMPONENTS = 20
 
@@ -74,7 +73,7 @@ class _Floors:
         self.hidden, self.config = hidden, config
         self.val, self.test = split.val, split.test
         self.looked_at = hidden.val.pick_scored(_MOST_GENES)
-        self.exposure, self.later = measure_exposure(hidden.visible), measure_exposure(hidden.measured)
+        self.exposure, self.later = hidden.visible.measure_exposure(), hidden.measured.measure_exposure()
         self.coordinates = hidden.visible.coordinates
         self.graph = link_neighbours(self.coordinates, len(self.exposure))
         self.references = {pair: Reference.build(pair_of, config) for pair, pair_of in self._pairs().items()}
@@ -103,11 +102,22 @@ class _Floors:
         known, asked = self._predict_both(predictor)
         return self._measure(known[None], np.broadcast_to(asked, (N_DRAWS, *asked.shape)))
 
-    def _measure(self, known: FloatArray, asked: FloatArray) -> FloatArray:
-        """Draws about fields (n, n_test, S), with noise calibrated on fields (m, genes looked at, S)."""
+    def _measure(
+        self,
+        known: FloatArray,
+        asked: FloatArray,
+        known_center: FloatArray | None = None,
+        asked_center: FloatArray | None = None,
+    ) -> FloatArray:
+        """Draws about fields (n, n_test, S), with noise calibrated on fields (m, genes looked at, S); about draws of
+        fields, their spread too."""
         noise = self.start
         if len(self.looked_at):
-            noise = calibrate_noise(noise, known, self.hidden.val, self.looked_at, self.exposure, self.coordinates)
+            noise = calibrate_noise(
+                noise, known, self.hidden.val, self.looked_at, self.exposure, self.coordinates, known_center
+            )
+        if asked_center is not None:
+            asked = noise.widen(asked, asked_center)
         counts = draw_members(noise, asked, self.later, self.graph, self.config.seed)
         return normalise_counts(counts, self.later)
 
@@ -138,17 +148,7 @@ class _Floors:
             (rng.standard_normal((N_DRAWS, len(center), len(components))) @ components).astype(np.float32)
             for center in (known, asked)
         ]
-        best, least = 0.0, np.inf
-        for amount in _AMOUNTS if len(self.looked_at) else ():
-            fields = known + amount * residuals[0]
-            noise = calibrate_noise(
-                self.start, fields, self.hidden.val, self.looked_at, self.exposure, self.coordinates
-            )
-            counts = draw_members(noise, fields, self.exposure, self.graph, self.config.seed)
-            found = self.hidden.val.measure_crps(normalise_counts(counts, self.exposure), self.looked_at)
-            if found < least:
-                best, least = amount, found
-        return self._measure(known + best * residuals[0], asked + best * residuals[1])
+        return self._measure(known + residuals[0], asked + residuals[1], known, asked)
 
     def draw_untrained(self) -> FloatArray:
         model = CausalGeD(

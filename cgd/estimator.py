@@ -176,7 +176,7 @@ class CausalGeD:
             calibration=calibration,
             noise=noise,
             share=share,
-            exposure=measure_exposure(measured),
+            exposure=measured.measure_exposure(),
             coordinates=visible.coordinates,
             spot_names=list(visible.spot_names),
             provenance={"data_set": visible.name, "versions": environment()},
@@ -331,9 +331,10 @@ class CausalGeD:
         """(n_samples, n_genes, n_spots) draws of the expression behind the counts."""
         state, n = self._state(), self.config.sampling.n_samples
         targets, about = self._look_up(genes)
-        return _draw_fields(
+        fields, center = _draw_fields(
             state.network, state.context, targets, state.ridge_lambda, about, self.config.seed, n, self.parallel
         )
+        return fields if state.noise is None else state.noise.widen(fields, center)
 
     def _draw_counts(self, fields: FloatArray) -> npt.NDArray[np.int32]:
         state = self._state()
@@ -406,7 +407,7 @@ class _Validation:
         self.about = None
         if reference.refined is not None:
             self.about = reference.refined.predict(self.features, reference.compute_cell_features(self.targets))
-        self.exposure = measure_exposure(visible)
+        self.exposure = visible.measure_exposure()
         self.genes, self.spots = val.pick_scored(_MOST_GENES), choose_spots(len(self.exposure))
         self.draws_counts = self.config.model.likelihood != "gaussian"
         # of an untrained centre and training genes alone: what a network draws must not decide how it is judged
@@ -421,7 +422,7 @@ class _Validation:
     def run(self) -> dict[str, float]:
         """Scores after an epoch; NaN on all ranks but the first."""
         estimated = self.estimate()
-        draws = self._draw(_STOPPING_DRAWS)[:, :, self.spots] if self.can_score_draws else None
+        draws = self._draw(_STOPPING_DRAWS)[0][:, :, self.spots] if self.can_score_draws else None
         if not self.parallel.is_main:
             return {"val_pcc": math.nan}
         scores = self.val.score_heldout(estimated)["pcc"]
@@ -452,11 +453,11 @@ class _Validation:
         """The noise that makes the network's draws score best; None where there is none."""
         if self.noise is None or not self.can_score_draws:
             return self.noise
-        draws = self._draw(min(self.config.sampling.n_samples, 2 * _STOPPING_DRAWS))
-        return calibrate_noise(self.noise, draws, self.val, self.genes, self.exposure, self.coordinates)
+        draws, center = self._draw(min(self.config.sampling.n_samples, 2 * _STOPPING_DRAWS))
+        return calibrate_noise(self.noise, draws, self.val, self.genes, self.exposure, self.coordinates, center)
 
-    def _draw(self, n: int) -> FloatArray:
-        """(n, genes looked at, S) draws of the expression behind the counts."""
+    def _draw(self, n: int) -> tuple[FloatArray, FloatArray]:
+        """(n, genes looked at, S) draws of the expression behind the counts, and their centre."""
         index = torch.from_numpy(self.genes).to(self.targets.device)
         about = None if self.about is None else self.about[index]
         targets, ridge_lambda = self._table().select(index), self.reference.ridge_lambda
@@ -471,15 +472,10 @@ class _Validation:
         return self.reference.context_table(self.network)
 
 
-def measure_exposure(visible: VisiblePair) -> FloatArray:
-    """(S,) totals of the spots over their median."""
-    return (visible.st_totals / np.median(visible.st_totals)).astype(np.float32)
-
-
 def fit_training_noise(left_out: FloatArray, visible: VisiblePair, kind: str) -> CountNoise:
     """The count noise of training genes about predictions (n, S) of each from the others."""
     genes, spots = choose_genes(len(left_out)), choose_spots(left_out.shape[1])
-    truth, exposure = visible.x_st[np.ix_(genes, spots)], measure_exposure(visible)[spots]
+    truth, exposure = visible.x_st[np.ix_(genes, spots)], visible.measure_exposure()[spots]
     return fit_count_noise(
         left_out[np.ix_(genes, spots)][None],
         exposure,
@@ -495,13 +491,17 @@ def calibrate_noise(
     genes: npt.NDArray[np.intp],
     exposure: FloatArray,
     coordinates: FloatArray,
+    center: FloatArray | None = None,
 ) -> CountNoise:
-    """`noise` with the level, the dispersion and what neighbours share that suit draws of validation genes.
+    """`noise` with the level, the dispersion and what neighbours share that suit draws of validation genes, and how
+    far apart the draws are to lie.
 
     Parameters
     ----------
     fields
         (n, len(genes), S) draws of the expression behind the counts of the validation genes at the places `genes`.
+    center
+        (len(genes), S) that they are draws about; without one their spread is left as it is.
     """
     spots = choose_spots(len(exposure))
     noise = fit_count_noise(
@@ -509,8 +509,11 @@ def calibrate_noise(
         exposure[spots],
         lambda draws: val.measure_crps(draws, genes, spots),
         start=noise,
-        free=("level", "dispersion"),
+        free=("level", "dispersion") if center is None else ("spread", "level", "dispersion"),
+        center=None if center is None else center[:, spots],
     )
+    if center is not None:
+        fields = noise.widen(fields, center)
     graph, some = link_neighbours(coordinates, len(exposure)), slice(_MORAN_GENES)
     return fit_neighbours(
         noise,
@@ -542,13 +545,15 @@ def _draw_fields(
     seed: int,
     n: int,
     parallel: Parallel,
-) -> FloatArray:
+) -> tuple[FloatArray, FloatArray]:
     """(n, n_genes, n_spots) draws of the reverse process, decoded, about `about` where that takes the place of the
-    diffusion's own centre."""
+    diffusion's own centre; and (n_genes, n_spots) what they are about."""
     values = network.decode(generate(network, context, targets, ridge_lambda, seed, n, True, parallel))
-    if about is not None:
-        values = values - _decode_center(network, context, targets, ridge_lambda) + about
-    return values.cpu().numpy()
+    if network.config.model.center == "none":
+        return values.cpu().numpy(), values.mean(0).cpu().numpy()
+    center = _decode_center(network, context, targets, ridge_lambda)
+    about = center if about is None else about
+    return (values - center + about).cpu().numpy(), about.cpu().numpy()
 
 
 @torch.no_grad()

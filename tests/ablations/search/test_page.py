@@ -113,8 +113,8 @@ def made_up_front(**changed):
 
 def test_the_opening_says_by_how_much_whatever_the_sign():
     assert write_opening(made_up()) == (
-        "By PCC sample 3 beats the default by +0.0200 [+0.0100, +0.0300] on validation genes; on the test genes, which "
-        "the search never saw, the difference is −0.0040 [−0.0200, +0.0120]: not to be told from none."
+        "By PCC sample 3 beats the default by +0.0200 [+0.0100, +0.0300] on validation genes; on the test genes, "
+        "which the search never saw, the difference is −0.0040 [−0.0200, +0.0120]: not to be told from none."
     )
     held = one_winner(on_test_genes(pcc=(0.01, 0.002, 0.02)))
     assert write_opening(made_up(**held)).endswith("+0.0100 [+0.0020, +0.0200]: the gain holds.")
@@ -126,8 +126,8 @@ def test_the_opening_has_a_sentence_per_outcome():
     assert write_opening(made_up_front()) == (
         "By PCC sample 3 beats the default by +0.0200 [+0.0100, +0.0300] on validation genes; on the test genes, "
         "which the search never saw, the difference is +0.0040 [−0.0200, +0.0120]: not to be told from none. "
-        "By CRPS (lower is better) sample 1 beats the default by −0.0800 [−0.1000, −0.0600] on validation genes; on the "
-        "test genes, which the search never saw, the difference is −0.0500 [−0.0700, −0.0300]: the gain holds."
+        "By CRPS (lower is better) sample 1 beats the default by −0.0800 [−0.1000, −0.0600] on validation genes; on "
+        "the test genes, which the search never saw, the difference is −0.0500 [−0.0700, −0.0300]: the gain holds."
     )
     one = made_up_front().winners[1].model_dump()
     assert write_opening(made_up_front(winners=[one])).startswith(

@@ -130,11 +130,11 @@ def test_an_unknown_space_names_the_closest():
 
 
 def test_a_space_is_widened_for_the_default_and_narrowed_if_held(tmp_path):
-    lines = ("path: model.depth, low: 4, high: 8, step: 2", "path: train.batch_size, choices: [4, 16]")
+    lines = ("path: model.depth, low: 4, high: 8, step: 2", "path: train.batch_size, choices: [8, 16]")
     space = load_space(write(tmp_path, *lines))
-    wider = space.include(Config())  # depth 3, batch size 8
+    wider = space.include(Config())  # depth 3, batch size 4
     assert (wider.parameters[0].low, wider.parameters[0].step) == (3, None)
-    assert wider.parameters[1].choices == (4, 16, 8)
+    assert wider.parameters[1].choices == (8, 16, 4)
     assert set(space.find_outside(Config())) == {"model.depth", "train.batch_size"}
     assert [p.path for p in space.hold(["model.depth"]).parameters] == ["train.batch_size"]
     with pytest.raises(StudyError, match="nothing is left to search"):
