@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from cgd.config import CAUSALGED, Config
 from cgd.data.pair import locate
 from cgd.data.preprocess import PreparedPair
-from cgd.data.protocol import FloatArray, HiddenGenes, HiddenPair, VisiblePair, hide
+from cgd.data.protocol import FloatArray, HiddenGenes, VisiblePair, hide
 from cgd.data.split import GeneSplit
 from cgd.estimator import CausalGeD
 

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cgd.calibration import LEVEL
 from cgd.config import CAUSALGED, Config
 from cgd.data.pair import locate
 from cgd.data.preprocess import PreparedPair
@@ -290,8 +289,8 @@ def evaluate_floors(prepared: PreparedPair, split: GeneSplit, config: Config) ->
         from cgd.draw_floors import draw_floors  # which fits models itself
 
         for name, draws in draw_floors(hidden, prepared, split, config).items():
-            table, _ = _score_draws(draws, hidden.test, hidden.visible.coordinates)
-            tables.append(table.assign(gene=list(split.test), method=name))
+            table, joint = _score_draws(draws, hidden.test, hidden.visible.coordinates)
+            tables.append(table.assign(gene=list(split.test), method=name, **joint))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -74,6 +74,10 @@ class VisiblePair:
         """(len(genes), n_cells) scRNA-seq expression of `genes`, in that order."""
         return self.x_sc[locate(genes, self.genes)]
 
+    def measure_exposure(self) -> FloatArray:
+        """(n_spots,) totals of the spots over their median."""
+        return (self.st_totals / np.median(self.st_totals)).astype(np.float32)
+
     def st_counts(self) -> FloatArray:
         """(n_train, n_spots) raw counts of the training genes."""
         return restore_counts(self.x_st, self.st_totals)

@@ -88,7 +88,7 @@ def score_draws_by_gene(
 
 def score_crps(draws: npt.NDArray[np.floating], truth: npt.NDArray[np.floating]) -> FloatArray:
     """(n_genes,) fair CRPS of draws (n_draws, n_genes, n_spots) for truth (n_genes, n_spots), mean over spots."""
-    return _score_crps(np.sort(draws, axis=0), truth)
+    return _score_crps(np.sort(draws, axis=0).astype(np.float64), truth.astype(np.float64))
 
 
 def score_draws_jointly(draws: npt.ArrayLike, truth: npt.ArrayLike, seed: int = 0) -> dict[str, float]:
@@ -119,8 +119,8 @@ def score_draws_jointly(draws: npt.ArrayLike, truth: npt.ArrayLike, seed: int = 
     Returns
     -------
     dict
-        Name -> number. The errors of the correlations are NaN with fewer than 2 varying genes, `gene_correlation_r` with
-        fewer than 3, `c2st_auc` without one or with fewer than 6 spots.
+        Name -> number. The errors of the correlations are NaN with fewer than 2 varying genes, `gene_correlation_r`
+        with fewer than 3, `c2st_auc` without one or with fewer than 6 spots.
 
     Raises
     ------

@@ -5,11 +5,60 @@ Shapes: G genes, S spots, C cells, D hidden width, K latent width.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from cgd.config import ModelConfig
 from cgd.regression.svd import thin_svd
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """How far decoded expression is from what was measured, by the likelihood of the measurement.
+
+    Half the deviance of the counts, or the squared error of a Gaussian.
+
+    Attributes
+    ----------
+    likelihood
+        Distribution of what is measured.
+    exposure
+        (S,) totals of the spots over their median.
+    size
+        Of the negative binomial: variance is mean + mean^2 / size.
+    """
+
+    likelihood: Literal["gaussian", "poisson", "negative_binomial"]
+    exposure: Tensor
+    size: float
+
+    @classmethod
+    def fit(
+        cls, x_st: Tensor, exposure: Tensor, likelihood: Literal["gaussian", "poisson", "negative_binomial"]
+    ) -> Misfit:
+        """With the size that training genes (G, S) have about their mean patterns, the median over genes."""
+        counts, rate = torch.expm1(x_st) * exposure, torch.expm1(x_st).mean(1, keepdim=True)
+        mean = rate * exposure  # (G, S)
+        excess = ((counts - mean).square() - mean).sum(1) / mean.square().sum(1).clamp_min(1e-9)
+        return cls(likelihood, exposure, float(1 / excess.median().clamp(1e-3, 1e3)))
+
+    def measure(self, decoded: Tensor, truth: Tensor) -> Tensor:
+        """(G,) mean over the spots, of decoded and true log-normalised expression (G, S)."""
+        if self.likelihood == "gaussian":
+            return (decoded - truth).square().mean(1)
+        # a rate is positive: below 0 the decoder approaches it, above it is what the decoder says
+        mean = torch.expm1(nn.functional.softplus(decoded, beta=_SHARPNESS)) * self.exposure + 1e-6
+        counts = torch.expm1(truth) * self.exposure
+        gain = torch.xlogy(counts, counts / mean)
+        if self.likelihood == "poisson":
+            return (gain - (counts - mean)).mean(1)
+        return (gain - (counts + self.size) * torch.log((counts + self.size) / (mean + self.size))).mean(1)
+
+
+_SHARPNESS = 8.0
 
 
 class TwoHeadedAutoencoder(nn.Module):
@@ -101,8 +150,16 @@ class TwoHeadedAutoencoder(nn.Module):
         """(..., K) -> (..., S) expression."""
         return self.decoder(z) + self.st_mean  # (..., S)
 
-    def loss(self, x_st: Tensor, x_sc: Tensor, kl_weight: float, noise: tuple[Tensor, ...], rows: slice) -> Tensor:
-        """Reconstruction of the ST from both heads, relative to the variance about the mean pattern, plus KL.
+    def loss(
+        self,
+        x_st: Tensor,
+        x_sc: Tensor,
+        kl_weight: float,
+        noise: tuple[Tensor, ...],
+        rows: slice,
+        misfit: Misfit,
+    ) -> Tensor:
+        """Misfit of the ST reconstructed from both heads, relative to that of the mean pattern, plus KL.
 
         The reconstruction from the scRNA-seq head is what ties the two heads to one latent space. The losses of
         disjoint `rows` (genes) add up to that of all of them.
@@ -115,12 +172,14 @@ class TwoHeadedAutoencoder(nn.Module):
             (G, K) for each head, of `draw`.
         rows
             Genes whose part of the loss is computed.
+        misfit
+            By which likelihood.
         """
-        variance = (x_st - self.st_mean).square().mean().clamp_min(1e-8)
+        variance = misfit.measure(self.st_mean.expand_as(x_st), x_st).mean().clamp_min(1e-8)
         truth, total = x_st[rows], x_st.new_zeros(())
         encoded = (self.encode_st(truth), self.encode_sc(x_sc[rows]))
         for (mean, log_variance), drawn in zip(encoded, noise, strict=True):
-            error = (self.decode(self.sample(mean, log_variance, drawn[rows])) - truth).square().mean(1)  # (rows,)
+            error = misfit.measure(self.decode(self.sample(mean, log_variance, drawn[rows])), truth)  # (rows,)
             total = total + error.sum() / variance
             if self.variational:
                 total = total + kl_weight * gaussian_kl(mean, log_variance).sum()

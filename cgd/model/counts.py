@@ -34,7 +34,7 @@ _SHARES = (0.0, 0.2, 0.4, 0.6, 0.8)  # of the overdispersion, shared by neighbou
 _ZEROS = (0.05, 0.1, 0.2, 0.3)
 _LEAST_GAIN = 0.005  # by which zeros beyond those of the counts must lower the CRPS, relatively
 _ROUNDS = 3
-_STEPS = {"level": 0.2, "contrast": 0.25, "dispersion": 0.4, "slope": 0.2}
+_STEPS = {"level": 0.2, "contrast": 0.25, "dispersion": 0.4, "slope": 0.2, "spread": 0.4}
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class CountNoise:
         Share of the counts that are 0 whatever their rate.
     neighbours
         Share of the overdispersion that a spot has in common with its neighbours.
+    spread
+        Factor on how far draws of a field lie from its centre; see `widen`.
     """
 
     kind: Literal["poisson", "negative_binomial"] = "negative_binomial"
@@ -68,6 +70,11 @@ class CountNoise:
     abundance: float = 0.0
     zeros: float = 0.0
     neighbours: float = 0.0
+    spread: float = 1.0
+
+    def widen(self, fields: FloatArray, center: FloatArray) -> FloatArray:
+        """Fields (n, G, S) `spread` times as far from a centre (G, S)."""
+        return fields if self.spread == 1.0 else center + np.float32(self.spread) * (fields - center)
 
     def draw(
         self,
@@ -141,6 +148,7 @@ def fit_count_noise(
     kind: Literal["poisson", "negative_binomial"] = "negative_binomial",
     start: CountNoise | None = None,
     free: Sequence[str] = ("level", "dispersion", "contrast", "slope"),
+    center: FloatArray | None = None,
     seed: int = 0,
 ) -> CountNoise:
     """The noise whose draws score best, one parameter after the other.
@@ -157,6 +165,8 @@ def fit_count_noise(
         Where to begin; its `abundance` is kept. Without one the abundance is that of the fields.
     free
         Parameters to choose. Those of the dispersion are left alone for Poisson counts.
+    center
+        (G, S) that `fields` are draws about; needed where their spread is chosen.
     """
     fields = np.asarray(fields, dtype=np.float32)
     if len(fields) == 1:
@@ -168,7 +178,8 @@ def fit_count_noise(
 
     def measure(noise: CountNoise) -> float:
         # the same random numbers for every candidate: what differs is the candidate
-        counts = noise.draw(fields, exposure, np.random.default_rng(seed))
+        widened = fields if center is None else noise.widen(fields, center)
+        counts = noise.draw(widened, exposure, np.random.default_rng(seed))
         return score(normalise_counts(counts, exposure))
 
     best, least = start, measure(start)
@@ -177,7 +188,7 @@ def fit_count_noise(
             for sign in (1, -1):
                 while True:
                     value = getattr(best, name) + sign * _STEPS[name] / 2**shrink
-                    if name == "contrast" and value < 0:
+                    if name in ("contrast", "spread") and value < 0:
                         break
                     found = measure(candidate := replace(best, **{name: value}))
                     if not found < least:

@@ -19,6 +19,7 @@ from cgd.config import Config
 from cgd.data.graph import Edges, causal_depth
 from cgd.data.protocol import VisiblePair
 from cgd.errors import DataError
+from cgd.model.autoencoder import Misfit
 from cgd.model.cell_map import CellMap
 from cgd.model.kernel import GeneKernel
 from cgd.model.network import Network
@@ -141,6 +142,8 @@ class Reference:
         What predictions are about instead of the ridge in the latent, or None.
     cell_map
         The map from cells to spots that is part of it, or None.
+    misfit
+        What the autoencoder lowers.
     left_out
         (n, S) regression of each training gene on the others: how far off a prediction is, without a gene held out.
     graph_order
@@ -158,6 +161,7 @@ class Reference:
     cell_map: CellMap | None
     left_out: Tensor
     centred: bool
+    misfit: Misfit
     graph_order: GraphOrder | None = None
     _frozen: tuple[Tensor, Tensor, Tensor] | None = field(default=None, init=False, repr=False)
 
@@ -188,6 +192,7 @@ class Reference:
             if graph_order is None
             else graph_order.score(visible.train_genes).to(device),
             centred=config.model.center == "ridge",
+            misfit=Misfit.fit(x_st, torch.from_numpy(visible.measure_exposure()).to(device), config.model.likelihood),
             graph_order=graph_order,
         )
 

@@ -61,7 +61,8 @@ class RefinedCentre:
                     level, in_units = fit.weights, fit.left_out
                 pattern = pattern + fit.weights / fit.spread
                 left_out = left_out + fit.left_out / fit.spread
-        assert level is not None and in_units is not None
+        assert level is not None
+        assert in_units is not None
         alone = place_pattern(in_units, standardise(left_out, 1e-9))
         return cls(pattern.to(x_st.dtype), level.to(x_st.dtype)), alone.to(x_st.dtype)
 

@@ -232,7 +232,7 @@ class Trainer:
         autoencoder, total = self.network.autoencoder, x_st.new_zeros(())
         noise = tuple(autoencoder.draw(len(x_st), self.generators["latent"]) for _ in range(2))  # one for each head
         for rows in self._pieces(len(x_st)):
-            part = autoencoder.loss(x_st, x_sc, self.config.kl_weight, noise, rows)
+            part = autoencoder.loss(x_st, x_sc, self.config.kl_weight, noise, rows, self.reference.misfit)
             (weight * part).backward()
             total += part.detach()
         return total
