@@ -27,11 +27,13 @@ from cgd.data.split import split_train_val
 from cgd.errors import ConfigError, DataError, NotFittedError, closest
 from cgd.metrics.draws import link_neighbours, score_crps
 from cgd.model.counts import (
+    SPREADS,
     CountNoise,
     choose_genes,
     choose_spots,
     fit_count_noise,
     fit_neighbours,
+    is_better,
     normalise_counts,
 )
 from cgd.model.generation import generate
@@ -388,6 +390,7 @@ def _check_machine(runtime: RuntimeConfig) -> None:
 
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of what the network adds to its centre
 _STOPPING_DRAWS = 8  # of validation genes after each epoch, from the same noise each time
+_CALIBRATION_DRAWS = 32
 _MOST_GENES = 100  # of the validation genes: what is looked at after each epoch, and to calibrate draws
 _MORAN_GENES, _MORAN_DRAWS = 60, 2
 
@@ -453,7 +456,7 @@ class _Validation:
         """The noise that makes the network's draws score best; None where there is none."""
         if self.noise is None or not self.can_score_draws:
             return self.noise
-        draws, center = self._draw(min(self.config.sampling.n_samples, 2 * _STOPPING_DRAWS))
+        draws, center = self._draw(_CALIBRATION_DRAWS)
         return calibrate_noise(self.noise, draws, self.val, self.genes, self.exposure, self.coordinates, center)
 
     def _draw(self, n: int) -> tuple[FloatArray, FloatArray]:
@@ -481,7 +484,7 @@ def fit_training_noise(left_out: FloatArray, visible: VisiblePair, kind: str) ->
         exposure,
         lambda draws: float(score_crps(draws, truth).mean()),
         "poisson" if kind == "poisson" else "negative_binomial",
-    )
+    )[0]
 
 
 def calibrate_noise(
@@ -504,14 +507,23 @@ def calibrate_noise(
         (len(genes), S) that they are draws about; without one their spread is left as it is.
     """
     spots = choose_spots(len(exposure))
-    noise = fit_count_noise(
-        fields[:, :, spots],
-        exposure[spots],
-        lambda draws: val.measure_crps(draws, genes, spots),
-        start=noise,
-        free=("level", "dispersion") if center is None else ("spread", "level", "dispersion"),
-        center=None if center is None else center[:, spots],
-    )
+
+    def fit(start: CountNoise) -> tuple[CountNoise, float]:
+        widened = fields if center is None else start.widen(fields, center)
+        return fit_count_noise(
+            widened[:, :, spots],
+            exposure[spots],
+            lambda draws: val.measure_crps(draws, genes, spots),
+            start=start,
+            free=("level", "dispersion"),
+        )
+
+    best, least = fit(noise)
+    for spread in () if center is None else SPREADS:
+        other, found = fit(replace(noise, spread=spread))
+        if is_better(found, least, len(genes)):
+            best, least = other, found
+    noise = best
     if center is not None:
         fields = noise.widen(fields, center)
     graph, some = link_neighbours(coordinates, len(exposure)), slice(_MORAN_GENES)

@@ -50,15 +50,16 @@ class Misfit:
         if self.likelihood == "gaussian":
             return (decoded - truth).square().mean(1)
         # a rate is positive: below 0 the decoder approaches it, above it is what the decoder says
-        mean = torch.expm1(nn.functional.softplus(decoded, beta=_SHARPNESS)) * self.exposure + 1e-6
+        log_rate = nn.functional.softplus(decoded, beta=_SHARPNESS).clamp_max(_LARGEST)
+        mean = torch.expm1(log_rate) * self.exposure + 1e-6
         counts = torch.expm1(truth) * self.exposure
-        gain = torch.xlogy(counts, counts / mean)
+        gain = torch.xlogy(counts, counts) - counts * mean.log()
         if self.likelihood == "poisson":
             return (gain - (counts - mean)).mean(1)
         return (gain - (counts + self.size) * torch.log((counts + self.size) / (mean + self.size))).mean(1)
 
 
-_SHARPNESS = 8.0
+_SHARPNESS, _LARGEST = 8.0, 20.0
 
 
 class TwoHeadedAutoencoder(nn.Module):

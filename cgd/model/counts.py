@@ -32,9 +32,10 @@ _N_DRAWS = 16  # that a calibration compares
 _N_GENES, _N_SPOTS = 150, 300  # a calibration looks at no more
 _SHARES = (0.0, 0.2, 0.4, 0.6, 0.8)  # of the overdispersion, shared by neighbours
 _ZEROS = (0.05, 0.1, 0.2, 0.3)
-_LEAST_GAIN = 0.005  # by which zeros beyond those of the counts must lower the CRPS, relatively
+_LEAST_GAIN, _CHANCE = 0.01, 0.2  # relative gain by what is out of the ordinary that is no chance; more with few genes
+SPREADS = (0.5, 1.5)
 _ROUNDS = 3
-_STEPS = {"level": 0.2, "contrast": 0.25, "dispersion": 0.4, "slope": 0.2, "spread": 0.4}
+_STEPS = {"level": 0.2, "contrast": 0.25, "dispersion": 0.4, "slope": 0.2}
 
 
 @dataclass(frozen=True)
@@ -148,10 +149,9 @@ def fit_count_noise(
     kind: Literal["poisson", "negative_binomial"] = "negative_binomial",
     start: CountNoise | None = None,
     free: Sequence[str] = ("level", "dispersion", "contrast", "slope"),
-    center: FloatArray | None = None,
     seed: int = 0,
-) -> CountNoise:
-    """The noise whose draws score best, one parameter after the other.
+) -> tuple[CountNoise, float]:
+    """The noise whose draws score best, one parameter after the other, and their score.
 
     Parameters
     ----------
@@ -165,8 +165,6 @@ def fit_count_noise(
         Where to begin; its `abundance` is kept. Without one the abundance is that of the fields.
     free
         Parameters to choose. Those of the dispersion are left alone for Poisson counts.
-    center
-        (G, S) that `fields` are draws about; needed where their spread is chosen.
     """
     fields = np.asarray(fields, dtype=np.float32)
     if len(fields) == 1:
@@ -178,8 +176,7 @@ def fit_count_noise(
 
     def measure(noise: CountNoise) -> float:
         # the same random numbers for every candidate: what differs is the candidate
-        widened = fields if center is None else noise.widen(fields, center)
-        counts = noise.draw(widened, exposure, np.random.default_rng(seed))
+        counts = noise.draw(fields, exposure, np.random.default_rng(seed))
         return score(normalise_counts(counts, exposure))
 
     best, least = start, measure(start)
@@ -188,7 +185,7 @@ def fit_count_noise(
             for sign in (1, -1):
                 while True:
                     value = getattr(best, name) + sign * _STEPS[name] / 2**shrink
-                    if name in ("contrast", "spread") and value < 0:
+                    if name == "contrast" and value < 0:
                         break
                     found = measure(candidate := replace(best, **{name: value}))
                     if not found < least:
@@ -197,9 +194,14 @@ def fit_count_noise(
     if start.zeros == 0:
         scored = [(measure(replace(best, zeros=share)), share) for share in _ZEROS]
         found, share = min(scored)
-        if found < least * (1 - _LEAST_GAIN):
-            best = replace(best, zeros=share)
-    return best
+        if is_better(found, least, fields.shape[1]):
+            best, least = replace(best, zeros=share), found
+    return best, least
+
+
+def is_better(found: float, least: float, n_genes: int) -> bool:
+    """Whether a score of so many genes is lower by more than chance."""
+    return found < least * (1 - _LEAST_GAIN - _CHANCE / max(n_genes, 1))
 
 
 def fit_neighbours(

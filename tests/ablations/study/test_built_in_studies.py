@@ -26,6 +26,8 @@ METHOD = {
         "ar.token_order": ["random", "graph", "graph_reversed", "granger"],
     },
     "condition_drop": {"train.condition_drop": [0.0, 0.1, 0.3]},
+    "training": {"train.epochs": [0, 16]},
+    "likelihood": {"model.likelihood": ["negative_binomial", "poisson", "gaussian"]},
 }
 ALL = sorted([*METHOD, *PAPER_STUDIES])
 
