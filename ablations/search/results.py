@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from ablations.findings.stored import Number, Stored
+from ablations.search.aim import SECONDS, Aim
 from ablations.search.space import Space
 from ablations.statistics.paired import Estimate
 
@@ -36,12 +37,16 @@ class Sample(Stored):
     sample, trial, origin, state
         Position in the search, number of its Optuna trial; default, warm start or sampled; finished, stopped early,
         failed or not finished.
-    final_value, last_value, last_percent
-        Mean validation PCC at the end, and the last one reported with the percentage of the work done then.
+    scores, percent
+        Outcome -> mean on validation genes; of a sample stopped early its last report, of the aim alone. And the
+        percentage of the work done then.
+    by_dataset
+        Outcome -> data set -> the same of each data set.
     seconds, peak_memory_mb, n_parameters
         Costs; NaN where not recorded.
     fits_memory, on_front
-        Within the memory asked for; no other is more accurate and faster.
+        Within the memory asked for; no other is better in one of the two aims (where there is one alone: in it and
+        seconds) without being worse in the other.
     params
         Sampler's name -> value.
     values
@@ -52,10 +57,9 @@ class Sample(Stored):
     trial: int
     origin: str
     state: str
-    final_value: Number = Field(alias="value")
-    last_percent: Number
-    last_value: Number
-    by_dataset: dict[str, Number]
+    scores: dict[str, Number]
+    percent: Number
+    by_dataset: dict[str, dict[str, Number]]
     seconds: Number
     peak_memory_mb: Number
     n_parameters: Number
@@ -71,75 +75,109 @@ class Sample(Stored):
         """Whether it ran to its end."""
         return self.state == "finished"
 
-    @property
-    def value(self) -> float:
-        """Mean validation PCC; of a sample stopped early the one at `percent` of its work; NaN for none."""
-        return self.final_value if self.is_finished else self.last_value
-
-    @property
-    def percent(self) -> float:
-        """How much of its work was done."""
-        return 100.0 if self.is_finished else self.last_percent
+    def find_value(self, aim: Aim) -> float:
+        """What it is worth by an aim; NaN for nothing."""
+        return self.seconds if aim.name == SECONDS else self.scores.get(aim.name, math.nan)
 
 
 class FinalistRow(Stored):
-    """A configuration of the confirmation; `minus_default` is per data set, paired."""
+    """A configuration of the confirmation, by outcome; `minus_default` is per data set, paired."""
 
     label: str
     sample: int | None
     is_default: bool
-    value: Number
-    by_dataset: dict[str, Number]
+    scores: dict[str, Number]
+    by_dataset: dict[str, dict[str, Number]]
     n_missing: int
-    minus_default: dict[str, KeptEstimate]
+    minus_default: dict[str, dict[str, KeptEstimate]]
     values: dict[str, Any]
 
+    def find_value(self, aim: Aim) -> float:
+        """What it is worth by an outcome; NaN for nothing."""
+        return self.scores.get(aim.name, math.nan)
 
-class Comparison(Stored):
-    """The winner minus the default: the mean over data sets, and each of them with its interval.
+
+class Gain(Stored):
+    """The winner minus the default by one outcome: the mean over data sets, and each of them with its interval."""
+
+    mean: Number
+    by_dataset: dict[str, KeptEstimate]
+
+
+class HeldOut(Stored):
+    """A winner and the default on the test genes.
 
     Attributes
     ----------
-    run_id, means
-        Of the study on the test genes; winner or default -> data set -> mean PCC.
+    run_id
+        Of the study.
+    gains, means
+        By outcome; means are winner or default -> data set -> mean.
     failed, missing
         Its trials that failed, with their errors, and those that did not run.
     """
 
-    mean: Number
-    by_dataset: dict[str, KeptEstimate]
-    run_id: str | None = None
-    means: dict[str, dict[str, Number]] | None = None
+    run_id: str
+    gains: dict[str, Gain]
+    means: dict[str, dict[str, dict[str, Number]]]
     failed: tuple[tuple[str, str], ...] = ()
     missing: tuple[str, ...] = ()
 
     @property
     def is_whole(self) -> bool:
         """Whether every trial of it has a result: what a part of them says is not for choosing by."""
-        return bool(self.by_dataset) and not self.failed and not self.missing
+        return any(gain.by_dataset for gain in self.gains.values()) and not self.failed and not self.missing
+
+
+class Winner(Stored):
+    """A finalist that is better than the default and every other one.
+
+    Attributes
+    ----------
+    label
+        The finalist's.
+    outcomes
+        By which it is the best.
+    values
+        Dotted path -> value, where it differs from the default.
+    validation
+        Outcome -> by how much it beats the default on validation genes.
+    test
+        The same on the test genes; None if they were not looked at.
+    """
+
+    label: str
+    outcomes: tuple[str, ...]
+    values: dict[str, Any]
+    validation: dict[str, Gain]
+    test: HeldOut | None
+
+    @property
+    def whole_test(self) -> HeldOut | None:
+        """The comparison on the test genes, if every trial of it has a result."""
+        return self.test if self.test is not None and self.test.is_whole else None
 
 
 class SearchResults(Stored):
-    """What a search found; see `Sample`, `FinalistRow` and `Comparison`.
+    """What a search found; see `Sample`, `FinalistRow` and `Winner`. What it aims at stands in its space.
 
     Attributes
     ----------
     n_samples, n_interrupted
         Samples asked for, and how often one was interrupted and run again.
     importances
-        Sampler's name of a parameter -> its share; empty with too few samples.
-    winner
-        Label of the finalist that won; None if the default did, or the search is not finished.
+        Outcome -> sampler's name of a parameter -> its share; empty with too few samples.
+    winners
+        The best by each outcome; none by one for which the default is, or while the search is not finished.
     n_tests
         How often winners of this search were compared on the test genes.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     name: str
     uid: str
     space: Annotated[Space, BeforeValidator(_read_space)]
     sampler: dict[str, Any]
-    objective: str
     max_memory_mb: float | None = None
     n_samples: int
     n_interrupted: int
@@ -148,12 +186,9 @@ class SearchResults(Stored):
     datasets: dict[str, dict[str, Any]]
     config: dict[str, Any]
     samples: tuple[Sample, ...]
-    importances: dict[str, float]
+    importances: dict[str, dict[str, float]]
     finalists: tuple[FinalistRow, ...]
-    winner: str | None
-    winner_values: dict[str, Any]
-    validation: Comparison | None
-    test: Comparison | None
+    winners: tuple[Winner, ...]
     n_tests: int
     versions: dict[str, Any]
     arguments: dict[str, Any] = Field(default_factory=dict)
@@ -169,17 +204,32 @@ class SearchResults(Stored):
         return sum(sample.state != "not finished" for sample in self.samples)
 
     @property
-    def best(self) -> Sample | None:
-        """The most accurate finished sample within the memory asked for."""
+    def outcomes(self) -> tuple[Aim, ...]:
+        """What is aimed at, but for seconds."""
+        return self.space.outcomes
+
+    def find_best(self, aim: Aim) -> Sample | None:
+        """The best finished sample within the memory asked for."""
         within = [sample for sample in self.finished if sample.fits_memory]
-        return max(within, key=lambda sample: sample.value, default=None)
+        return max(within, key=lambda sample: aim.weigh(sample.find_value(aim)), default=None)
+
+    def find_winner(self, aim: Aim) -> Winner | None:
+        """The winner by an outcome."""
+        return next((winner for winner in self.winners if aim.name in winner.outcomes), None)
+
+    @property
+    def front(self) -> list[Sample]:
+        """The samples on the front, the best by the first aim first."""
+        first = self.space.aims[0]
+        on_front = [sample for sample in self.finished if sample.on_front]
+        return sorted(on_front, key=lambda sample: -first.weigh(sample.find_value(first)))
 
     @property
     def default(self) -> Sample | None:
         """The default's own sample."""
         return next((sample for sample in self.samples if sample.origin == "default"), None)
 
-    @property
-    def is_decided(self) -> bool:
-        """Whether there is a winner, or the default has proved to be the best: no result is missing."""
-        return self.winner is not None or (bool(self.finalists) and not any(row.n_missing for row in self.finalists))
+    def has_answer(self, aim: Aim) -> bool:
+        """Whether there is a winner by an outcome, or the default has proved to be the best: no result is missing."""
+        complete = bool(self.finalists) and not any(row.n_missing for row in self.finalists)
+        return complete or self.find_winner(aim) is not None

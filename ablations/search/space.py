@@ -15,12 +15,14 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, model_validator
 
+from ablations.search.aim import AIMS, SECONDS, Aim, Choice, list_aims
 from ablations.search.parameter import Parameter, Suggests, check_parameter, list_accepted
 from ablations.study.factor import Part, Problem, Text
 from ablations.study.validation import validate
 from ablations.study.yaml_lines import LocatedYAML, find_yaml, list_built_in, read_yaml
 from cgd.config import Config
 from cgd.errors import StudyError
+from cgd.metrics.facts import PRIMARY
 
 _BUILT_IN = Path(__file__).parent / "spaces"
 
@@ -51,6 +53,7 @@ class Space(Part):
     name: Annotated[str, Field(max_length=80, pattern=r"^[a-z][a-z0-9_]*$")]
     description: Text
     parameters: Annotated[tuple[Parameter, ...], Field(min_length=1)]
+    aim: Choice = PRIMARY
     sampler: SamplerSettings = SamplerSettings()
     stopping: Stopping | None = Stopping()
 
@@ -66,6 +69,26 @@ class Space(Part):
                         f"{parameter.path} is searched twice under conditions that do not exclude each other",
                     )
         return self
+
+    @property
+    def aims(self) -> tuple[Aim, ...]:
+        """What is made as good as it can be; several for a Pareto front."""
+        return list_aims(self.aim)
+
+    @property
+    def outcomes(self) -> tuple[Aim, ...]:
+        """Those of them that say how good a prediction is."""
+        return tuple(aim for aim in self.aims if aim.name != SECONDS)
+
+    @property
+    def traded(self) -> tuple[Aim, ...]:
+        """The two that a front is drawn of: one aim alone is weighed against seconds."""
+        return self.aims if len(self.aims) > 1 else (*self.aims, AIMS[SECONDS])
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether hopeless samples are stopped: by several aims none is hopeless before its end."""
+        return self.stopping is not None and len(self.aims) == 1
 
     def name_parameters(self) -> list[tuple[str, Parameter]]:
         """Parameters with the names the sampler knows them by; the condition tells two of one path apart."""
@@ -109,6 +132,10 @@ class Space(Part):
         if not left:
             raise StudyError(f"space '{self.name}': every parameter is held by --set; nothing is left to search")
         return self.model_copy(update={"parameters": left})
+
+    def aim_at(self, choice: str) -> Space:
+        """The space with another aim."""
+        return self.model_copy(update={"aim": choice})
 
     def fingerprint(self, *parts: Any) -> str:
         """16 hex digits naming the space together with `parts` (anything JSON can hold)."""

@@ -12,6 +12,7 @@ import yaml
 from mlflow_store import Store
 from optuna.trial import TrialState
 
+from ablations.search.aim import AIMS
 from ablations.search.results import SearchResults
 from ablations.search.wording import write_opening
 from cgd.config import Config
@@ -118,28 +119,29 @@ def test_the_winner_is_tested_once_and_the_record_says_the_lead(searched):
     default, other = sorted(results.finalists, key=lambda row: not row.is_default)
     assert results.n_ended == 6
     best = yaml.safe_load((output / "search" / "s" / "best.yaml").read_text())
-    assert Config.from_dict(best).flatten() == {**results.config, **results.winner_values}
+    (winner,) = results.winners or [None]
+    assert Config.from_dict(best).flatten() == {**results.config, **(winner.values if winner else {})}
     store = Store(output)
-    if results.winner is None:
-        assert default.value >= other.value
+    if winner is None:
+        assert default.scores["pcc"] >= other.scores["pcc"]
         assert not store.runs("trial")
         assert "The default is the best" in process.stdout
     else:
-        assert other.value > default.value
-        assert results.winner == other.label
+        assert other.scores["pcc"] > default.scores["pcc"]
+        assert winner.label == other.label
         assert {run.data.tags["cgd.study.search_s"] for run in store.runs("trial")} == {"default", "winner"}
         assert len(store.runs("trial")) == 2
-        found = results.test.by_dataset["simulated"]
+        found = winner.test.gains["pcc"].by_dataset["simulated"]
         assert found.low <= found.mean <= found.high
         by_level = {r.data.tags["cgd.study.search_s"]: r.data.metrics["test_pcc"] for r in store.runs("trial")}
-        assert found.mean == pytest.approx(by_level["winner"] - by_level["default"])
+        assert found.mean == pytest.approx(by_level["winner"] - by_level["default"], abs=1e-8)  # ten digits are kept
         assert "beats the default by" in process.stdout
         assert next((output / "reports").glob("*/search_s.html")).is_file()
     page = (output / "search" / "s" / "report" / "search.html").read_text()
     assert store.text(store.runs("search")[0], "report/search.html") == page
     assert "<svg" in page
     parent = store.runs("search")[0]
-    assert parent.data.metrics["best_val_pcc"] == results.best.value
+    assert parent.data.metrics["best_val_pcc"] == results.find_best(AIMS["pcc"]).scores["pcc"]
     assert write_opening(results) in parent.data.tags["mlflow.note.content"]
     assert "http" not in page.split("</style>")[1].replace("http://www.w3.org", "")
 
@@ -151,6 +153,29 @@ def test_the_best_configuration_is_taken_by_run_ablation(searched, tmp_path):
     process = subprocess.run([*command, *best], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert process.returncode == 0, process.stderr
     assert "depth" in process.stdout
+
+
+@pytest.mark.slow
+def test_a_search_for_both_confirms_and_tests_the_best_by_each(search_command, tmp_path):
+    output = tmp_path / "out"
+    command = search_command(output, "--aim", "both", "--finalists", "2")
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    assert process.returncode == 0, process.stderr
+    results = SearchResults.from_json((output / "search" / "s" / "search.json").read_text(), "search.json", "")
+    assert len(results.finished) == 6  # none stopped early
+    assert "no sample is stopped early" in process.stdout
+    assert all(set(sample.scores) == {"pcc", "crps"} for sample in results.samples)
+    tested = {tag for run in Store(output).runs("trial") for tag in run.data.tags if tag.startswith("cgd.study.")}
+    assert len(tested) == len(results.winners)
+    for outcome in results.outcomes:
+        winner, default = results.find_winner(outcome), next(row for row in results.finalists if row.is_default)
+        best = yaml.safe_load((output / "search" / "s" / f"best_{outcome.name}.yaml").read_text())
+        assert Config.from_dict(best).flatten() == {**results.config, **(winner.values if winner else {})}
+        ranked = max(results.finalists, key=lambda row: outcome.weigh(row.find_value(outcome)))
+        assert ranked.label == (winner or default).label
+        assert {s.sample for s in results.front} >= {results.find_best(outcome).sample}
+    metrics = Store(output).runs("search")[0].data.metrics
+    assert {"best_val_pcc", "best_val_crps"} <= set(metrics)
 
 
 @pytest.mark.slow
@@ -193,6 +218,7 @@ def test_killed_and_continued_it_is_the_same_search(searched, search_command, tm
         (("--space", "fulll"), "no search space 'fulll'"),
         (("--set", "split.n_folds=3"), "validation genes of one are test genes of another"),
         (("--set", "evaluation.protocol=published"), "a search scores genes that were hidden whole"),
+        (("--aim", "crps", "--set", "sampling.n_samples=1"), "sampling.n_samples is 1 and the aim is crps"),
         (("--search-folds", "3"), "--search-folds 3 is more than --folds 1"),
         (("--folds", "9"), "at most 4"),
         (("--storage", "sqlite:////tmp/elsewhere.db"), "SQLite locks the whole file"),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ablations.search.aim import BOTH, CHOICES, DRAWS
 from ablations.search.space import Space, list_spaces, load_space
 from cgd.config import Config
-from cgd.metrics.facts import METRICS, PRIMARY
+from cgd.metrics.facts import PRIMARY
 from tune.checkpoints.options import add_checkpoint_options, check_checkpoint_options
 from tune.commands.ending import EXIT_CODES, EXIT_FAILED, EXIT_STOPPED, Ending, run_command
 from tune.commands.options import (
@@ -44,14 +45,19 @@ def build_parser() -> argparse.ArgumentParser:
         help="a name, a folder, or ST.h5ad,SC.h5ad; repeatable, each weighs the same (default: simulated)",
     )
     add("--search-folds", metavar="K", type=positive, default=1, help="validation folds per sample (default: 1)")
-    add("--finalists", metavar="N", type=positive, default=3, help="best configurations to confirm (default: 3)")
+    add(
+        "--finalists",
+        metavar="N",
+        type=positive,
+        help=f"best configurations to confirm (default: 3; with --aim {BOTH} the best by each)",
+    )
     add("--seeds", metavar="N", type=positive, default=3, help="seeds of the confirmation and the test (default: 3)")
     add("--folds", metavar="K", type=positive, default=2, help="validation folds of the confirmation (default: 2)")
     add(
-        "--objective",
-        choices=["accuracy", "pareto"],
-        default="accuracy",
-        help=f"validation {METRICS[PRIMARY].label}, or the Pareto front of it and its seconds (default: accuracy)",
+        "--aim",
+        choices=list(CHOICES),
+        help=f"{PRIMARY}: the best guess; {DRAWS}: the draws; {BOTH}: their Pareto front; or one against seconds "
+        f"(default: what the space says, else {PRIMARY})",
     )
     add("--max-memory-mb", metavar="MB", type=positive_number, help="peak memory a winner may need")
     add(
@@ -101,6 +107,8 @@ def _read_inputs(arguments: argparse.Namespace) -> tuple[Space, Config]:
     values = add_workers(assigned, arguments.workers_per_trial)
     base = (Config.from_yaml(arguments.config) if arguments.config else Config()).with_values(values)
     space = load_space(arguments.space)
+    if arguments.aim:
+        space = space.aim_at(arguments.aim)
     held = [path for path in values if path in {parameter.path for parameter in space.parameters}]
     if held:
         print(f"held at the given value instead of searched: {', '.join(held)}")
@@ -126,7 +134,6 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
         Replication(arguments.search_folds, arguments.seeds, arguments.folds),
         n_samples=arguments.samples,
         n_finalists=arguments.finalists,
-        objective=arguments.objective,
         max_memory_mb=arguments.max_memory_mb,
         name=arguments.name,
     )
@@ -143,8 +150,9 @@ def _run(arguments: argparse.Namespace, log: CommandLog) -> Ending:
         "Open the UI": make_ui_command(uri, output if uri == name_own_store(output) else None),
     }
     print(f"\n{outcome.summary}\n")
+    width = max(map(len, where)) + 2
     for what, place in where.items():
-        print(f"{what + ':':<14}{place}")
+        print(f"{what + ':':<{width}}{place}")
     if outcome.stopped:
         return Ending(EXIT_STOPPED, ("stopped; the same command with --resume continues",))
     failed = tuple(f"FAILED  {name}: {error}" for name, error in outcome.failed)

@@ -19,16 +19,16 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from ablations.search.aim import SECONDS, Aim, find_front
 from cgd.config import Config
-from cgd.metrics.facts import METRICS, PRIMARY
 from tune.search.plan import SearchPlan
 from tune.search.sampler import SAMPLE, PositionedSampler
 from tune.search.storage import SearchError, readable_storage_errors
-from tune.trials.messages import TrialResult
+from tune.trials.messages import TrialResult, average_score
 
 # user attributes of trials and studies
 GIVEN, ORIGIN, VALUES, REASON, INTERRUPTED = "given", "origin", "values", "reason", "interrupted"
-SECONDS, MEMORY, PARAMETERS, BY_DATASET = "seconds", "peak_memory_mb", "n_parameters", "by_dataset"
+MEMORY, PARAMETERS, SCORES = "peak_memory_mb", "n_parameters", "scores"
 SETTINGS, UID, POINTS, SAMPLER = "settings", "uid", "points", "sampler"
 DEFAULT, WARM, DRAWN = "default", "warm start", "sampled"
 
@@ -68,7 +68,7 @@ class SearchBook:
                 sampler=self.sampler,
                 pruner=optuna.pruners.NopPruner(),  # Ray stops trials
                 study_name=plan.name,
-                directions=["maximize", "minimize"] if plan.objective == "pareto" else ["maximize"],
+                directions=[aim.direction for aim in plan.space.aims],
                 load_if_exists=self.existed,
             )
             attributes = self.study.user_attrs
@@ -81,10 +81,10 @@ class SearchBook:
             self.n_interrupted = self.replace_interrupted()
 
     def _begin(self, points: Sequence[Point]) -> None:
-        names = [f"mean validation {METRICS[PRIMARY].label}", "seconds"]
+        names = [aim.name if aim.name == SECONDS else f"mean {aim.full_label}" for aim in self.plan.space.aims]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            self.study.set_metric_names(names if self.plan.objective == "pareto" else names[:1])
+            self.study.set_metric_names(names)
         self.study.set_user_attr(SETTINGS, self.plan.settings)
         self.study.set_user_attr(
             SAMPLER, {"name": "TPE", **self.plan.space.sampler.model_dump(), "constant_liar": True}
@@ -103,10 +103,11 @@ class SearchBook:
         """Samples that ended one way or another."""
         return [trial for trial in self.list_trials() if trial.state.is_finished()]
 
-    def rank(self) -> list[FrozenTrial]:
-        """Samples that ran to their end within the memory asked for, the most accurate first."""
+    def rank(self, aim: Aim | None = None) -> list[FrozenTrial]:
+        """Samples that ran to their end within the memory asked for, the best first, by the first aim or another."""
+        by = aim or self.plan.space.aims[0]
         complete = [t for t in self.list_trials() if t.state == TrialState.COMPLETE and self.fits_memory(t)]
-        return sorted(complete, key=lambda t: (-t.values[0], t.user_attrs[SAMPLE]))
+        return sorted(complete, key=lambda t: (-by.weigh(read_value(t, by)), t.user_attrs[SAMPLE]))
 
     def fits_memory(self, trial: FrozenTrial) -> bool:
         """Whether a finished trial stayed below the memory asked for."""
@@ -114,12 +115,10 @@ class SearchBook:
         return limit is None or trial.user_attrs.get(MEMORY, math.inf) <= limit
 
     def find_front(self) -> list[FrozenTrial]:
-        """Of `rank`, those that no other beats in accuracy and seconds both, the most accurate first."""
-        front: list[FrozenTrial] = []
-        for trial in sorted(self.rank(), key=lambda trial: (-trial.values[0], trial.user_attrs[SECONDS])):
-            if not front or trial.user_attrs[SECONDS] < front[-1].user_attrs[SECONDS]:
-                front.append(trial)
-        return front
+        """Of `rank`, those that no other beats in both aims, or in the aim and seconds where there is one alone."""
+        aims = self.plan.space.traded
+        ranked = self.rank()
+        return [ranked[i] for i in find_front([[read_value(t, aim) for aim in aims] for t in ranked], aims)]
 
     def read_config(self, trial: FrozenTrial) -> Config:
         """Configuration of a sample."""
@@ -153,19 +152,24 @@ class SearchBook:
 
     def report(self, trial: optuna.Trial, value: float, percent: int) -> None:
         """The value so far; the first of a percentage counts."""
-        if self.plan.objective == "accuracy" and percent > self._reported.get(trial.number, -1):
+        new = percent > self._reported.get(trial.number, -1)
+        if new and len(self.plan.space.aims) == 1 and math.isfinite(value):  # Optuna takes no reports for several
             self._reported[trial.number] = percent
             trial.report(value, step=percent)
 
     def complete(self, trial: optuna.Trial, result: TrialResult) -> None:
-        """A sample ran to its end."""
+        """A sample ran to its end; without a score that is aimed at it failed."""
+        aims = self.plan.space.aims
+        values = [result.summary[SECONDS] if aim.name == SECONDS else result.find_score(aim.name) for aim in aims]
+        if missing := [aim.full_label for aim, value in zip(aims, values, strict=True) if not math.isfinite(value)]:
+            self.fail(trial, f"it has no {' and no '.join(missing)}")
+            return
         for key in (SECONDS, MEMORY, PARAMETERS):
             trial.set_user_attr(key, result.summary[key])
-        trial.set_user_attr(BY_DATASET, result.by_dataset)
+        trial.set_user_attr(SCORES, result.scores)
         if self.plan.max_memory_mb is not None:
             trial.set_constraint("memory", result.summary[MEMORY] - self.plan.max_memory_mb)
-        pareto = self.plan.objective == "pareto"
-        self.study.tell(trial, [result.value, result.summary[SECONDS]] if pareto else result.value)
+        self.study.tell(trial, values)
 
     def prune(self, trial: optuna.Trial) -> None:
         """A sample was stopped early."""
@@ -192,6 +196,13 @@ class SearchBook:
             self.storage.set_trial_user_attr(trial_id, INTERRUPTED, True)
             self.study.tell(trial.number, state=TrialState.FAIL)
         return len(running)
+
+
+def read_value(trial: FrozenTrial, aim: Aim) -> float:
+    """What a finished sample is worth by an aim; NaN where that was not scored."""
+    if aim.name == SECONDS:
+        return float(trial.user_attrs.get(SECONDS, math.nan))
+    return average_score(trial.user_attrs.get(SCORES, {}), aim.name)
 
 
 def _counts(trial: FrozenTrial) -> bool:

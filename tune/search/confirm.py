@@ -1,29 +1,31 @@
-"""The end of a search: its best configurations and the default again, over seeds and folds, and one winner at most.
+"""The end of a search: its best configurations and the default again, over seeds and folds, and a winner per outcome.
 
-The seeds are others than the search's, so that none wins by the seed it was found with. The winner is the best here,
-on validation genes. If that is the default, there is no winner.
+The seeds are others than the search's, so that none wins by the seed it was found with. The winner by an outcome is the
+best here, on validation genes. If that is the default, there is none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from ablations.search.aim import Aim
 from ablations.statistics.paired import Estimate, compare_paired
 from cgd.config import Config
 from cgd.evaluation import trial_fingerprint
 from cgd.files import write_atomically
-from tune.search.book import DEFAULT, SAMPLE, SearchBook
+from tune.search.book import DEFAULT, SAMPLE, SearchBook, read_value
 from tune.search.engine import Place, run_candidates
 from tune.search.runs import WHOLE, Candidate, SearchRecorder, SearchRuns
 from tune.store.reading import FAILED
 from tune.terminal.progress import Progress
-from tune.trials.messages import TrialResult
-from tune.trials.spec import Job, Replicate
+from tune.trials.messages import TrialResult, average_score
+from tune.trials.spec import Job
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,13 @@ class Confirmed:
     """A finalist and what it is worth."""
 
     finalist: Finalist
-    value: float  # mean validation PCC over seeds and folds; every data set weighs the same
-    by_dataset: dict[str, float]  # the same of each data set
+    scores: dict[str, dict[str, float]]  # outcome -> data set -> mean on validation genes over seeds and folds
     per_gene: pd.DataFrame  # a row per data set, seed, fold and validation gene
     n_missing: int  # replicates that have no result
+
+    def find_score(self, outcome: str) -> float:
+        """Mean of an outcome, every data set weighing the same; NaN where it was not scored."""
+        return average_score(self.scores, outcome)
 
 
 @dataclass(frozen=True)
@@ -60,11 +65,25 @@ class _Job:
     replicate: int
 
 
+@dataclass(frozen=True)
+class Won:
+    """A finalist that none is better than by some outcomes; never the default."""
+
+    confirmed: Confirmed
+    outcomes: tuple[Aim, ...]
+
+
 def choose_finalists(book: SearchBook) -> list[Finalist]:
-    """The default, then the best samples (of the Pareto front, if that is sought), each configuration once."""
+    """The default, then the best samples (of the Pareto front, if that is sought), each configuration once.
+
+    Of several outcomes each has its turn: the best by the first, the best by the second, and so on.
+    """
     plan = book.plan
     before, found = plan.base.flatten(), {plan.base.fingerprint(): Finalist(DEFAULT, None, plan.base, {})}
-    for trial in book.find_front() if plan.objective == "pareto" else book.rank():
+    outcomes = plan.space.outcomes
+    among = book.find_front() if len(plan.space.aims) > 1 else book.rank()
+    by_outcome = [sorted(among, key=lambda t: -outcome.weigh(read_value(t, outcome))) for outcome in outcomes]
+    for trial in chain.from_iterable(zip(*by_outcome, strict=True)):
         config, sample = book.read_config(trial), trial.user_attrs[SAMPLE]
         if len(found) > plan.n_finalists:
             break
@@ -92,11 +111,14 @@ def confirm(
     missing = {key: job for key, job in jobs.items() if not _file(folder, key).is_file()}
     failed: set[str] = set()
     if missing:
-        with Progress(len(missing), len(missing) * WHOLE) as progress, runs.outbox.redirect_lines(progress.note):
+        outcomes = tuple(aim.name for aim in book.plan.space.outcomes)
+        progress = Progress(len(missing), len(missing) * WHOLE, outcomes=outcomes)
+        with progress, runs.outbox.redirect_lines(progress.note):
             recorder = SearchRecorder(
                 runs,
                 progress,
                 place.work,
+                book.plan.space.outcomes,
                 candidate_of=lambda key: missing[key].candidate,
                 keep=lambda key, result: write_atomically(_file(folder, key), result.to_json()),
                 is_ranked=False,
@@ -105,7 +127,7 @@ def confirm(
             run_candidates(place, book.plan.confirmation, recorder, tune_jobs)
             failed = {key for key, record in recorder.outcomes.items() if record.status == FAILED}
     complete = all(key in failed or _file(folder, key).is_file() for key in jobs)
-    return [_collect(finalist, jobs, folder, book.plan.confirmation) for finalist in finalists], complete
+    return [_collect(finalist, jobs, folder) for finalist in finalists], complete
 
 
 def _make_jobs(book: SearchBook, finalists: list[Finalist]) -> dict[str, _Job]:
@@ -138,40 +160,54 @@ def _read(folder: Path, key: str) -> TrialResult:
     return TrialResult.from_json(_file(folder, key).read_text(encoding="utf-8"))
 
 
-def _collect(
-    finalist: Finalist, jobs: Mapping[str, _Job], folder: Path, replicates: tuple[Replicate, ...]
-) -> Confirmed:
-    own = {key: job for key, job in jobs.items() if job.finalist == finalist.label}
-    results = [
-        (replicates[job.replicate], _read(folder, key)) for key, job in own.items() if _file(folder, key).is_file()
-    ]
-    scores = pd.DataFrame(
-        [{"dataset": replicate.dataset, "value": result.value} for replicate, result in results],
-        columns=["dataset", "value"],
-    )
-    by_dataset = scores.groupby("dataset", sort=False)["value"].mean()
-    tables = [result.per_gene for _, result in results]
+def _collect(finalist: Finalist, jobs: Mapping[str, _Job], folder: Path) -> Confirmed:
+    own = [key for key, job in jobs.items() if job.finalist == finalist.label]
+    results = [_read(folder, key) for key in own if _file(folder, key).is_file()]
+    found: dict[str, dict[str, list[float]]] = {}
+    for result in results:
+        for outcome, by_dataset in result.scores.items():
+            for dataset, value in by_dataset.items():
+                found.setdefault(outcome, {}).setdefault(dataset, []).append(value)
+    tables = [result.per_gene for result in results]
     return Confirmed(
         finalist,
-        float(by_dataset.mean()),
-        {str(name): float(value) for name, value in by_dataset.items()},
+        {
+            outcome: {dataset: sum(values) / len(values) for dataset, values in by_dataset.items()}
+            for outcome, by_dataset in found.items()
+        },
         pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(),
         len(own) - len(results),
     )
 
 
-def choose_winner(confirmed: list[Confirmed]) -> Confirmed | None:
-    """The best finalist with all its results; None if that is the default, or the default has not all of its own."""
+def choose_winners(confirmed: list[Confirmed], outcomes: Sequence[Aim]) -> list[Won]:
+    """The best finalist with all its results by each outcome; one that is the best by several is there once.
+
+    None by an outcome where that is the default, none at all where the default has not all of its own results.
+    """
     whole = [row for row in confirmed if not row.n_missing]
     if not any(row.finalist.is_default for row in whole):
-        return None
-    best = max(whole, key=lambda row: (row.value, row.finalist.is_default))
-    return None if best.finalist.is_default else best
+        return []
+    won: dict[str, list[Aim]] = {}
+    for outcome in outcomes:
+        best = max(whole, key=lambda row: (outcome.weigh(row.find_score(outcome.name)), row.finalist.is_default))
+        if not best.finalist.is_default:
+            won.setdefault(best.finalist.label, []).append(outcome)
+    by_label = {row.finalist.label: row for row in whole}
+    return [Won(by_label[label], tuple(by)) for label, by in won.items()]
 
 
-def differences(one: pd.DataFrame, other: pd.DataFrame) -> dict[str, Estimate]:
-    """Data set -> mean PCC of `one` minus that of `other` over the same seeds, folds and genes, with its interval."""
-    return {
-        str(name): compare_paired(rows, other[other["dataset"] == name], ["pcc"])["pcc"]
-        for name, rows in one.groupby("dataset", sort=False)
-    }
+def compare(one: pd.DataFrame, other: pd.DataFrame, outcomes: Sequence[Aim]) -> dict[str, dict[str, Estimate]]:
+    """Outcome -> data set -> mean of `one` minus that of `other` over the same seeds, folds and genes.
+
+    Outcomes that one of the tables does not have are left out.
+    """
+    names = [outcome.name for outcome in outcomes if outcome.name in one and outcome.name in other]
+    found: dict[str, dict[str, Estimate]] = {name: {} for name in names}
+    if not names:
+        return found
+    for dataset, rows in one.groupby("dataset", sort=False):
+        gaps = compare_paired(rows, other[other["dataset"] == dataset], names)
+        for name in names:
+            found[name][str(dataset)] = gaps[name]
+    return found

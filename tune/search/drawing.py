@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,8 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from ablations.search.space import Stopping
+from ablations.search.aim import Aim
+from ablations.search.space import Space, Stopping
 from cgd.config import Config
 from cgd.errors import ConfigError
 from cgd.files import write_atomically
@@ -20,7 +22,7 @@ from tune.search.book import ORIGIN, SAMPLE, VALUES, SearchBook
 from tune.search.plan import SearchPlan
 from tune.search.runs import Candidate
 from tune.trials.failure import Failure
-from tune.trials.messages import PERCENT, VALUE, Epoch, TrialResult, from_report
+from tune.trials.messages import METRIC, PERCENT, Epoch, TrialResult, from_report
 from tune.trials.spec import Job
 
 
@@ -32,11 +34,11 @@ class BookedSearch(OptunaSearch):
     """
 
     def __init__(self, book: SearchBook, folder: Path, refused: Callable[[int, str], None]) -> None:
-        pareto = book.plan.objective == "pareto"
+        aims = book.plan.space.aims
         super().__init__(
             space=self._draw,
-            metric=[VALUE, "seconds"] if pareto else VALUE,
-            mode=["max", "min"] if pareto else "max",
+            metric=[METRIC.get(aim.name, aim.name) for aim in aims],
+            mode=[aim.mode for aim in aims],
             sampler=book.sampler,
             storage=book.storage,
             study_name=book.plan.name,
@@ -50,13 +52,13 @@ class BookedSearch(OptunaSearch):
 
     @property
     def metric(self) -> str:
-        """What every report must hold; the seconds arrive with the result alone."""
-        return VALUE
+        """What every report must hold; seconds arrive with the result alone."""
+        return METRIC[self.book.plan.space.aims[0].name]
 
     @property
     def mode(self) -> str:
         """Direction of `metric`; those of the study are Optuna's."""
-        return "max"
+        return self.book.plan.space.aims[0].mode
 
     def _draw(self, trial: Any) -> None:
         self._config = self.book.draw(trial)
@@ -87,7 +89,8 @@ class BookedSearch(OptunaSearch):
             return
         message = from_report(result)
         if isinstance(message, Epoch):
-            self.book.report(trial, message.value, message.percent)
+            value = message.scores.get(self.book.plan.space.aims[0].name, math.nan)
+            self.book.report(trial, value, message.percent)
             return
         self._completed_trials.add(trial_id)
         if isinstance(message, TrialResult):
@@ -145,41 +148,57 @@ def result_file(folder: Path, sample: int) -> Path:
 
 
 class SparingASHA(AsyncHyperBandScheduler):
-    """ASHA that stops none of the first trials: compared with one or two others, half of all would be stopped."""
+    """ASHA that stops none of the first trials: compared with one or two others, half of all would be stopped.
 
-    def __init__(self, stopping: Stopping) -> None:
+    Where trials report no value of the aim from epoch to epoch, none is stopped, which `say` is told once.
+    """
+
+    def __init__(self, stopping: Stopping, aim: Aim, say: Callable[[str], None]) -> None:
         super().__init__(
             time_attr=PERCENT,
-            metric=VALUE,
-            mode="max",
+            metric=METRIC[aim.name],
+            mode=aim.mode,
             max_t=101,  # nobody arrives there: whole trials end by themselves
             grace_period=stopping.first_percent,
             reduction_factor=stopping.factor,
         )
         self._spared, self._order = stopping.spared, dict[str, int]()
+        self._aim, self._say, self._is_said = aim, say, False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_say": None}  # Tune pickles its scheduler into a snapshot that is never read
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         self._order[trial.trial_id] = len(self._order)
         super().on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if PERCENT in result and not math.isfinite(result[METRIC[self._aim.name]]):
+            if isinstance(from_report(result), Epoch) and not self._is_said:
+                self._say(f"epochs report no {self._aim.full_label}: no sample is stopped early")
+                self._is_said = True
+            return TrialScheduler.CONTINUE
         action = super().on_trial_result(tune_controller, trial, result)
         return TrialScheduler.CONTINUE if self._order[trial.trial_id] < self._spared else action
 
 
-def make_scheduler(stopping: Stopping | None, past: list[FrozenTrial]) -> TrialScheduler:
-    """ASHA on the percentage done, or none.
+def make_scheduler(
+    space: Space, past: list[FrozenTrial], say: Callable[[str], None] = lambda line: None
+) -> TrialScheduler:
+    """ASHA on the percentage done, or none: a search for several aims has no order to stop by.
 
     The values of `past`, samples that ended in earlier commands, in their order, fill the rungs as if they ran now, so
-    that a continued search stops what an uninterrupted one would.
+    that a continued search stops what an uninterrupted one would. `say` is told where nothing can be stopped.
     """
-    if stopping is None:
+    if not space.stops_early:
         return FIFOScheduler()
-    scheduler = SparingASHA(stopping)
+    assert space.stopping is not None
+    aim = space.aims[0]
+    scheduler = SparingASHA(space.stopping, aim, say)
     for trial in past:
         if VALUES in trial.user_attrs:  # else it was refused, and Tune never knew of it
             ended = SimpleNamespace(trial_id=f"past-{trial.number}")
             scheduler.on_trial_add(None, ended)
             for percent, value in sorted(trial.intermediate_values.items()):
-                scheduler.on_trial_result(None, ended, {PERCENT: percent, VALUE: value})
+                scheduler.on_trial_result(None, ended, {PERCENT: percent, METRIC[aim.name]: value})
     return scheduler

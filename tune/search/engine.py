@@ -9,9 +9,10 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import TrialScheduler
 
+from ablations.search.aim import AIMS, SECONDS
 from tune.checkpoints.budget import CheckpointBudget
 from tune.checkpoints.options import DEFAULT_BUDGET
-from tune.search.book import ORIGIN, SAMPLE, SearchBook
+from tune.search.book import ORIGIN, SAMPLE, SearchBook, read_value
 from tune.search.drawing import (
     BookedSearch,
     candidate_key,
@@ -48,13 +49,18 @@ def run_search(book: SearchBook, runs: SearchRuns, place: Place) -> bool:
     left = book.plan.n_samples - len(book.list_finished())
     if left <= 0:
         return True
-    plan, ranked = book.plan, book.rank()
-    best = (ranked[0].values[0], sample_name(plan, ranked[0].user_attrs[SAMPLE])) if ranked else None
+    plan = book.plan
+    best = {
+        aim.name: (read_value(trial, aim), sample_name(plan, trial.user_attrs[SAMPLE]))
+        for aim in plan.space.outcomes
+        for trial in book.rank(aim)[:1]
+    }
 
     def is_eligible(result: TrialResult) -> bool:
         return plan.max_memory_mb is None or result.summary["peak_memory_mb"] <= plan.max_memory_mb
 
-    with Progress(left, left * WHOLE) as progress, runs.outbox.redirect_lines(progress.note):
+    progress = Progress(left, left * WHOLE, outcomes=tuple(aim.name for aim in plan.space.outcomes))
+    with progress, runs.outbox.redirect_lines(progress.note):
 
         def refuse(sample: int, reason: str) -> None:
             progress.start(sample_name(plan, sample), WHOLE)  # or its work would stay among what is left to do
@@ -65,19 +71,19 @@ def run_search(book: SearchBook, runs: SearchRuns, place: Place) -> bool:
             runs,
             progress,
             place.work,
+            plan.space.outcomes,
             candidate_of=search.candidates.__getitem__,
             is_eligible=is_eligible,
             best=best,
         )
-        is_for_accuracy = plan.objective == "accuracy"  # a front of accuracy and seconds wants all seconds
         try:
             run_candidates(
                 place,
                 plan.candidates,
                 recorder,
-                with_checkpoints=is_for_accuracy,
+                with_checkpoints=AIMS[SECONDS] not in plan.space.aims,  # a front of seconds wants all of them
                 searcher=search,
-                scheduler=make_scheduler(plan.space.stopping if is_for_accuracy else None, book.list_finished()),
+                scheduler=make_scheduler(plan.space, book.list_finished(), progress.note),
                 n_samples=left,
             )
         finally:

@@ -1,4 +1,4 @@
-"""The only look a search takes at the test genes: its winner against the default, as a study of two configurations.
+"""The only look a search takes at the test genes: each winner against the default, as a study of two configurations.
 
 It runs through the ordinary planner and runner, so that the store, the floors, the report and the continuation of an
 interrupted one are those of every study.
@@ -7,7 +7,7 @@ interrupted one are those of every study.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pandas as pd
 
 from ablations.study.study import Study
 from tune.search.book import DEFAULT, SearchBook
-from tune.search.confirm import Confirmed
+from tune.search.confirm import Won
 from tune.search.plan import SearchPlan
 from tune.store.opening import explain_absence
 from tune.store.reading import load_results
@@ -29,7 +29,7 @@ WINNER = "winner"
 
 @dataclass(frozen=True)
 class FinalTest:
-    """The winner and the default on the test genes."""
+    """A winner and the default on the test genes."""
 
     run_id: str  # the study's parent run
     report: Path | None  # its page
@@ -39,15 +39,20 @@ class FinalTest:
     missing: tuple[str, ...] = ()  # trials that did not run
 
 
-def make_study(plan: SearchPlan, winner: Confirmed) -> Study:
-    """The comparison as a study: two configurations, and every field in which they differ."""
-    before = plan.base.flatten()
-    values = dict(winner.finalist.values)
+def make_study(plan: SearchPlan, won: Won) -> Study:
+    """The comparison as a study: two configurations, and every field in which they differ.
+
+    Where a search has several outcomes its name ends with those that the winner is the best by.
+    """
+    before, values = plan.base.flatten(), dict(won.confirmed.finalist.values)
+    several = len(plan.space.outcomes) > 1
+    ending = "".join(f"_{outcome.name}" for outcome in won.outcomes) if several else ""
+    by = f" by {' and '.join(outcome.label for outcome in won.outcomes)}" if several else ""
     return Study.from_dict(
         {
-            "name": f"search_{re.sub(r'[^a-z0-9]+', '_', plan.name.lower())}",
-            "question": f"Does the winner of the search '{plan.name}' beat the default on genes no search has seen?",
-            "hypothesis": f"{winner.finalist.label}, the best of the search on validation genes, is better.",
+            "name": f"search_{re.sub(r'[^a-z0-9]+', '_', plan.name.lower())}{ending}",
+            "question": f"Does the winner{by} of the search '{plan.name}' beat the default on genes no search saw?",
+            "hypothesis": f"{won.confirmed.finalist.label}, the best{by} of the search on validation genes, is better.",
             "configurations": [
                 {"label": DEFAULT, "values": {path: before[path] for path in values}, "is_default": True},
                 {"label": WINNER, "values": values},
@@ -57,33 +62,41 @@ def make_study(plan: SearchPlan, winner: Confirmed) -> Study:
     )
 
 
-def run_final_test(
+def run_final_tests(
     book: SearchBook,
-    winner: Confirmed,
+    winners: Sequence[Won],
     tracking: Tracking,
     make_runner: Callable[[], Runner],
     address: str,
     max_concurrent: int | None,
-) -> FinalTest:
-    """Run the comparison, or read it back where it was run already: the test genes are looked at once per winner.
+) -> list[FinalTest]:
+    """Run a comparison per winner, or read back what was run: the test genes are looked at once per winner.
 
     `make_runner` makes what runs the plan of the book's planner, at `address`, so many trials at a time.
     """
     tested: dict[str, str] = book.study.user_attrs.get(TESTED, {})
-    name = winner.finalist.config.fingerprint()
-    if name in tested:
+    names = [won.confirmed.finalist.config.fingerprint() for won in winners]
+    planner, plans = book.plan.planner, {}
+    for name, won in zip(names, winners, strict=True):
+        if name not in tested:
+            planner.add(make_study(book.plan, won))
+            plans[name] = planner.plan.studies[-1]
+    outcomes: dict[str, StudyOutcome] = {}
+    if plans:
+        runner = make_runner()
+        parents, complete = runner.run(False, address, max_concurrent)
         with explain_absence():
-            return _read(tracking, tested[name])
-    planner = book.plan.planner
-    planner.add(make_study(book.plan, winner))
-    plan = planner.plan.studies[-1]
-    runner = make_runner()
-    parents, complete = runner.run(False, address, max_concurrent)
+            for name, plan in plans.items():
+                outcome = runner.conclude(plan, parents[plan.study.name], complete)
+                outcomes[name] = outcome
+                if not outcome.failed and not outcome.missing:
+                    tested = {**tested, name: outcome.parent_run_id}
+                    book.study.set_user_attr(TESTED, tested)
     with explain_absence():
-        outcome = runner.conclude(plan, parents[plan.study.name], complete)
-        if not outcome.failed and not outcome.missing:
-            book.study.set_user_attr(TESTED, {**tested, name: outcome.parent_run_id})
-        return _read(tracking, outcome.parent_run_id, outcome)
+        return [
+            _read(tracking, outcomes[name].parent_run_id if name in outcomes else tested[name], outcomes.get(name))
+            for name in names
+        ]
 
 
 def _read(tracking: Tracking, run_id: str, outcome: StudyOutcome | None = None) -> FinalTest:

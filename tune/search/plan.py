@@ -9,21 +9,23 @@ of a fold are test genes of others, and choosing by them is choosing by the test
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from ablations.search.aim import AIMS, DRAWS, SECONDS
 from ablations.search.space import Space
 from cgd.config import CAUSALGED, Config, says_where
 from cgd.data.preprocess import PreparedPair
 from cgd.data.protocol import hide
 from cgd.data.split import GeneSplit, make_splits
 from cgd.errors import ConfigError, DataError
+from cgd.metrics.facts import PRIMARY
 from cgd.version import code_version
 from tune.trials.plan import Planner
 from tune.trials.spec import Replicate
 
-Objective = Literal["accuracy", "pareto"]
+_N_DRAWS = "sampling.n_samples"
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class SearchPlan:
     """A search before it runs."""
 
     name: str  # of the Optuna study, of the journal and of the folder of results
-    space: Space  # what is searched; it holds the base configuration
+    space: Space  # what is searched and aimed at; it holds the base configuration
     base: Config
     planner: Planner  # the data sets, prepared; it plans the final comparison on the test genes
     dataset_keys: dict[str, str]  # name of a data set -> its key among the prepared ones
@@ -39,7 +41,6 @@ class SearchPlan:
     confirmation: tuple[Replicate, ...]  # where the finalists are scored: other seeds, all folds
     n_samples: int  # configurations to try
     n_finalists: int  # how many of the best to confirm
-    objective: Objective
     max_memory_mb: float | None  # the peak memory a configuration may need; None: any
     settings: dict[str, Any]  # everything a result depends on; a search is continued under the same settings alone
 
@@ -60,12 +61,11 @@ def make_plan(
     replication: Replication,
     *,
     n_samples: int,
-    n_finalists: int = 3,
-    objective: Objective = "accuracy",
+    n_finalists: int | None = None,
     max_memory_mb: float | None = None,
     name: str | None = None,
 ) -> SearchPlan:
-    """Read the data and divide the genes.
+    """Read the data and divide the genes; without `n_finalists`, three, or the best by each of several outcomes.
 
     Raises
     ------
@@ -73,22 +73,23 @@ def make_plan(
         The configuration asks for another division of the genes, or the data cannot be used for it.
     """
     _check(base, replication)
+    widened = space.include(base)
+    _check_draws(widened, base)
     seeds = list(range(base.seed + 1, base.seed + 1 + replication.seeds))
     planner = Planner(base, datasets, seeds, n_folds=1)
     keys = planner.prepare_under_base()
-    widened = space.include(base)
     n_folds = max(replication.folds, replication.search_folds)
     folds = {name: _divide(base, planner.plan.datasets[key], n_folds) for name, key in keys.items()}
+    counts_seconds = any(aim.name == SECONDS for aim in space.aims)
     settings = {
         "space": widened.model_dump(mode="json"),
         "config": {
             path: value
             for path, value in base.flatten().items()
-            if objective == "pareto" or not says_where(path)  # seconds depend on it, values do not
+            if counts_seconds or not says_where(path)  # seconds depend on it, scores do not
         },
         "datasets": {name: planner.plan.datasets[key].sha256 for name, key in keys.items()},
         "search_folds": replication.search_folds,
-        "objective": objective,
         "max_memory_mb": max_memory_mb,
         "code_version": code_version(),
     }
@@ -101,8 +102,7 @@ def make_plan(
         _list_replicates(keys, folds, [base.seed], replication.search_folds),
         _list_replicates(keys, folds, seeds, replication.folds),
         n_samples,
-        n_finalists,
-        objective,
+        n_finalists or (3 if len(space.outcomes) == 1 else len(space.outcomes)),
         max_memory_mb,
         settings,
     )
@@ -127,6 +127,18 @@ def _check(base: Config, replication: Replication) -> None:
             f"--search-folds {replication.search_folds} is more than --folds {replication.folds}: the confirmation "
             "scores on every fold that the search saw"
         )
+
+
+def _check_draws(space: Space, base: Config) -> None:
+    """Refuse a search by the draws among whose configurations are some that draw less than twice."""
+    if AIMS[DRAWS] not in space.aims:
+        return
+    advice = f"{AIMS[DRAWS].label} compares draws and needs {_N_DRAWS} >= 2; --aim {PRIMARY} needs none"
+    if base.sampling.n_samples < 2:
+        raise ConfigError(f"{_N_DRAWS} is {base.sampling.n_samples} and the aim is {space.aim}: {advice}")
+    for parameter in space.parameters:
+        if parameter.path == _N_DRAWS and any(parameter.holds(few) for few in (0, 1)):
+            raise ConfigError(f"space '{space.name}' searches {_N_DRAWS} below 2 and the aim is {space.aim}: {advice}")
 
 
 def _divide(base: Config, prepared: PreparedPair, n_folds: int) -> list[GeneSplit]:

@@ -11,6 +11,7 @@ import optuna
 import ray
 
 from ablations.report.pages.index import write_index
+from ablations.search.aim import Aim
 from ablations.search.report import summary_text, write_search_report
 from ablations.search.wording import write_opening
 from cgd.errors import TrackingError
@@ -19,9 +20,9 @@ from tune.checkpoints.options import CHECKPOINTS, DEFAULT_OPTIONS, CheckpointOpt
 from tune.cluster.connection import check_here, connect_for
 from tune.cluster.resources import NO_SHARE, Share
 from tune.search.book import SearchBook
-from tune.search.confirm import Confirmed, choose_finalists, choose_winner, confirm
+from tune.search.confirm import Confirmed, Won, choose_finalists, choose_winners, confirm
 from tune.search.engine import Place, run_search
-from tune.search.final import FinalTest, run_final_test
+from tune.search.final import FinalTest, run_final_tests
 from tune.search.plan import SearchPlan
 from tune.search.record import make_results, summary_metrics
 from tune.search.runs import SearchRuns
@@ -74,6 +75,8 @@ class SearchCommand:
         done = len(self.book.list_finished())
         if resume and not self.book.existed:
             print(f"nothing to resume: {self.place} holds no search '{self.plan.name}'; starting it")
+        if self.plan.space.stopping and not self.plan.space.stops_early:
+            print(f"no sample is stopped early: the aim is {self.plan.space.aim}, and Optuna prunes by one aim only")
         print(f"search '{self.plan.name}': {done} of {self.plan.n_samples} samples done")
         if self.book.n_interrupted:
             print(f"{self.book.n_interrupted} interrupted samples are run again")
@@ -98,7 +101,7 @@ class SearchCommand:
         tags = {
             "cgd.search": plan.name,
             "cgd.search_uid": self.book.uid,
-            "cgd.objective": plan.objective,
+            "cgd.aim": plan.space.aim,
             "mlflow.note.content": self._note(),
         }
         name = f"search {plan.name} · {', '.join(plan.dataset_keys)}"
@@ -109,7 +112,7 @@ class SearchCommand:
     def _note(self) -> str:
         space = self.plan.space
         return (
-            f"Search of the space `{space.name}`: {space.description}\n\nSamples are scored on validation genes. The "
+            f"Search of the space `{space.name}`: {space.description}\n\nSamples are scored on validation genes. A "
             "winner and the default are compared once on the test genes."
         )
 
@@ -131,16 +134,17 @@ class SearchCommand:
             if complete:
                 confirmed, complete = confirm(self.book, choose_finalists(self.book), runs, place)
             runs.settle()
-        winner, test = choose_winner(confirmed) if complete else None, None
-        if winner is not None:
+        won = choose_winners(confirmed, self.plan.space.outcomes) if complete else []
+        tests: list[FinalTest] = []
+        if won:
 
             def make_runner() -> Runner:
                 plan = self.plan.planner.plan
                 return Runner(plan, self.tracking, self.output, self.arguments, share=self.share, keeping=self.keeping)
 
-            test = run_final_test(self.book, winner, self.tracking, make_runner, address, max_concurrent)
+            tests = run_final_tests(self.book, won, self.tracking, make_runner, address, max_concurrent)
         with explain_absence():
-            return self._conclude(parent, runs, complete, confirmed, winner, test)
+            return self._conclude(parent, runs, complete, confirmed, list(zip(won, tests, strict=True)))
 
     def _conclude(
         self,
@@ -148,11 +152,10 @@ class SearchCommand:
         runs: SearchRuns,
         complete: bool,
         confirmed: list[Confirmed],
-        winner: Confirmed | None,
-        test: FinalTest | None,
+        winners: list[tuple[Won, FinalTest]],
     ) -> SearchOutcome:
-        """Write the record, the report and the best configuration, and attach them to the search's run."""
-        results = make_results(self.book, runs, confirmed, winner, test, self.arguments)
+        """Write the record, the report and the best configurations, and attach them to the search's run."""
+        results = make_results(self.book, runs, confirmed, winners, self.arguments)
         write_atomically(self.folder / "search.json", results.to_json())
         report = self.folder / "report"
         page = write_search_report(results, report)
@@ -160,28 +163,39 @@ class SearchCommand:
         self.tracking.log_folder(parent, report, "report")
         self.tracking.summarise_study(parent, summary_metrics(results), f"{self._note()}\n\n{write_opening(results)}")
         files = {"Storage": self.place, "Report": str(page)}
-        if test is not None and test.report is not None:
-            files["Test report"] = str(test.report)
-            files["All reports"] = str(write_index(self.output / "reports"))
-        if complete and results.is_decided:
-            files["Best config"] = str(self._write_best(parent, winner))
+        several = len(results.outcomes) > 1
+        for won, test in winners:
+            if test.report is not None:
+                by = f" by {' and '.join(outcome.label for outcome in won.outcomes)}" if several else ""
+                files[f"Test report{by}"] = str(test.report)
+                files["All reports"] = str(write_index(self.output / "reports"))
+        for outcome in results.outcomes:
+            if complete and results.has_answer(outcome):
+                path = self._write_best(
+                    parent, next((won for won, _ in winners if outcome in won.outcomes), None), outcome
+                )
+                files[f"Best config by {outcome.label}" if several else "Best config"] = str(path)
         failed = [
             (row.finalist.label, f"{row.n_missing} runs of the confirmation failed")
             for row in confirmed
             if row.n_missing and complete
         ]
-        stopped = not complete or bool(test and test.missing)
-        return SearchOutcome(summary_text(results), files, (*failed, *(test.failed if test else ())), stopped)
+        tests = [test for _, test in winners]
+        stopped = not complete or any(test.missing for test in tests)
+        failed += [one for test in tests for one in test.failed]
+        return SearchOutcome(summary_text(results), files, tuple(dict.fromkeys(failed)), stopped)
 
-    def _write_best(self, parent: str, winner: Confirmed | None) -> Path:
-        """The winning configuration, or the default where it is the best, as `run_ablation.py --config` takes it."""
-        config = winner.finalist.config if winner else self.plan.base
+    def _write_best(self, parent: str, won: Won | None, outcome: Aim) -> Path:
+        """The winner by an outcome, or the default where it is the best, as `run_ablation.py --config` takes it."""
+        config = won.confirmed.finalist.config if won else self.plan.base
+        several = len(self.plan.space.outcomes) > 1
+        by, name = (f" by {outcome.label}", f"best_{outcome.name}.yaml") if several else ("", "best.yaml")
         which = (
-            f"winner of the search '{self.plan.name}' ({winner.finalist.label})"
-            if winner
-            else (f"the default, which no configuration of the search '{self.plan.name}' beat")
+            f"winner{by} of the search '{self.plan.name}' ({won.confirmed.finalist.label})"
+            if won
+            else f"the default, which no configuration of the search '{self.plan.name}' beat{by}"
         )
-        text, path = f"# {which}\n{config.to_yaml()}", self.folder / "best.yaml"
+        text, path = f"# {which}\n{config.to_yaml()}", self.folder / name
         write_atomically(path, text)
-        self.tracking.log_texts(parent, {"best.yaml": text})
+        self.tracking.log_texts(parent, {name: text})
         return path

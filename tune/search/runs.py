@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from ablations.findings.stored import write_per_gene
+from ablations.search.aim import Aim
 from cgd.config import Config
 from cgd.data.preprocess import PreparedPair
-from cgd.metrics.facts import METRICS, PRIMARY
 from tune.store.opening import explain_absence
 from tune.store.outbox import Outbox
 from tune.store.outbox_files import Entry, Open
@@ -17,13 +18,12 @@ from tune.store.reading import FINISHED, STOPPED, RunRecord
 from tune.store.tracking import describe_dataset
 from tune.terminal.progress import Progress
 from tune.trials.failure import Failure
-from tune.trials.messages import PERCENT, Epoch, TrialResult
+from tune.trials.messages import METRIC, PERCENT, Epoch, TrialResult
 from tune.trials.recorder import KEPT, Recorder, run_params, tag_lost_checkpoints
 from tune.trials.trial import Work
 
 KIND_OF_RUN = "search_trial"
 WHOLE = 100  # a candidate's work on the terminal, in per cent
-_WHERE = "validation"
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,12 @@ class SearchRuns:
 
     def finish(self, candidate: Candidate, result: TrialResult) -> None:
         """Write the final metrics and the per-gene table."""
-        metrics = {KEPT: result.value, **result.summary}
-        if len(result.by_dataset) > 1:
-            metrics |= {f"{KEPT}_{_metric_name(name)}": value for name, value in result.by_dataset.items()}
+        metrics = dict(result.summary)
+        for outcome, by_dataset in result.scores.items():
+            kept = KEPT[METRIC[outcome]]
+            metrics[kept] = result.find_score(outcome)
+            if len(by_dataset) > 1:
+                metrics |= {f"{kept}_{_metric_name(name)}": value for name, value in by_dataset.items()}
         self.outbox.finish(candidate.key, metrics, write_per_gene(result.per_gene))
         self._finished.add(candidate.key)
 
@@ -88,7 +91,7 @@ def _metric_name(name: str) -> str:
 
 
 class SearchRecorder(Recorder):
-    """Writes what candidates report: a line per finished one with its value, and the best so far.
+    """Writes what candidates report: a line per finished one with its scores, and the best so far by each outcome.
 
     On the terminal a candidate counts as a hundred epochs; the checkpoints of one that has ended are removed.
     """
@@ -98,18 +101,20 @@ class SearchRecorder(Recorder):
         runs: SearchRuns,
         progress: Progress,
         work: Work,
+        aims: Sequence[Aim],  # what the search aims at, but for seconds
         candidate_of: Callable[[str], Candidate],  # the candidate of a key
         keep: Callable[[str, TrialResult], None] = lambda key, result: None,  # keeps a result, before the store has it
         is_eligible: Callable[[TrialResult], bool] = lambda result: True,  # whether a result may become the best
-        best: tuple[float, str] | None = None,  # value and name of the best so far, from an earlier command
+        best: Mapping[str, tuple[float, str]] = MappingProxyType({}),  # outcome -> the best of an earlier command
         is_ranked: bool = True,  # whether there is a best: the runs of a confirmation do not compare one by one
     ) -> None:
         super().__init__(runs.outbox, progress, work)
-        self.runs, self.candidate_of = runs, candidate_of
-        self.keep, self.is_eligible, self.best, self.is_ranked = keep, is_eligible, best, is_ranked
+        self.runs, self.aims, self.candidate_of = runs, aims, candidate_of
+        self.keep, self.is_eligible, self.best, self.is_ranked = keep, is_eligible, dict(best), is_ranked
         self._last: dict[str, Epoch] = {}
-        if best is not None:
-            progress.mark_best(_WHERE, *best)
+        for aim in aims:
+            if aim.name in self.best:
+                progress.mark_best(aim.full_label, *self.best[aim.name])
 
     def describe(self, key: str) -> tuple[str, Entry]:
         candidate = self.candidate_of(key)
@@ -120,25 +125,33 @@ class SearchRecorder(Recorder):
 
     def hear_epoch(self, key: str, epoch: Epoch) -> None:
         self._last[key] = epoch
-        super().hear_epoch(key, Epoch({**epoch.metrics, PERCENT: float(epoch.percent)}, epoch.value, epoch.percent))
+        super().hear_epoch(key, replace(epoch, metrics={**epoch.metrics, PERCENT: float(epoch.percent)}))
 
     def show_epoch(self, name: str, epoch: Epoch) -> None:
-        self.progress.report_epoch(name, epoch.percent, {"val_pcc": epoch.value})
+        self.progress.report_epoch(name, epoch.percent, {METRIC[key]: value for key, value in epoch.scores.items()})
 
     def write_result(self, key: str, name: str, result: TrialResult) -> str:
         self.keep(key, result)
         self.runs.finish(self.candidate_of(key), result)
         self.work.forget(key)
-        text = f"validation {METRICS[PRIMARY].label} {result.value:.4f} in {result.summary['seconds']:.0f} s"
+        found = {aim: result.find_score(aim.name) for aim in self.aims}
+        text = f"{_list_scores(found)} in {result.summary['seconds']:.0f} s"
         if not self.is_eligible(result):
             return f"{text}, over the memory asked for"
         if not self.is_ranked:
             return text
-        if self.best is not None and result.value <= self.best[0]:
-            return f"{text} (best {self.best[0]:.4f}, {self.best[1]})"
-        self.best = (result.value, name)
-        self.progress.mark_best(_WHERE, result.value, name)
-        return f"{text}, the best so far"
+        better = [aim for aim, value in found.items() if aim.weigh(value) > self._weigh_best(aim)]
+        if not better:
+            best = [self.best[aim.name] for aim in self.aims if aim.name in self.best]
+            return f"{text} (best {' and '.join(f'{value:.4f}, {who}' for value, who in best)})" if best else text
+        for aim in better:
+            self.best[aim.name] = (found[aim], name)
+            self.progress.mark_best(aim.full_label, found[aim], name)
+        which = f" {' and '.join(aim.label for aim in better)}" if len(self.aims) > 1 else ""
+        return f"{text}, the best{which} so far"
+
+    def _weigh_best(self, aim: Aim) -> float:
+        return aim.weigh(self.best[aim.name][0]) if aim.name in self.best else -math.inf
 
     def fail(self, key: str, failure: Failure) -> None:
         super().fail(key, failure)
@@ -146,10 +159,15 @@ class SearchRecorder(Recorder):
 
     def stop(self, key: str) -> None:
         """A hopeless one was stopped early: a run that is finished, but has no result."""
-        name, last = self._flush(key), self._last.get(key, Epoch({}, math.nan, 0))
+        name, last = self._flush(key), self._last.get(key, Epoch({}, {}, 0))
         self.outbox.tag(key, STOPPED, str(last.percent))
         self.outbox.end(key, FINISHED)
-        self.progress.finish(
-            name, f"stopped at {last.percent} % with validation {METRICS[PRIMARY].label} {last.value:.4f}"
-        )
+        first = self.aims[0]
+        score = _list_scores({first: last.scores.get(first.name, math.nan)})
+        self.progress.finish(name, f"stopped at {last.percent} % with {score}")
         self.work.forget(key)
+
+
+def _list_scores(scores: Mapping[Aim, float]) -> str:
+    """`validation PCC 0.4310, CRPS 0.2100`."""
+    return f"validation {', '.join(f'{aim.label} {value:.4f}' for aim, value in scores.items())}"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from ablations.search.aim import list_aims
 from cgd.config import Config
 from cgd.errors import ConfigError
-from tune.search.book import DEFAULT, VALUES, WARM, Point
+from cgd.metrics.facts import PRIMARY
+from tune.search.book import DEFAULT, SETTINGS, VALUES, WARM, Point
 from tune.search.plan import SearchPlan
 from tune.search.storage import SearchError, open_earlier
 
@@ -46,17 +49,29 @@ def _read_values(plan: SearchPlan, warm_start: str) -> tuple[dict[str, Any], str
     if warm_start.endswith((".yaml", ".yml")):
         return Config.from_yaml(Path(warm_start)).flatten(), warm_start
     study = open_earlier(warm_start)
+    settings = study.user_attrs.get(SETTINGS, {})
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     feasible = [trial for trial in finished if all(value <= 0 for value in trial.constraints.values())]
-    best = max(feasible, key=lambda trial: trial.values[0], default=None)
+    place, sign = _find_aim(plan, settings, study.directions)
+    best = max(feasible, key=lambda trial: sign * trial.values[place], default=None)
     if best is None:
         raise SearchError(f"--warm-start {warm_start}: no sample of it is finished")
     searched = best.user_attrs.get(VALUES)
     if searched is None:
         raise SearchError(f"--warm-start {warm_start} was not made by run_search.py: its trials name no fields")
-    settings = study.user_attrs.get("settings", {})
     _check_division(plan, settings, warm_start)
-    return {**settings.get("config", {}), **searched}, f"{study.study_name}, trial {best.number} ({best.values[0]:.4f})"
+    return {
+        **settings.get("config", {}),
+        **searched,
+    }, f"{study.study_name}, trial {best.number} ({best.values[place]:.4f})"
+
+
+def _find_aim(plan: SearchPlan, settings: Mapping[str, Any], directions: Sequence[StudyDirection]) -> tuple[int, int]:
+    """By which value of an earlier search its best is chosen, and its sign: this search's first aim, or its own."""
+    earlier = [aim.name for aim in list_aims(settings.get("space", {}).get("aim", PRIMARY))]
+    first = plan.space.aims[0].name
+    place = earlier.index(first) if first in earlier else 0
+    return place, 1 if directions[place] == StudyDirection.MAXIMIZE else -1
 
 
 def _check_division(plan: SearchPlan, settings: Mapping[str, Any], warm_start: str) -> None:

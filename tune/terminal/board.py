@@ -15,12 +15,10 @@ from rich.text import Text
 from cgd.metrics.facts import METRICS, PRIMARY
 from tune.terminal.text import format_clock, format_duration, join_lines
 
-SCORE = "val_pcc"
-
 
 @dataclass
 class RunningTrial:
-    """A trial in progress; `score` is its newest validation PCC. Without epochs it is done all at once."""
+    """A trial in progress; `score` is its newest validation score. Without epochs it is done all at once."""
 
     n_epochs: int
     dataset: str
@@ -31,10 +29,11 @@ class RunningTrial:
 
 @dataclass
 class Board:
-    """Counts, running trials and the best validation PCC per data set. The test genes play no part in it."""
+    """Counts, running trials and the best validation score per data set. The test genes play no part in it."""
 
     n_trials: int  # to run
     n_epochs: int  # the sum of theirs at most
+    outcomes: tuple[str, ...] = (PRIMARY,)  # what is shown: of running trials the first
     n_done: int = 0
     n_failed: int = 0
     running: dict[str, RunningTrial] = field(default_factory=dict)
@@ -50,9 +49,10 @@ class Board:
         if trial is None:
             return  # a last report of a trial that has ended
         trial.epoch = epoch
-        trial.score = float(metrics.get(SCORE, math.nan))
-        highest = self.best.get(trial.dataset, (-math.inf, ""))[0]
-        if trial.dataset and trial.score > highest:
+        metric = METRICS[self.outcomes[0]]
+        trial.score = float(metrics.get(f"val_{metric.name}", math.nan))
+        best = self.best.get(trial.dataset, (-metric.sign * math.inf, ""))[0]
+        if trial.dataset and metric.sign * trial.score > metric.sign * best:
             self.best[trial.dataset] = (trial.score, name)
 
     def finish(self, name: str, failed: bool) -> None:
@@ -102,11 +102,13 @@ def draw(board: Board, width: int, height: int) -> RenderableType:
     bar = Table.grid()  # a bar by itself does not end its line
     bar.add_row(ProgressBar(board.n_epochs, board.epochs_over, width=min(40, width)))
     n_rows = min(_MOST_ROWS, max((height - _OTHER_LINES) // 2, 1))
-    return Group(head, bar, _draw_running(board.running, n_rows), _draw_best(board.best, n_rows))
+    labels = [f"validation {METRICS[outcome].label}" for outcome in board.outcomes]
+    running = _draw_running(board.running, n_rows, labels[0])
+    return Group(head, bar, running, _draw_best(board.best, n_rows, labels[0] if len(labels) == 1 else ""))
 
 
-def _draw_running(running: Mapping[str, RunningTrial], n_rows: int) -> Table:
-    table = _make_table("running", "epoch", f"validation {METRICS[PRIMARY].label}")
+def _draw_running(running: Mapping[str, RunningTrial], n_rows: int, label: str) -> Table:
+    table = _make_table("running", "epoch", label)
     for name, trial in list(running.items())[:n_rows]:
         score = f"{trial.score:.3f}" if math.isfinite(trial.score) else ""
         table.add_row(_make_cell(name), f"{trial.epoch}/{trial.n_epochs}" if trial.has_epochs else "", score)
@@ -115,8 +117,8 @@ def _draw_running(running: Mapping[str, RunningTrial], n_rows: int) -> Table:
     return table
 
 
-def _draw_best(best: Mapping[str, tuple[float, str]], n_rows: int) -> Table:
-    table = _make_table("best so far", f"validation {METRICS[PRIMARY].label}")
+def _draw_best(best: Mapping[str, tuple[float, str]], n_rows: int, label: str) -> Table:
+    table = _make_table("best so far", label)
     table.show_header = bool(best)
     for dataset, (score, name) in list(best.items())[:n_rows]:
         table.add_row(_make_cell(name if dataset in name else f"{dataset}: {name}"), f"{score:.3f}")

@@ -14,6 +14,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from cgd.metrics.facts import PRIMARY
 from tune.terminal.board import Board, draw
 from tune.terminal.logs import is_verbose
 from tune.terminal.text import is_live, join_lines, make_console
@@ -33,6 +34,8 @@ class Progress:
         Where to write; standard output when omitted.
     heartbeat_seconds
         Without a table, a line says where the study stands after so long a silence.
+    outcomes
+        Whose validation scores are shown; of running trials the first.
     """
 
     def __init__(
@@ -41,9 +44,10 @@ class Progress:
         n_epochs: int,
         console: Console | None = None,
         heartbeat_seconds: float = _HEARTBEAT_SECONDS,
+        outcomes: tuple[str, ...] = (PRIMARY,),
     ) -> None:
         self.console = console or make_console()
-        self.board = Board(n_trials, max(n_epochs, 1))
+        self.board = Board(n_trials, max(n_epochs, 1), outcomes)
         self._lock = Lock()  # the table and the heartbeat are drawn by a thread of their own
         self._live: Live | None = None
         self._heartbeat: _Heartbeat | None = None
@@ -79,7 +83,7 @@ class Progress:
             self.board.start(name, n_epochs, dataset, has_epochs)
 
     def report_epoch(self, name: str, epoch: int, metrics: Mapping[str, float] | None = None) -> None:
-        """A trial finished an epoch; its `val_pcc` is shown and decides the best so far."""
+        """A trial finished an epoch; its validation score is shown and decides the best so far."""
         with self._lock:
             self.board.report_epoch(name, epoch, metrics or {})
 

@@ -10,10 +10,14 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 
+from cgd.metrics.facts import OUTCOMES
 from tune.trials.failure import Failure
 
 # By these a search compares what is not yet finished, so Ray Tune wants them at the top of a report.
-VALUE, PERCENT = "val_pcc", "percent"
+METRIC = {
+    outcome: f"val_{outcome}" for outcome in OUTCOMES
+}  # what a validation score is called in summaries and epochs
+PERCENT = "percent"
 _MESSAGE = "message"
 
 
@@ -22,7 +26,9 @@ class Epoch:
     """An epoch ended."""
 
     metrics: Mapping[str, float]  # of the epoch; `epoch` counts over all replicates
-    value: float  # the best validation PCC so far, as the mean over the replicates begun
+    scores: Mapping[
+        str, float
+    ]  # of each outcome that epochs report: the best so far, as the mean over the replicates begun
     percent: int  # how far the trial is: it means the same whatever number of epochs a candidate asks for
 
 
@@ -33,19 +39,22 @@ class TrialResult:
     Over several replicates `seconds` and `train_seconds` of its summary are sums, `peak_memory_mb` is the largest.
     """
 
-    value: float  # mean validation PCC, every data set weighing the same
-    by_dataset: dict[str, float]  # mean validation PCC of each data set
+    scores: dict[str, dict[str, float]]  # outcome -> data set -> mean on validation genes
     summary: dict[str, float]  # scores and costs
     per_gene: pd.DataFrame  # a row per gene, and per replicate where validation genes are scored
     lost: dict[str, int] = field(default_factory=dict)  # checkpoints damaged or not kept, by what happened: no result
     has_model: bool = False  # whether there was a model to keep
     tags: dict[str, str] = field(default_factory=dict)  # what its run is tagged with besides
 
+    def find_score(self, outcome: str) -> float:
+        """Mean of an outcome on validation genes, every data set weighing the same; NaN where it was not scored."""
+        return average_score(self.scores, outcome)
+
     def to_json(self) -> str:
         """What a search keeps of it; numbers that are not finite become null."""
         table = self.per_gene.astype(object).where(self.per_gene.notna(), None).to_dict("list")
-        content = {"value": self.value, "by_dataset": self.by_dataset, "summary": self.summary, "per_gene": table}
-        return json.dumps({**content, "lost": self.lost})
+        content = {"scores": self.scores, "summary": self.summary, "per_gene": table, "lost": self.lost}
+        return json.dumps(content)
 
     @classmethod
     def from_json(cls, text: str) -> TrialResult:
@@ -55,7 +64,13 @@ class TrialResult:
         numbers = [column for column in table.columns if column not in ("dataset", "gene")]
         table[numbers] = table[numbers].apply(pd.to_numeric)
         lost = content.get("lost", {})  # results of earlier versions do not say
-        return cls(content["value"], content["by_dataset"], content["summary"], table, lost)
+        return cls(content["scores"], content["summary"], table, lost)
+
+
+def average_score(scores: Mapping[str, Mapping[str, float]], outcome: str) -> float:
+    """Mean of an outcome over the data sets of `TrialResult.scores`; NaN where it was not scored."""
+    found = scores.get(outcome, {}).values()
+    return sum(found) / len(found) if found else math.nan
 
 
 @dataclass(frozen=True)
@@ -71,13 +86,18 @@ Message: TypeAlias = Epoch | TrialResult | Failure | NodeProblem
 def to_report(message: Message) -> dict[str, Any]:
     """A message as Ray Tune carries it. A result has no percentage: what has arrived is no longer to be stopped."""
     match message:
-        case Epoch(value=value, percent=percent):
-            return {_MESSAGE: message, VALUE: value, PERCENT: percent}
-        case TrialResult(value=value):
-            return {_MESSAGE: message, VALUE: value}
+        case Epoch(scores=scores, percent=percent):
+            return {_MESSAGE: message, **_name_scores(scores), PERCENT: percent}
+        case TrialResult():
+            return {_MESSAGE: message, **_name_scores({outcome: message.find_score(outcome) for outcome in OUTCOMES})}
         case NodeProblem():
-            return {_MESSAGE: message, VALUE: math.nan, PERCENT: 0}
-    return {_MESSAGE: message, VALUE: math.nan}
+            return {_MESSAGE: message, **_name_scores({}), PERCENT: 0}
+    return {_MESSAGE: message, **_name_scores({})}
+
+
+def _name_scores(scores: Mapping[str, float]) -> dict[str, float]:
+    """Every outcome as reports name it; NaN where there is none."""
+    return {METRIC[outcome]: scores.get(outcome, math.nan) for outcome in OUTCOMES}
 
 
 def from_report(report: Mapping[str, Any]) -> Message:

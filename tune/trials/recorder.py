@@ -21,14 +21,15 @@ from tune.store.tracking import describe_dataset
 from tune.terminal.progress import Progress
 from tune.trials.callback import Listener
 from tune.trials.failure import Failure
-from tune.trials.messages import Epoch, TrialResult
+from tune.trials.messages import METRIC, Epoch, TrialResult
 from tune.trials.mlflow_notes import write_trial_note
 from tune.trials.spec import TrialSpec
 from tune.trials.trial import MODEL, Work
 
 _log = logging.getLogger(__name__)
 _FLUSH_SECONDS = 5.0
-KEPT = "kept_val_pcc"  # the score of the epoch that was kept; `val_pcc` is the curve, and MLflow shows its last point
+# scores of the epoch that was kept; by its own name each is a curve, of which MLflow shows the last point
+KEPT = {name: f"kept_{name}" for name in METRIC.values()}
 
 
 @dataclass
@@ -182,9 +183,7 @@ class StudyRecorder(Recorder):
         self.progress.report_epoch(name, int(epoch.metrics["epoch"]), epoch.metrics)
 
     def write_result(self, key: str, name: str, result: TrialResult) -> str:
-        spec, summary = self.specs[key], dict(result.summary)
-        if "val_pcc" in summary:  # the curve of the epochs has that name
-            summary[KEPT] = summary.pop("val_pcc")
+        spec, summary = self.specs[key], {KEPT.get(name, name): value for name, value in result.summary.items()}
         model = self._model(spec, result.has_model) if self._keeps_model(spec) else None
         self.outbox.finish(key, summary, write_per_gene(result.per_gene), model)
         self.forget(key)

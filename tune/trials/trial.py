@@ -25,14 +25,14 @@ from cgd.baselines.trial import evaluate_baseline
 from cgd.config import Config
 from cgd.data.preprocess import PreparedPair
 from cgd.evaluation import Evaluation, evaluate
-from cgd.metrics.facts import METRICS, PRIMARY
+from cgd.metrics.facts import METRICS, OUTCOMES
 from cgd.parallel import ALONE, Parallel
 from cgd.probe import probe
 from cgd.training.checkpoint import LOST, CheckpointFolder
 from tune.checkpoints.mirror import CheckpointMirror
 from tune.cluster.resources import NO_SHARE, Request, Share
 from tune.trials.failure import describe
-from tune.trials.messages import VALUE, Epoch, Message, TrialResult, to_report
+from tune.trials.messages import METRIC, Epoch, Message, TrialResult, to_report
 from tune.trials.out_of_memory import retry_with_less_memory
 from tune.trials.spec import Job, Replicate
 from tune.trials.system_metrics import SystemMonitor
@@ -136,7 +136,7 @@ def compute(job: Job, config: Config, work: Work, report: Report, parallel: Para
         return combine(outcomes)
     ((_, outcome),) = outcomes
     summary = {key: value for key, value in outcome.summary.items() if key not in LOST}
-    return TrialResult(math.nan, {}, summary, outcome.per_gene, _count_lost([outcome]), has_model)
+    return TrialResult({}, summary, outcome.per_gene, _count_lost([outcome]), has_model)
 
 
 def _evaluate(
@@ -169,21 +169,30 @@ class _Epochs:
 
     def __init__(self, n_epochs: int, n_replicates: int, report: Report) -> None:
         self.n_epochs, self.n_replicates, self.report = n_epochs, n_replicates, report
-        self.scores: list[float] = []  # of the replicates that are done
-        self.best = -math.inf  # of the one that runs
+        self.ended: list[Mapping[str, float]] = []  # summaries of the replicates that are done
+        self.best: dict[str, float] = {}  # of each outcome, of the replicate that runs
         self.monitor = SystemMonitor()
 
     def __call__(self, metrics: dict[str, float]) -> None:
-        self.best = max(self.best, metrics[VALUE])
-        n_done, epoch = len(self.scores), metrics["epoch"]
+        for outcome in OUTCOMES:
+            if METRIC[outcome] in metrics:
+                found = (self.best.get(outcome, math.nan), metrics[METRIC[outcome]])
+                known = [value for value in found if not math.isnan(value)]
+                self.best[outcome] = max(known, key=lambda value: METRICS[outcome].sign * value, default=math.nan)
+        n_done, epoch = len(self.ended), metrics["epoch"]
         percent = math.floor(100 * (n_done + epoch / self.n_epochs) / self.n_replicates)
         step = n_done * self.n_epochs + int(epoch)
         shown = {**metrics, **self.monitor.sample(), TIME: time.time() * 1000, "epoch": step}
-        self.report(Epoch(shown, (sum(self.scores) + self.best) / (n_done + 1), percent))
+        self.report(Epoch(shown, {outcome: self._find_mean(outcome) for outcome in self.best}, percent))
+
+    def _find_mean(self, outcome: str) -> float:
+        """The best so far, as the mean over the replicates begun."""
+        ended = sum(summary.get(METRIC[outcome], math.nan) for summary in self.ended)
+        return (ended + self.best[outcome]) / (len(self.ended) + 1)
 
     def end_replicate(self, summary: Mapping[str, float]) -> None:
-        self.scores.append(summary.get(VALUE, math.nan))  # a method without epochs has none
-        self.best = -math.inf
+        self.ended.append(summary)
+        self.best = {}
 
 
 def _keep_model(job: Job, work: Work, outcome: Evaluation) -> None:
@@ -207,10 +216,12 @@ def combine(outcomes: Sequence[tuple[Replicate, Evaluation]]) -> TrialResult:
         found.per_gene.assign(dataset=replicate.dataset, seed=replicate.seed, fold=replicate.fold)
         for replicate, found in outcomes
     ]
-    by_dataset = summaries.groupby("dataset", sort=False)[VALUE].mean()
-    value = float(by_dataset.mean())
-    if not math.isfinite(value):
-        raise ValueError(f"the mean validation {METRICS[PRIMARY].label} is {value}: no validation gene could be scored")
+    means = summaries.groupby("dataset", sort=False)
+    scores = {
+        outcome: {str(name): float(mean) for name, mean in means[METRIC[outcome]].mean().items()}
+        for outcome in OUTCOMES
+        if METRIC[outcome] in summaries
+    }
     costs = {
         "seconds": float(summaries["wall_seconds"].sum()),
         "train_seconds": float(summaries["train_seconds"].sum()),
@@ -218,9 +229,13 @@ def combine(outcomes: Sequence[tuple[Replicate, Evaluation]]) -> TrialResult:
         "n_parameters": float(summaries["n_parameters"].max()),
         "epochs": float(summaries["epochs"].sum()),
     }
-    values = {str(name): float(mean) for name, mean in by_dataset.items()}
     lost = _count_lost([found for _, found in outcomes])
-    return TrialResult(value, values, costs, pd.concat(tables, ignore_index=True), lost)
+    result = TrialResult(scores, costs, pd.concat(tables, ignore_index=True), lost)
+    for outcome in scores:
+        if not math.isfinite(value := result.find_score(outcome)):
+            label = METRICS[outcome].label
+            raise ValueError(f"the mean validation {label} is {value}: no validation gene could be scored")
+    return result
 
 
 def _count_lost(outcomes: Sequence[Evaluation]) -> dict[str, int]:
@@ -250,4 +265,4 @@ def _measure_cost(config: Config, replicate: Replicate, work: Work) -> TrialResu
     found = probe(config, prepared, replicate.split)
     if first:
         first["warmup_seconds"] = max(first["warmup_seconds"] - (time.perf_counter() - start), 0.0)
-    return TrialResult(math.nan, {}, asdict(found) | first, pd.DataFrame())
+    return TrialResult({}, asdict(found) | first, pd.DataFrame())

@@ -1,8 +1,11 @@
 """Search spaces: what they refuse and where, and that nothing they give is refused by the configuration."""
 
+import math
+
 import optuna
 import pytest
 
+from ablations.search.aim import find_front, list_aims
 from ablations.search.space import Space, list_spaces, load_space
 from cgd.config import Config
 from cgd.errors import ConfigError, StudyError
@@ -127,11 +130,11 @@ def test_an_unknown_space_names_the_closest():
 
 
 def test_a_space_is_widened_for_the_default_and_narrowed_if_held(tmp_path):
-    lines = ("path: model.depth, low: 4, high: 8, step: 2", "path: train.batch_size, choices: [4, 16]")
+    lines = ("path: model.depth, low: 4, high: 8, step: 2", "path: train.batch_size, choices: [8, 16]")
     space = load_space(write(tmp_path, *lines))
-    wider = space.include(Config())  # depth 3, batch size 8
+    wider = space.include(Config())  # depth 3, batch size 4
     assert (wider.parameters[0].low, wider.parameters[0].step) == (3, None)
-    assert wider.parameters[1].choices == (4, 16, 8)
+    assert wider.parameters[1].choices == (8, 16, 4)
     assert set(space.find_outside(Config())) == {"model.depth", "train.batch_size"}
     assert [p.path for p in space.hold(["model.depth"]).parameters] == ["train.batch_size"]
     with pytest.raises(StudyError, match="nothing is left to search"):
@@ -142,3 +145,25 @@ def test_a_default_that_no_multiple_gives_is_refused(tmp_path):
     lines = ("path: model.n_heads, choices: [2, 4]", "path: model.hidden_dim, choices: [2, 4], times: model.latent_dim")
     with pytest.raises(ConfigError, match=r"in multiples of model\.latent_dim, and 128 is none of 48"):
         load_space(write(tmp_path, *lines)).include(Config())
+
+
+def test_a_space_says_what_is_aimed_at_and_names_a_wrong_aim(tmp_path):
+    text = "name: mine\ndescription: d\naim: {}\nparameters:\n  - {{path: model.depth, low: 1, high: 3}}\n"
+    path = tmp_path / "mine.yaml"
+    expected = {"pcc": ["pcc"], "crps": ["crps"], "both": ["pcc", "crps"], '"crps,seconds"': ["crps", "seconds"]}
+    for choice, aims in expected.items():
+        path.write_text(text.format(choice))
+        space = load_space(path)
+        assert [aim.name for aim in space.aims] == aims
+        assert space.stops_early is (len(aims) == 1)
+        assert load_space(path).aim_at("pcc").aim == "pcc"
+    path.write_text(text.format("crsp"))
+    with pytest.raises(StudyError, match=r"mine\.yaml, line 3.*no aim 'crsp'.*crps"):
+        load_space(path)
+
+
+def test_a_front_holds_one_of_equals_and_nothing_that_is_beaten():
+    both = list_aims("both")
+    rows = [(0.5, 0.3), (0.5, 0.3), (0.4, 0.2), (0.4, 0.25), (0.6, 0.9), (math.nan, 0.4)]
+    assert find_front(rows, both) == [4, 0, 2]
+    assert find_front([], both) == []

@@ -9,15 +9,18 @@ import pytest
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
+from ablations.search.aim import AIMS
 from ablations.search.space import Space, Stopping, load_space
 from cgd.config import Config
 from cgd.errors import ConfigError
 from tune.search.book import GIVEN, INTERRUPTED, ORIGIN, SAMPLE, VALUES, SearchBook
+from tune.search.confirm import choose_finalists
 from tune.search.drawing import BookedSearch, SparingASHA, make_scheduler
 from tune.search.plan import SearchPlan
+from tune.search.record import measure_importances
 from tune.search.start import first_points
 from tune.search.storage import SearchError, open_journal, open_storage
-from tune.trials.messages import TrialResult
+from tune.trials.messages import Epoch, TrialResult, to_report
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 N = 16
@@ -28,14 +31,15 @@ def plan():
     """The full space: conditional, and large enough that proposals never agree by chance."""
     space = load_space("full")
     space = space.model_copy(update={"sampler": space.sampler.model_copy(update={"n_startup_trials": 5})})
-    return SearchPlan("s", space, Config(), None, {}, (), (), N, 2, "accuracy", None, {"space": "full"})
+    return SearchPlan("s", space, Config(), None, {}, (), (), N, 2, None, {"space": {"name": "full"}})
 
 
 def result_of(values):
     """A made-up value that depends on the parameters, so that TPE has something to learn."""
     value = -abs(math.log10(values["train.learning_rate"]) + 3) - 0.1 * values["model.depth"]
     summary = {"seconds": 1.0, "peak_memory_mb": 100.0 * values["model.depth"], "n_parameters": 5.0}
-    return TrialResult(value, {"d": value}, summary, pd.DataFrame({"gene": ["a"], "pcc": [value]}))
+    scores = {"pcc": {"d": value}, "crps": {"d": 0.5 + 0.1 * values["model.depth"] - 0.01 * values["model.n_heads"]}}
+    return TrialResult(scores, summary, pd.DataFrame({"gene": ["a"], "pcc": [value]}))
 
 
 def begin(plan, storage, resume=False):
@@ -132,7 +136,7 @@ def test_a_search_is_not_continued_by_accident_or_if_it_differs(plan):
     with pytest.raises(SearchError, match="exists already; --resume continues it"):
         begin(plan, storage)
     with pytest.raises(SearchError, match="made with another space"):
-        begin(dataclasses.replace(plan, settings={"space": "training"}), storage, resume=True)
+        begin(dataclasses.replace(plan, settings={"space": {"name": "training"}}), storage, resume=True)
 
 
 def test_more_samples_extend_a_finished_search(plan, uninterrupted):
@@ -177,13 +181,87 @@ def test_memory_is_a_constraint(plan):
     assert all(t.constraints["memory"] == t.user_attrs["peak_memory_mb"] - 250 for t in book.list_finished())
 
 
+def aim_at(plan, choice):
+    return dataclasses.replace(plan, space=plan.space.aim_at(choice))
+
+
+def finish(book, pcc, crps, seconds=1.0):
+    """A sample that ended with these."""
+    summary = {"seconds": seconds, "peak_memory_mb": 1.0, "n_parameters": 1.0}
+    scores = {"pcc": {"d": pcc}, "crps": {"d": crps}}
+    trial = ask(book)
+    book.complete(trial, TrialResult(scores, summary, pd.DataFrame()))
+    return trial.number
+
+
+def test_directions_follow_the_metrics(plan):
+    expected = {
+        "pcc": ["MAXIMIZE"],
+        "crps": ["MINIMIZE"],
+        "both": ["MAXIMIZE", "MINIMIZE"],
+        "pcc,seconds": ["MAXIMIZE", "MINIMIZE"],
+        "crps,seconds": ["MINIMIZE", "MINIMIZE"],
+    }
+    for choice, directions in expected.items():
+        book = begin(aim_at(plan, choice), InMemoryStorage())
+        assert [direction.name for direction in book.study.directions] == directions
+        search = BookedSearch(book, None, None)
+        assert (search.metric, search.mode) == (("val_pcc", "max") if "MAX" in directions[0] else ("val_crps", "min"))
+
+
 def test_the_front_holds_what_nothing_beats_twice(plan):
-    book = begin(dataclasses.replace(plan, objective="pareto"), InMemoryStorage())
+    book = begin(aim_at(plan, "pcc,seconds"), InMemoryStorage())
     for value, seconds in ((0.4, 5.0), (0.5, 9.0), (0.3, 9.0), (0.2, 1.0), (0.5, 8.0)):
-        result = result_of({"train.learning_rate": 1e-3, "model.depth": 1})
-        costs = {**result.summary, "seconds": seconds}
-        book.complete(ask(book), dataclasses.replace(result, value=value, summary=costs))
+        finish(book, value, 0.1, seconds)
     assert [(t.values[0], t.user_attrs["seconds"]) for t in book.find_front()] == [(0.5, 8.0), (0.4, 5.0), (0.2, 1.0)]
+
+
+def test_a_front_of_both_outcomes_ranks_each_its_own_way(plan):
+    book = begin(aim_at(plan, "both"), InMemoryStorage())
+    for pcc, crps in ((0.3, 0.5), (0.5, 0.6), (0.2, 0.4), (0.4, 0.7), (0.5, 0.55)):
+        finish(book, pcc, crps)
+    assert [tuple(t.values) for t in book.find_front()] == [(0.5, 0.55), (0.3, 0.5), (0.2, 0.4)]
+    assert [t.user_attrs[SAMPLE] for t in book.rank(AIMS["crps"])][:2] == [2, 0]
+    assert [row.sample for row in choose_finalists(book)][1:] == [4, 2]  # the best by each, none of the rest
+
+
+def test_a_sample_without_the_score_aimed_at_has_failed(plan):
+    book = begin(aim_at(plan, "crps"), InMemoryStorage())
+    assert finish(book, 0.5, 0.4) == 0
+    finish(book, 0.5, math.nan)
+    assert [t.user_attrs[SAMPLE] for t in book.rank()] == [0]
+    assert book.list_trials()[1].user_attrs["reason"] == f"it has no {AIMS['crps'].full_label}"
+
+
+def test_a_search_for_both_goes_on_unchanged_after_a_kill(plan, tmp_path):
+    plan = aim_at(plan, "both")
+    whole = begin(plan, InMemoryStorage())
+    while step(whole):
+        pass
+    path = tmp_path / "s.journal"
+    book = begin(plan, open_journal(path))
+    for done in (3, 9):
+        while len(book.list_finished()) < done:
+            step(book)
+        book.report(ask(book), 0.5, 20)  # Optuna takes no reports of a search for several
+        book = begin(plan, open_journal(path), resume=True)
+        assert book.n_interrupted == 1
+    while step(book):
+        pass
+    assert story(book) == story(whole)
+    assert [t.number for t in book.find_front()] != []
+    settings = {"space": plan.space.aim_at("pcc").model_dump(mode="json")}
+    with pytest.raises(SearchError, match="made with another space"):
+        begin(dataclasses.replace(plan, settings=settings), open_journal(path), resume=True)
+
+
+def test_each_outcome_has_its_importances(plan):
+    book = begin(aim_at(plan, "both"), InMemoryStorage())
+    while step(book):
+        pass
+    found = {name: measure_importances(book, AIMS[name]) for name in ("pcc", "crps")}
+    assert all(abs(sum(shares.values()) - 1) < 0.01 for shares in found.values())
+    assert found["pcc"]["train.learning_rate"] > found["crps"]["train.learning_rate"]
 
 
 def test_asha_spares_the_first_and_refills_its_rungs(plan):
@@ -195,7 +273,8 @@ def test_asha_spares_the_first_and_refills_its_rungs(plan):
         book.report(trial, 99.0, 20)  # the first report of a percentage counts
         book.report(trial, value, 40)
         book.complete(trial, result_of(trial.user_attrs[VALUES]))
-    fresh, refilled = make_scheduler(stopping, []), make_scheduler(stopping, book.list_finished())
+    space = plan.space.model_copy(update={"stopping": stopping})
+    fresh, refilled = make_scheduler(space, []), make_scheduler(space, book.list_finished())
     assert isinstance(refilled, SparingASHA)
     stand_in = dataclasses.make_dataclass("StandIn", ["trial_id"])("new")
     for scheduler in (fresh, refilled):
@@ -203,6 +282,21 @@ def test_asha_spares_the_first_and_refills_its_rungs(plan):
     report = {"percent": 20, "val_pcc": 0.45}
     assert fresh.on_trial_result(None, stand_in, report) == "CONTINUE"
     assert refilled.on_trial_result(None, stand_in, report) == "STOP"
+    assert not isinstance(make_scheduler(space.aim_at("both"), []), SparingASHA)
+
+
+def test_asha_stops_by_the_lower_crps_and_says_if_there_is_none(plan):
+    said, stand_in = [], dataclasses.make_dataclass("StandIn", ["trial_id"])
+    stopping = Stopping(first_percent=20, factor=2, spared=1)
+    space = plan.space.model_copy(update={"stopping": stopping, "aim": "crps"})
+    scheduler = make_scheduler(space, [], said.append)
+    actions = []
+    for i, crps in enumerate((0.4, 0.5, 0.3, math.nan, math.nan)):
+        scheduler.on_trial_add(None, stand_in(f"t{i}"))
+        report = to_report(Epoch({}, {"pcc": 0.1} | ({} if math.isnan(crps) else {"crps": crps}), 20))
+        actions.append(scheduler.on_trial_result(None, stand_in(f"t{i}"), report))
+    assert actions == ["CONTINUE", "STOP", "CONTINUE", "CONTINUE", "CONTINUE"]
+    assert said == [f"epochs report no {AIMS['crps'].full_label}: no sample is stopped early"]
 
 
 def test_warm_starts_from_a_file_and_from_an_earlier_search(plan, tmp_path):
@@ -223,14 +317,17 @@ def test_warm_starts_from_a_file_and_from_an_earlier_search(plan, tmp_path):
     later, notes = first_points(plan, str(journal))
     assert later[1].params == book.rank()[0].params
     assert notes == [f"warm start from s, trial {book.rank()[0].number} ({book.rank()[0].values[0]:.4f})"]
+    best_draws = first_points(aim_at(plan, "crps"), str(journal))[1]  # that search did not look at draws
+    assert best_draws == notes
     with pytest.raises(SearchError, match="no such file"):
         first_points(plan, str(tmp_path / "none.journal"))
     with pytest.raises(ConfigError, match="no configuration file"):
         first_points(plan, str(tmp_path / "none.yaml"))
 
 
-def test_refused_samples_are_none_of_those_spared():
+def test_refused_samples_are_none_of_those_spared(plan):
     stopping = Stopping(first_percent=20, factor=2, spared=2)
+    space = plan.space.model_copy(update={"stopping": stopping})
     refused = optuna.trial.create_trial(state=TrialState.FAIL, user_attrs={SAMPLE: 0})
     drawn = {SAMPLE: 1, VALUES: {}}
     one, other = (
@@ -240,7 +337,7 @@ def test_refused_samples_are_none_of_those_spared():
         trial.number = number
     stand_in = dataclasses.make_dataclass("StandIn", ["trial_id"])
     for past, action in (([refused, one], "CONTINUE"), ([one, other], "STOP")):
-        scheduler = make_scheduler(stopping, past)
+        scheduler = make_scheduler(space, past)
         scheduler.on_trial_add(None, stand_in("new"))
         assert scheduler.on_trial_result(None, stand_in("new"), {"percent": 20, "val_pcc": 0.1}) == action
 

@@ -1,5 +1,6 @@
 """The end of a search: who may win, and that a stop or a failure lets nobody win by being there first."""
 
+import dataclasses
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -7,14 +8,17 @@ import pandas as pd
 import pytest
 from optuna.storages import InMemoryStorage
 
-from ablations.search.results import Comparison
+from ablations.search.aim import list_aims
+from ablations.search.results import Gain, HeldOut, Winner
 from ablations.search.space import load_space
 from ablations.statistics.paired import Estimate
 from cgd.config import Config
 from tune.search import confirm as module
+from tune.search import final
 from tune.search.book import SearchBook
-from tune.search.confirm import Finalist, choose_winner, confirm
+from tune.search.confirm import Finalist, choose_winners, compare, confirm
 from tune.search.engine import Place
+from tune.search.final import make_study
 from tune.search.plan import Replication, make_plan
 from tune.search.record import summary_metrics
 from tune.search.runs import Candidate, SearchRecorder
@@ -30,6 +34,8 @@ FINALISTS = [
     Finalist("sample 2", 2, Config().with_values({"model.depth": 1}), {"model.depth": 1}),
 ]
 WORTH = {"default": 0.4, "sample 1": 0.5, "sample 2": 0.6}
+DRAWS = {"default": 0.3, "sample 1": 0.2, "sample 2": 0.35}  # lower is better
+BEST_GUESS, BOTH = list_aims("pcc"), list_aims("both")
 
 
 class Runs:
@@ -41,10 +47,12 @@ class Runs:
         pass
 
 
-def result(value, replicate):
-    table = pd.DataFrame({"gene": ["a", "b"], "pcc": [value, value]})
+def result(finalist, replicate):
+    found = {"pcc": WORTH[finalist], "crps": DRAWS[finalist]}
+    table = pd.DataFrame({"gene": ["a", "b"], **{name: [value, value] for name, value in found.items()}})
     where = {"dataset": replicate.dataset, "seed": replicate.seed, "fold": replicate.fold}
-    return TrialResult(value, {replicate.dataset: value}, {"seconds": 1.0}, table.assign(**where))
+    scores = {name: {replicate.dataset: value} for name, value in found.items()}
+    return TrialResult(scores, {"seconds": 1.0}, table.assign(**where))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +72,7 @@ def confirmed(plan, tmp_path, monkeypatch):
                 finalist = recorder.candidate_of(job.key).tags["cgd.finalist"]
                 ending = outcome(finalist, replicate.seed)
                 if ending == "done":
-                    recorder.keep(job.key, result(WORTH[finalist], replicate))
+                    recorder.keep(job.key, result(finalist, replicate))
                 elif ending == "failed":
                     recorder.outcomes[job.key] = RunRecord("", FAILED)
 
@@ -75,11 +83,15 @@ def confirmed(plan, tmp_path, monkeypatch):
     return run
 
 
+def name_winners(rows, aims=BEST_GUESS):
+    return {won.confirmed.finalist.label: [aim.name for aim in won.outcomes] for won in choose_winners(rows, aims)}
+
+
 def test_the_best_of_a_whole_confirmation_wins(confirmed):
     rows, complete = confirmed(lambda finalist, seed: "done")
     assert complete
-    assert [row.value for row in rows] == [0.4, 0.5, 0.6]
-    assert choose_winner(rows).finalist.label == "sample 2"
+    assert [row.find_score("pcc") for row in rows] == pytest.approx([0.4, 0.5, 0.6])
+    assert name_winners(rows) == {"sample 2": ["pcc"]}
 
 
 def test_a_stop_is_told_from_a_failure_and_the_rest_runs_later(confirmed):
@@ -88,24 +100,64 @@ def test_a_stop_is_told_from_a_failure_and_the_rest_runs_later(confirmed):
     assert [row.n_missing for row in rows] == [0, 0, 1]
     rows, complete = confirmed(lambda finalist, seed: "done")
     assert complete
-    assert choose_winner(rows).finalist.label == "sample 2"
+    assert name_winners(rows) == {"sample 2": ["pcc"]}
 
 
 def test_a_failure_cannot_win_and_nobody_can_without_the_default(confirmed):
     rows, complete = confirmed(lambda finalist, seed: "failed" if finalist == "sample 2" else "done")
     assert complete
-    assert choose_winner(rows).finalist.label == "sample 1"
+    assert name_winners(rows) == {"sample 1": ["pcc"]}
     rows, complete = confirmed(lambda finalist, seed: "failed")
     assert complete
-    assert choose_winner([row for row in rows if row.finalist.label != "default"]) is None
+    assert name_winners([row for row in rows if row.finalist.label != "default"]) == {}
+
+
+def test_each_outcome_has_its_winner_and_its_study(confirmed, plan):
+    rows, _ = confirmed(lambda finalist, seed: "done")
+    assert name_winners(rows, BOTH) == {"sample 2": ["pcc"], "sample 1": ["crps"]}
+    assert name_winners(rows[:2], BOTH) == {"sample 1": ["pcc", "crps"]}
+    assert name_winners([rows[0], rows[2]], BOTH) == {"sample 2": ["pcc"]}  # by draws the default is the best
+    aimed = dataclasses.replace(plan, name="My-1", space=plan.space.aim_at("both"))
+    names = [make_study(aimed, won).name for won in choose_winners(rows, BOTH)]
+    assert names == ["search_my_1_pcc", "search_my_1_crps"]
+    assert make_study(dataclasses.replace(plan, name="My-1"), choose_winners(rows, BEST_GUESS)[0]).name == "search_my_1"
+    gaps = compare(rows[1].per_gene, rows[0].per_gene, BOTH)
+    assert {name: found["simulated"].mean for name, found in gaps.items()} == pytest.approx({"pcc": 0.1, "crps": -0.1})
+    assert list(compare(rows[1].per_gene.drop(columns="crps"), rows[0].per_gene, BOTH)) == ["pcc"]
+
+
+def test_winners_are_tested_together_and_each_once(confirmed, plan, monkeypatch):
+    rows, _ = confirmed(lambda finalist, seed: "done")
+    aimed = dataclasses.replace(plan, name="twice", space=plan.space.aim_at("both"))
+    book = SearchBook(aimed, InMemoryStorage(), [], resume=False)
+    won, concluded = choose_winners(rows, BOTH), []
+
+    class Runner:
+        def run(self, resume, address, max_concurrent):
+            return {study.study.name: f"run of {study.study.name}" for study in aimed.planner.plan.studies}, True
+
+        def conclude(self, study, parent, complete):
+            concluded.append(parent)
+            return SimpleNamespace(failed=(), missing=(), parent_run_id=parent, report=None)
+
+    table = pd.DataFrame({"level": ["winner", "default"], "gene": "a", "pcc": 0.5})
+    monkeypatch.setattr(final, "load_results", lambda uri, run_id: SimpleNamespace(per_gene=table))
+    for _ in range(2):  # the second time they are read back
+        tests = final.run_final_tests(book, won, SimpleNamespace(uri=""), Runner, "local", None)
+        assert [test.run_id for test in tests] == ["run of search_twice_pcc", "run of search_twice_crps"]
+    assert concluded == ["run of search_twice_pcc", "run of search_twice_crps"]
 
 
 def test_part_of_the_test_is_no_gain():
     gap = {"d": Estimate(0.3, 0.2, 0.4, 9)}
-    validation = Comparison(mean=0.1, by_dataset=gap)
     for missing, told in (((), True), (("winner, seed 3",), False)):
-        test = Comparison(mean=0.3, by_dataset=gap, run_id="r", missing=missing)
-        found = summary_metrics(SimpleNamespace(n_ended=3, best=None, validation=validation, test=test))
+        test = HeldOut(run_id="r", gains={"pcc": Gain(mean=0.3, by_dataset=gap)}, means={}, missing=missing)
+        gains = {"pcc": Gain(mean=0.1, by_dataset=gap)}
+        winner = Winner(label="sample 1", outcomes=("pcc",), values={}, validation=gains, test=test)
+        results = SimpleNamespace(
+            n_ended=3, outcomes=BEST_GUESS, find_best=lambda aim: None, find_winner=lambda aim, found=winner: found
+        )
+        found = summary_metrics(results)
         assert found["validation_pcc_gain"] == 0.1
         assert ("test_pcc_gain" in found) is told
 
@@ -124,7 +176,7 @@ def test_a_run_that_fails_is_known_to_have_ended(tmp_path):
     runs, progress = Log(), Log()
     runs.outbox = Log()
     candidate = Candidate("k", "sample 1", Config(), {})
-    recorder = SearchRecorder(runs, progress, Work("validation", (), {}, tmp_path), candidate_of=lambda key: candidate)
+    recorder = SearchRecorder(runs, progress, Work("validation", (), {}, tmp_path), BEST_GUESS, lambda key: candidate)
     callback = TrialCallback(recorder)
     one, two = (SimpleNamespace(config={"job": {"key": key}}, local_path=str(tmp_path)) for key in ("k", "other"))
     for trial in (one, two):

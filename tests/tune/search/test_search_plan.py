@@ -2,7 +2,8 @@
 
 import pytest
 
-from ablations.search.space import load_space
+from ablations.search.aim import CHOICES
+from ablations.search.space import Space, load_space
 from cgd.config import Config
 from cgd.data.split import make_splits
 from cgd.errors import ConfigError, DataError
@@ -50,14 +51,37 @@ def test_the_confirmation_uses_other_seeds_and_every_fold():
     assert other.name != plan.name
 
 
-def test_where_it_runs_makes_another_search_where_seconds_count():
-    def name(n_threads, objective):
-        base = Config().with_values({"runtime.n_threads": n_threads})
-        space = load_space("training")
-        return make_plan(space, base, ["simulated"], TWO_FOLDS, n_samples=4, objective=objective).name
+def aim(choice, values=None, space="training"):
+    base, n = Config().with_values(values or {}), 4
+    return make_plan(load_space(space).aim_at(choice), base, ["simulated"], TWO_FOLDS, n_samples=n)
 
-    assert name(1, "accuracy") == name(2, "accuracy")
-    assert name(1, "pareto") != name(2, "pareto")
+
+def test_where_it_runs_makes_another_search_where_seconds_count():
+    def name(n_threads, choice):
+        return aim(choice, {"runtime.n_threads": n_threads}).name
+
+    assert name(1, "pcc") == name(2, "pcc")
+    assert name(1, "both") == name(2, "both")
+    assert name(1, "pcc,seconds") != name(2, "pcc,seconds")
+    assert len({name(1, choice) for choice in CHOICES}) == len(CHOICES)
+
+
+def test_a_search_for_both_confirms_the_best_by_each():
+    assert {choice: aim(choice).n_finalists for choice in ("pcc", "crps", "both", "pcc,seconds")} == {
+        "pcc": 3, "crps": 3, "both": 2, "pcc,seconds": 3,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("choice", ["crps", "both", "crps,seconds"])
+def test_a_search_by_draws_that_may_not_draw_is_refused(choice):
+    for n_samples in (0, 1):
+        with pytest.raises(ConfigError, match=rf"sampling\.n_samples is {n_samples} and the aim is {choice}: .*>= 2"):
+            aim(choice, {"sampling.n_samples": n_samples})
+    few = {"path": "sampling.n_samples", "choices": [1, 4]}
+    space = Space.from_dict({"name": "few", "description": "draws", "parameters": [few], "aim": choice})
+    with pytest.raises(ConfigError, match=r"space 'few' searches sampling\.n_samples below 2"):
+        make_plan(space, Config(), ["simulated"], TWO_FOLDS, n_samples=4)
+    assert make_plan(space.aim_at("pcc"), Config(), ["simulated"], TWO_FOLDS, n_samples=4)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from tune.trials.callback import Listener, TrialCallback
 from tune.trials.failure import Failure
 from tune.trials.messages import Epoch, TrialResult, to_report
 
-RESULT = TrialResult(0.5, {}, {"seconds": 1.0}, pd.DataFrame())
-EPOCH = Epoch({"epoch": 1}, 0.4, 50)
+RESULT = TrialResult({"pcc": {"d": 0.5}}, {"seconds": 1.0}, pd.DataFrame())
+EPOCH = Epoch({"epoch": 1}, {"pcc": 0.4}, 50)
 
 
 class Noted(Listener):
