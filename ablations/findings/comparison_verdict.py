@@ -48,7 +48,8 @@ def _open_outcome(reference: str, found: TableOne, metric: str) -> Iterator[str]
     if floor and floor.leads:
         names = {place.row.title for one in found.data_sets if (place := one.find_best_floor(metric))}
         which = names.pop() if len(names) == 1 else f"{OUTCOME_WORDS[metric].floor} of each"
-        yield f"Against {which} it is {_describe_counts(floor.leads, side)}{f' in {label}' * (metric != PRIMARY)}."
+        against = "Against" if metric == PRIMARY else f"In {label}, against"
+        yield f"{against} {which} it is {_describe_counts(floor.leads, side)}."
 
 
 def _describe_counts(counts: Counts, side: str) -> str:
@@ -81,7 +82,8 @@ def _judge_outcome(one: DatasetPlaces, reference: Place, metric: str) -> Iterato
         return
     n, rank, mean = len(one.list_ranked(metric)), reference.ranks[metric], f"mean {METRICS[metric].label}"
     only = "the only method" if metric == PRIMARY else "the only method that draws"
-    place = f"ranks {rank:g} of {n} by {mean}, at" if n > 1 else f"is {only}, with a {mean} of"
+    ranked = f"{n}" if metric == PRIMARY else f"the {n} that draw"
+    place = f"ranks {rank:g} of {ranked} by {mean}, at" if n > 1 else f"is {only}, with a {mean} of"
     yield f"{reference.row.title} {place} {reference.row.get_mean(metric):.3f}."
     yield from _list_not_behind(one, metric)
     floor, over = one.find_best_floor(metric), reference.over_floor.get(metric)

@@ -16,6 +16,7 @@ from ablations.findings.rows import (
     Predicted,
     Row,
     TrialCounts,
+    is_ceiling,
     name_ceiling,
 )
 from ablations.statistics.intervals import N_RESAMPLES
@@ -113,6 +114,9 @@ def _add_fractions(table: DatasetTable, floors: pd.DataFrame, genes: pd.DataFram
     """
     found = []
     for row in table.rows:
+        if row.kind != "level" and row.name in NOISE_CEILINGS:  # on a scale of their own (`Row.predicted`)
+            found.append(row)
+            continue
         own = genes.loc[genes["level"] == row.name, ["fold", "gene"]].drop_duplicates()
         seen = floors.merge(own, on=["fold", "gene"]) if row.kind == "level" else floors
         ends = _find_ends(seen, table.floor_of, list(row.estimates))
@@ -159,10 +163,8 @@ def _list_scores(results: StudyResults) -> list[str]:
 
 def _build_reference(results: StudyResults, method: str, table: pd.DataFrame, n_resamples: int) -> Row:
     estimates = summarise(table, _list_scores(results), n_resamples)
-    known = REFERENCES.get(method)
-    return Row(
-        "ceiling" if known and known.is_ceiling else "floor", method, known.label if known else method, estimates, {}
-    )
+    title = REFERENCES[method].label if method in REFERENCES else method
+    return Row("ceiling" if is_ceiling(method) else "floor", method, title, estimates, {})
 
 
 def _build_level(results: StudyResults, dataset: str, level: Combination, genes: pd.DataFrame, n_resamples: int) -> Row:

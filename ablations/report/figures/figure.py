@@ -36,6 +36,7 @@ from ablations.report.figures.lines import draw_lines
 from ablations.report.figures.table import draw_table
 from ablations.statistics.paired import Estimate
 from ablations.study.study import Study
+from cgd.metrics.facts import DRAW_SCORES
 
 _WIDEST = 10.5  # inches; more data sets than fit continue on a row below
 _WIDEST_BAR = 0.55  # inches
@@ -96,7 +97,14 @@ def _draw_groups(
     for i, label in enumerate(labels):
         found = [(k, row) for k, table in enumerate(tables) for row in table.levels if row.name == label]
         x = np.array([k for k, _ in found]) + (i - (len(labels) - 1) / 2) * width
-        _draw_group(panel, x, [row.estimates[metric] for _, row in found], width, i, show_values=width * group > 0.3)
+        means = [row.estimates[metric] for _, row in found]
+        _draw_group(panel, x, means, width, i, show_values=width * group > 0.3)
+        for place, one in zip(x, means, strict=True):
+            if not one.is_known:
+                panel.annotate(
+                    "no draws" if metric in DRAW_SCORES else "no result", (place, 0), (0, 3),
+                    textcoords="offset points", rotation=90, ha="center", fontsize=SMALL,
+                )  # fmt: skip
     for k, table in enumerate(tables):
         ends, floor, ceiling = (k - 0.47, k + 0.47), table.find_best_floor(metric), table.find_ceiling(metric)
         if floor:
@@ -118,11 +126,7 @@ def _draw_group(
     bars = measure_errors(found)
     panel.errorbar(x, means, yerr=bars, fmt="none", ecolor=INK, elinewidth=0.9, capsize=2, zorder=3)
     for place, one, up in zip(x, found, np.nan_to_num(bars[1]), strict=True):
-        if not one.is_known:
-            panel.annotate(
-                "no result", (place, 0), (0, 3), textcoords="offset points", rotation=90, ha="center", fontsize=SMALL
-            )
-        elif show_values:
+        if one.is_known and show_values:
             panel.annotate(
                 format_number(one.mean), (place, max(one.mean + up, 0)), (0, 2), textcoords="offset points",
                 ha="center", fontsize=SMALL, zorder=6,

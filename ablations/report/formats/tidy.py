@@ -10,11 +10,12 @@ import pandas as pd
 
 from ablations.findings.forecast import compare_forecast
 from ablations.findings.results import StudyResults
+from ablations.findings.rows import is_ceiling
 from ablations.findings.table_one import Overall, TableOne
 from ablations.findings.tables import DatasetTable, Row
 from ablations.report.sheets.sheet import Sheet
 from ablations.statistics.paired import Estimate
-from cgd.metrics.facts import COSTS, REFERENCES
+from cgd.metrics.facts import COSTS
 
 _STATISTICS = ("p", "p_holm", "effect_size", "mde", "standard_error", "df", "n_genes", "n_unscored")
 _COLUMNS = ["study", "protocol", "dataset", "paper_name", "kind", "name", "is_default", "quantity"]
@@ -43,8 +44,7 @@ def tabulate_genes(results: StudyResults) -> pd.DataFrame:
     """One row per trial and gene, floors and ceiling too; a column per metric, empty where unscorable."""
     levels = results.per_gene.rename(columns={"level": "name"}).assign(kind="level")
     floors = results.floors.rename(columns={"method": "name"})
-    ceilings = {name for name, floor in REFERENCES.items() if floor.is_ceiling}
-    floors = floors.assign(kind=["ceiling" if name in ceilings else "floor" for name in floors["name"]])
+    floors = floors.assign(kind=["ceiling" if is_ceiling(name) else "floor" for name in floors["name"]])
     keys = ["study", "protocol", "dataset", "kind", "name", "seed", "fold", "gene"]
     parts = [part for part in (floors, levels) if len(part)]
     both = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*keys, *results.metrics])
