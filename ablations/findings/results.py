@@ -12,7 +12,7 @@ from ablations.findings.stored import read_per_gene
 from ablations.findings.study_json import FloorRow, Forecast, OlderTrial, StudyRecord
 from ablations.study.study import Study
 from cgd.errors import TrackingError, closest
-from cgd.metrics.facts import INTERVALS, PUBLISHED_COLUMNS, SCORES
+from cgd.metrics.facts import DRAW_SCORES, INTERVALS, JOINT_SCORES, OUTCOMES, PUBLISHED_COLUMNS, SCORES
 
 _WHERE = ["dataset", "level", "seed", "fold"]
 _COSTS = ("train_seconds", "wall_seconds", "peak_memory_mb", "n_parameters", "n_scored")
@@ -33,16 +33,18 @@ class StudyResults:
     study, protocol, config, datasets, versions, code_version, forecast
         As in its `StudyRecord`.
     per_gene
-        One row per finished trial and gene: dataset, level, seed, fold, gene and the metrics (NaN: unscorable).
+        One row per finished trial and gene: dataset, level, seed, fold, gene and the metrics (NaN: unscorable). Those
+        of draws are columns only where a trial or a floor has them.
     floors
-        One row per data set, fold, method and gene, with the same metrics.
+        One row per data set, fold, method and gene, with the same metrics; NaN in those that a method has not.
     trials
         One row per trial: what it is, its `status` (FINISHED, FAILED or anything else for not finished), its error,
-        train_seconds, wall_seconds, peak_memory_mb, n_parameters, n_scored, started and ended (epoch seconds),
-        n_threads (of each worker; NaN where not recorded), n_workers and device ("cpu", "cuda" or None).
+        train_seconds, wall_seconds, peak_memory_mb, n_parameters, n_scored, what is said of its intervals, the scores
+        of its draws over the genes together, started and ended (epoch seconds), n_threads (of each worker; NaN where
+        not recorded), n_workers and device ("cpu", "cuda" or None).
     older
         Finished runs of the same trials by another code version: dataset, level, seed, fold, code_version, run_id,
-        pcc, when (ISO date).
+        the outcomes, when (ISO date).
     """
 
     run_id: str
@@ -61,8 +63,15 @@ class StudyResults:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The per-gene columns this protocol has."""
-        return _list_metrics(self.protocol)
+        """The per-gene columns: those that this protocol has, then those of draws where there are any."""
+        return (*_list_metrics(self.protocol), *(name for name in DRAW_SCORES if name in self.per_gene))
+
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """The outcomes that some trial has a value of; the best guess is one in any case."""
+        has_draws = [name for name in OUTCOMES if name in DRAW_SCORES and name in self.per_gene]
+        known = {name for name in has_draws if self.per_gene[name].notna().any()}
+        return tuple(name for name in OUTCOMES if name in known or name not in DRAW_SCORES)
 
 
 @dataclass(frozen=True)
@@ -101,16 +110,19 @@ def assemble_results(
             raise TrackingError(reason, "run the study again to rewrite it")
     columns = _list_metrics(record.protocol)
     genes = [
-        read_per_gene(tables[row.run_id], row.run_id, ["gene"], columns).assign(**row.model_dump(include=set(_WHERE)))
+        read_per_gene(tables[row.run_id], row.run_id, ["gene"], columns, DRAW_SCORES).assign(
+            **row.model_dump(include=set(_WHERE))
+        )
         for row in record.trials
         if row.run_id and runs[row.run_id].status == "FINISHED"
     ]
     floors = [
-        read_per_gene(tables[row.run_id], row.run_id, ["method", "gene"], columns).assign(
+        read_per_gene(tables[row.run_id], row.run_id, ["method", "gene"], columns, DRAW_SCORES).assign(
             dataset=row.dataset, fold=row.fold
         )
         for row in record.floors
     ]
+    columns += tuple(name for name in DRAW_SCORES if any(name in table for table in (*genes, *floors)))
     older = pd.DataFrame([row.model_dump(mode="json") for row in record.older], columns=_OLDER)
     return StudyResults(
         run_id=run_id,
@@ -124,7 +136,7 @@ def assemble_results(
         floor_runs=record.floors,
         versions=record.versions,
         code_version=record.code_version,
-        older=older.assign(pcc=pd.to_numeric(older["pcc"]).astype(float)),
+        older=older.assign(**{name: pd.to_numeric(older[name]).astype(float) for name in OUTCOMES}),
         forecast=record.forecast,
     )
 
@@ -140,9 +152,10 @@ def _make_trials(record: StudyRecord, runs: Mapping[str, TrialRun]) -> pd.DataFr
         if trial.run_id:  # the run knows better than the study's list, which may be older
             run = runs[trial.run_id]
             row |= {"status": run.status} | {key: run.metrics.get(key) for key in (*_COSTS, *INTERVALS)}
+            row |= {key: run.metrics.get(f"test_{key}") for key in JOINT_SCORES}
             row |= _read_circumstances(run)
         rows.append(row)
-    numeric = [*_COSTS, *INTERVALS, *_CLOCK]
+    numeric = [*_COSTS, *INTERVALS, *JOINT_SCORES, *_CLOCK]
     order = ["fingerprint", "run_id", *_WHERE, "status", "error", *numeric, "device"]
     return pd.DataFrame(rows, columns=order).astype(dict.fromkeys(numeric, float))
 
@@ -158,4 +171,5 @@ def _read_circumstances(run: TrialRun) -> dict[str, Any]:
 
 
 def _stack(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    """One under the other; of a column that a table lacks, its rows have NaN."""
+    return pd.concat(tables, ignore_index=True).reindex(columns=columns) if tables else pd.DataFrame(columns=columns)

@@ -56,8 +56,12 @@ def write_per_gene(table: pd.DataFrame) -> str:
     return str(table.to_json(orient="split", index=False))
 
 
-def read_per_gene(text: str, run_id: str, keys: list[str], columns: Sequence[str]) -> pd.DataFrame:
+def read_per_gene(
+    text: str, run_id: str, keys: list[str], columns: Sequence[str], optional: Sequence[str] = ()
+) -> pd.DataFrame:
     """The `keys` and numeric `columns` of a kept table; null and infinite entries become NaN.
+
+    Of the `optional` columns those that it has come after; a table of an earlier version may lack them.
 
     Raises
     ------
@@ -67,7 +71,8 @@ def read_per_gene(text: str, run_id: str, keys: list[str], columns: Sequence[str
     try:
         content = json.loads(text)
         table = pd.DataFrame(content["data"], columns=content["columns"])
-        numbers = table[list(columns)].apply(pd.to_numeric).astype(float)
+        wanted = [*columns, *(name for name in optional if name in table)]
+        numbers = table[wanted].apply(pd.to_numeric).astype(float)
         result = table[keys].join(numbers.where(np.isfinite(numbers)))
     except (KeyError, TypeError, ValueError) as error:
         raise TrackingError(f"run {run_id}: {PER_GENE} is not the expected table: {error}", _ADVICE) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -45,11 +46,12 @@ class FloorRow(Stored):
 
 
 class OlderTrial(_Place):
-    """A trial of the study as another version of the code finished it; `pcc` is NaN where it recorded none."""
+    """A trial of the study as another version of the code finished it; an outcome that it did not record is NaN."""
 
     code_version: str
     run_id: str
     pcc: Number
+    crps: Number = math.nan
     when: date
 
 

@@ -3,30 +3,50 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from ablations.findings.results import StudyResults
 from ablations.findings.rows import HIDDEN_PRIMARY
 from ablations.findings.tables import DatasetTable, Row
-from ablations.findings.wording import CONFIDENCE_PERCENT, SCORE, format_p, format_signed
+from ablations.findings.wording import (
+    CONFIDENCE_PERCENT,
+    OUTCOME_WORDS,
+    SCORE,
+    describe_outcome,
+    format_interval,
+    format_number,
+    format_p,
+    format_signed,
+    name_extreme,
+)
 from ablations.statistics.intervals import ALPHA, MIN_MODEL_DF
 from ablations.statistics.paired import FEW_GENES, Estimate
 from ablations.statistics.power import find_needed
-from cgd.metrics.facts import METRICS, PRIMARY
+from ablations.study.study import Study
+from cgd.metrics.facts import METRICS, OUTCOMES, PRIMARY
 
 # a difference that cannot be seen in three decimals is none, however narrow its interval
 NEGLIGIBLE = 0.0005
+FEWEST_DRAWS = 2  # that are scored
+_N_DRAWS = "sampling.n_samples"
 
 
 def open_report(results: StudyResults, tables: list[DatasetTable]) -> str:
     """The first line of a report: whether the study is too small for what it asks, and what it shows."""
     small = [table for table in tables if table.too_small]
     if not small:
-        return " ".join([*(_answer_for(table) for table in tables), *_limit_claims(tables)])
+        answers = [_answer_for(results.study, table, table.outcomes) for table in tables]
+        return " ".join([*answers, *_limit_claims(tables)])
     effect = results.study.smallest_effect
     found = "; ".join(_describe_too_small(table, effect) for table in small)
-    answers = [_answer_for(table) for table in tables if not table.too_small or _list_shown(table)]
+    answers = [_answer_for(results.study, table, said) for table in tables if (said := _list_answerable(table))]
     first = f"Too small to see what it asks, a difference of {effect:g} in mean {SCORE}. {found}."
-    return " ".join([first, *(["What it does show:"] if answers else []), *answers, *_limit_claims(tables)])
+    return " ".join([first, *(["What can be said:"] if answers else []), *answers, *_limit_claims(tables)])
+
+
+def _list_answerable(table: DatasetTable) -> list[str]:
+    """The outcomes that a data set answers: where it is too small to see a difference in PCC, one that shows counts."""
+    return [m for m in table.outcomes if m != PRIMARY or not table.too_small or _list_shown(table, m)]
 
 
 def _describe_too_small(table: DatasetTable, effect: float) -> str:
@@ -49,35 +69,65 @@ def _describe_too_small(table: DatasetTable, effect: float) -> str:
     return text if largest.noise_known else f"{text}, if training noise adds nothing, which takes 3 seeds to tell"
 
 
-def _list_shown(table: DatasetTable) -> list[Row]:
+def _list_shown(table: DatasetTable, metric: str) -> list[Row]:
     """The levels that are shown to differ from the default: after Holm's correction and in three decimals."""
-    effects = [(row, row.differences[PRIMARY]) for row in table.levels if row.differences]
+    effects = [(row, row.differences[metric]) for row in table.levels if metric in row.differences]
     return [row for row, found in effects if found.differs and abs(found.mean) >= NEGLIGIBLE]
 
 
-def _answer_for(table: DatasetTable) -> str:
-    default, levels = table.default, [row for row in table.levels if not row.is_default]
-    known = [row for row in levels if row.differences[PRIMARY].is_known]
+def _answer_for(study: Study, table: DatasetTable, outcomes: Sequence[str]) -> str:
+    known = [m for m in outcomes if any(row.differences[m].is_known for row in table.levels if row.differences)]
     if not known:
         return f"{table.name}: no answer, for want of trials."
-    shown = _list_shown(table)
-    best = max(shown, key=lambda row: METRICS[PRIMARY].sign * row.differences[PRIMARY].mean, default=None)
+    answers = [_answer_outcome(study, table, metric) for metric in known]
+    unknown = [OUTCOME_WORDS[metric].noun for metric in outcomes if metric not in known]
+    answers += [f"no answer for {noun}, for want of trials" for noun in unknown]
+    return f"{table.name}: {'; '.join(answers)}."
+
+
+def _answer_outcome(study: Study, table: DatasetTable, metric: str) -> str:
+    """`0.6 draws better than the default, 0.8 (CRPS 0.298, lower by 0.014 [0.008, 0.020])`."""
+    words, sign = OUTCOME_WORDS[metric], METRICS[metric].sign
+    default, shown = table.default, _list_shown(table, metric)
+    best = max(shown, key=lambda row: sign * row.differences[metric].mean, default=None)
     if best is None:
-        return f"{table.name}: no difference from the default, {default.title}, is shown."
-    if (gain := best.differences[PRIMARY].mean) > 0:
-        return f"{table.name}: {best.title} is {gain:.3f} {SCORE} above the default, {default.title}."
-    return (
-        f"{table.name}: no level is shown to be better than the default, {default.title}; "
-        f"{', '.join(row.title for row in shown)} {'is' if len(shown) == 1 else 'are'} worse."
+        mean = f"{METRICS[metric].label} {format_number(default.get_mean(metric))}"
+        return f"{study.title} is not shown to matter for {words.noun} ({mean} with the default, {default.title})"
+    if sign * best.differences[metric].mean > 0:
+        return f"{best.title} {words.verb}s better than the default, {default.title} ({_describe_change(best, metric)})"
+    names = ", ".join(row.title for row in shown)
+    text = f"no level {words.verb}s better than the default, {default.title}, and {names} {words.verb}"
+    return f"{text} worse" if len(shown) > 1 else f"{text}s worse ({_describe_change(best, metric)})"
+
+
+def _describe_change(row: Row, metric: str) -> str:
+    """`CRPS 0.298, lower by 0.014 [0.008, 0.020]`."""
+    found = row.differences[metric]
+    size = found.orient(1 if found.mean > 0 else -1)
+    text = (
+        f"{METRICS[metric].label} {format_number(row.get_mean(metric))}, {'higher' if found.mean > 0 else 'lower'} by"
     )
+    return f"{text} {format_number(size.mean)} {format_interval(size)}".strip()
 
 
 def _limit_claims(tables: list[DatasetTable]) -> list[str]:
     """What a claim rests on where no replicate tells how much another training would change."""
-    blind = [table.name for table in tables if not table.noise_known and _list_shown(table)]
+    blind = [t.name for t in tables if not t.noise_known and any(_list_shown(t, metric) for metric in t.outcomes)]
     if not blind:
         return []
     return [f"For {', '.join(blind)} this holds for the models that were trained; another training may differ."]
+
+
+def explain_outcomes(results: StudyResults) -> list[str]:
+    """Why a study has one outcome, where it has one."""
+    if results.outcomes == OUTCOMES:
+        return []
+    asked = results.config.get(_N_DRAWS)
+    if _N_DRAWS not in results.study.paths and isinstance(asked, int) and asked < FEWEST_DRAWS:
+        why = f"{_N_DRAWS} is {asked}, and fewer than {FEWEST_DRAWS} draws are not scored"
+    else:
+        why = "no finished trial has scores of its draws, which earlier versions did not compute"
+    return [f"This study has one outcome, {OUTCOME_WORDS[PRIMARY].noun}: {why}."]
 
 
 def describe_design(found: Estimate) -> str:
@@ -122,63 +172,76 @@ def list_troubles(tables: list[DatasetTable]) -> list[str]:
     return found
 
 
-def judge(results: StudyResults, table: DatasetTable) -> str:
-    """Which level is best on a data set, whether it differs from the default, and where the best floor is."""
-    best, default = table.best, table.default
+def judge(table: DatasetTable) -> str:
+    """Which level is best on a data set in each outcome, whether it differs from the default, where the floor is."""
+    found = {metric: _judge_outcome(table, metric) for metric in table.outcomes}
+    if len(found) == 1 or not any(row.trials and row.trials.ok for row in table.levels):
+        return found[PRIMARY]
+    return " ".join(f"{describe_outcome(metric)}: {text}" for metric, text in found.items())
+
+
+def _judge_outcome(table: DatasetTable, metric: str) -> str:
+    best, default, label = table.find_best(metric), table.default, METRICS[metric].label
     if best is None and any(row.trials and row.trials.ok for row in table.levels):
+        if metric != PRIMARY:
+            return "No trial has a score of its draws, so there is no answer."
         return "No test gene could be scored (evaluation.min_spot_fraction), so there is no answer."
     if best is None:
         return "No trial finished, so there is no answer."
-    if not default.primary.is_known:
+    if not default.knows(metric):
         return (
             f"The default, {default.title}, has no result, so no level can be compared with it; "
-            f"{best.title} has the highest mean {SCORE}, {best.primary.mean:.3f}."
+            f"{best.title} has the {name_extreme(metric)} mean {label}, {best.get_mean(metric):.3f}."
         )
-    sentences = [_compare_with_default(best, default, table.levels)]
+    sentences = [_compare_with_default(best, default, table.levels, metric)]
     hidden = best.differences.get(HIDDEN_PRIMARY)  # of the published protocol
-    if hidden is not None and hidden.is_known:
+    if metric == PRIMARY and hidden is not None and hidden.is_known:
         sentences.append(f"On the hidden entries alone it is {describe_gap(hidden, 'the default')}.")
-    if table.best_floor and table.over_floor and table.over_floor.is_known:
-        floor = f"the best floor, {table.best_floor.title} at {table.best_floor.primary.mean:.3f}"
-        sentences.append(f"{best.title} is {describe_gap(table.over_floor, floor)}.")
-    return " ".join([*sentences, *_explain_higher_mean(best, table.levels)])
+    best_floor, over = table.find_best_floor(metric), table.over_floor.get(metric)
+    if best_floor and over and over.is_known:
+        floor = f"{OUTCOME_WORDS[metric].floor}, {best_floor.title} at {best_floor.get_mean(metric):.3f}"
+        sentences.append(f"{best.title} is {describe_gap(over, floor)}.")
+    return " ".join([*sentences, *_explain_better_mean(best, table.levels, metric)])
 
 
-def _compare_with_default(best: Row, default: Row, levels: list[Row]) -> str:
-    differences = [row.differences[PRIMARY] for row in levels if not row.is_default]
+def _compare_with_default(best: Row, default: Row, levels: list[Row], metric: str) -> str:
+    sign, mean = METRICS[metric].sign, f"mean {METRICS[metric].label} of"
+    differences = [row.differences[metric] for row in levels if not row.is_default]
     if differences and all(d.is_known and max(abs(d.low), abs(d.high)) < NEGLIGIBLE for d in differences):
         return (
-            f"The levels do as well as each other, with a mean {SCORE} of {default.primary.mean:.3f}: no difference "
+            f"The levels do as well as each other, with a {mean} {default.get_mean(metric):.3f}: no difference "
             f"from the default, {default.title}, reaches {NEGLIGIBLE} anywhere in its {CONFIDENCE_PERCENT} interval."
         )
     if not best.is_default:
-        found = describe_gap(best.differences[PRIMARY], f"the default, {default.title}", _describe_replicates(best))
-        return f"{best.title} is best with a mean {SCORE} of {best.primary.mean:.3f}, {found}."
-    others = [row for row in levels if not row.is_default and row.differences[PRIMARY].is_known]
-    opening = f"The default, {default.title}, is best with a mean {SCORE} of {default.primary.mean:.3f}"
+        made_of = _describe_replicates(best, metric)
+        found = describe_gap(best.differences[metric], f"the default, {default.title}", made_of)
+        return f"{best.title} is best with a {mean} {best.get_mean(metric):.3f}, {found}."
+    others = [row for row in levels if not row.is_default and row.differences[metric].is_known]
+    opening = f"The default, {default.title}, is best with a {mean} {default.get_mean(metric):.3f}"
     if not others:
         return f"{opening}; no other level has a result."
-    closest = max(others, key=lambda row: METRICS[PRIMARY].sign * row.differences[PRIMARY].mean)
-    found = describe_gap(closest.differences[PRIMARY], "it", _describe_replicates(closest))
+    closest = max(others, key=lambda row: sign * row.differences[metric].mean)
+    found = describe_gap(closest.differences[metric], "it", _describe_replicates(closest, metric))
     return f"{opening}; the closest level, {closest.title}, is {found}."
 
 
-def _explain_higher_mean(best: Row, levels: list[Row]) -> list[str]:
-    """Why the level with the highest mean is not called the best, where it is not."""
-    top = max((row for row in levels if row.primary.is_known), key=lambda row: row.primary.mean)
-    if top.primary.mean <= best.primary.mean:
+def _explain_better_mean(best: Row, levels: list[Row], metric: str) -> list[str]:
+    """Why the level with the best mean is not called the best, where it is not."""
+    sign = METRICS[metric].sign
+    top = max((row for row in levels if row.knows(metric)), key=lambda row: sign * row.get_mean(metric))
+    if sign * top.get_mean(metric) <= sign * best.get_mean(metric):
         return []
     return [
-        f"{top.title} has a higher mean, {top.primary.mean:.3f}, but from other trials; on the seeds and genes it "
-        f"shares with the default it does not do better than {best.title}."
+        f"{top.title} has a {METRICS[metric].direction} mean, {top.get_mean(metric):.3f}, but from other trials; on "
+        f"the seeds and genes it shares with the default it does not do better than {best.title}."
     ]
 
 
-def _describe_replicates(row: Row) -> str:
-    found = row.differences[PRIMARY]
-    text = f"; {describe_design(found)}" if len(row.by_seed) != 1 else f"; {describe_design(found)} only"
-    if len(row.by_seed) > 1:
-        text += f", the same sign in {row.n_agreeing} of {len(row.by_seed)} seeds"
+def _describe_replicates(row: Row, metric: str) -> str:
+    found, by_seed = row.differences[metric], row.by_seed.get(metric, {})
+    text = f"; {describe_design(found)}" if len(by_seed) != 1 else f"; {describe_design(found)} only"
+    if len(by_seed) > 1:
+        text += f", the same sign in {row.count_agreeing(metric)} of {len(by_seed)} seeds"
     return text if found.noise_known else f"{text}, training noise not included"
 
 

@@ -5,15 +5,42 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from ablations.findings.rows import Row
 from ablations.statistics.intervals import CONFIDENCE
 from ablations.statistics.paired import Estimate
-from cgd.metrics.facts import FLOORS, METRICS, PRIMARY
+from cgd.metrics.facts import METRICS, PRIMARY, REFERENCES
 
 SCORE = METRICS[PRIMARY].label  # what the number that answers a question is called
 CONFIDENCE_PERCENT = f"{100 * CONFIDENCE:.0f} %"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An outcome in sentences: what it measures, what a level does well or badly, what a floor of it is called."""
+
+    noun: str
+    verb: str
+    floor: str
+
+
+OUTCOME_WORDS = {
+    "pcc": Outcome("the best guess", "predict", "the best floor"),
+    "crps": Outcome("the draws", "draw", "the best floor of draws"),
+}
+
+
+def describe_outcome(metric: str) -> str:
+    """`The draws (CRPS, lower is better)`."""
+    noun = OUTCOME_WORDS[metric].noun
+    return f"{noun[0].upper()}{noun[1:]} ({METRICS[metric].label}, {METRICS[metric].direction} is better)"
+
+
+def name_extreme(metric: str) -> str:
+    """What the best mean in a metric is: `highest` or `lowest`."""
+    return "highest" if METRICS[metric].sign > 0 else "lowest"
 
 
 def format_number(value: float | None, digits: int = 3) -> str:
@@ -55,7 +82,7 @@ def format_percent(share: float, digits: int = 0) -> str:
 
 def shorten_name(row: Row) -> str:
     """A floor or the ceiling in few words; a level as it is called."""
-    return FLOORS[row.name].short_label if row.kind != "level" and row.name in FLOORS else row.title
+    return REFERENCES[row.name].short_label if row.kind != "level" and row.name in REFERENCES else row.title
 
 
 def format_value(value: Any) -> str:

@@ -9,20 +9,23 @@ from ablations.findings.comparison_verdict import judge_comparison, list_failure
 from ablations.findings.results import StudyResults
 from ablations.findings.table_one import TableOne, build_table_one
 from ablations.findings.tables import DatasetTable, build_tables
-from ablations.findings.verdict import judge, list_notes, list_troubles, open_report
-from ablations.findings.wording import CONFIDENCE_PERCENT, SCORE, format_percent, format_value
-from ablations.report.sheets.comparison import make_overall, make_table_one
+from ablations.findings.verdict import explain_outcomes, judge, list_notes, list_troubles, open_report
+from ablations.findings.wording import CONFIDENCE_PERCENT, format_percent, format_value
+from ablations.report.sheets.comparison import make_draws_of_methods, make_overall, make_table_one
 from ablations.report.sheets.context import (
     make_costs,
     make_forecast,
     make_intervals,
     make_older,
     make_paper,
+    make_predicted,
 )
+from ablations.report.sheets.draws import make_draws
 from ablations.report.sheets.results import make_data_set, make_effects, make_fractions, make_levels
-from ablations.report.sheets.sheet import DATA_SET, TABLE_ONE, Sheet
+from ablations.report.sheets.sheet import DATA_SET, TABLE_ONE, TABLE_ONE_DRAWS, Sheet
 from ablations.statistics.intervals import N_RESAMPLES
 from ablations.study.study import Study
+from cgd.metrics.facts import METRICS, OUTCOMES
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,13 @@ class Content:
 
     @property
     def data_sets(self) -> list[Sheet]:
-        """The tables of one data set each."""
+        """The tables of one data set each, of the best guess."""
         return [sheet for sheet in self.sheets if sheet.key.startswith((DATA_SET, TABLE_ONE))]
+
+    @property
+    def draws_of_methods(self) -> list[Sheet]:
+        """Those of the draws in a comparison."""
+        return [sheet for sheet in self.sheets if sheet.key.startswith(TABLE_ONE_DRAWS)]
 
     def find(self, key: str) -> Sheet | None:
         """The table of that key, where there is one."""
@@ -88,8 +96,8 @@ def gather(results: StudyResults, n_resamples: int = N_RESAMPLES) -> Content:
         opening=open_comparison(results, found) if found else open_report(results, tables),
         troubles=[*list_troubles(tables), *(line for one in places for line in list_failures(one))],
         verdicts=[(one.table.name, judge_comparison(one)) for one in places]
-        or [(table.name, judge(results, table)) for table in tables],
-        notes=list_notes(tables),
+        or [(table.name, judge(table)) for table in tables],
+        notes=[*explain_outcomes(results), *list_notes(tables)],
         levels=[
             (row.label, ", ".join(f"{path} = {format_value(v)}" for path, v in row.values.items()), row.is_default)
             for row in results.study.combinations
@@ -105,13 +113,20 @@ def gather(results: StudyResults, n_resamples: int = N_RESAMPLES) -> Content:
 
 
 def _make_sheets(results: StudyResults, tables: list[DatasetTable], found: TableOne | None) -> list[Sheet]:
-    sheets: list[Sheet | None]
+    sheets: list[Sheet | None] = []
     if found:
-        sheets = [make_overall(results, found), *(make_table_one(results, one) for one in found.data_sets)]
+        sheets += [make_overall(results, found, metric) for metric in results.outcomes]
+        for one in found.data_sets:
+            sheets += [make_table_one(results, one), make_draws_of_methods(results, one)]
+        sheets.append(make_predicted(results, tables))
     else:
-        levels = make_levels(results, tables) if results.study.figure == "table" else None
-        sheets = [make_effects(results, tables), levels, *(make_data_set(results, table) for table in tables)]
-        sheets += [make_fractions(results, tables), make_costs(results, tables), make_paper(results)]
+        sheets.append(make_effects(results, tables))
+        if results.study.figure == "table":
+            sheets += [make_levels(results, tables, metric) for metric in results.outcomes]
+        for table in tables:
+            sheets += [make_data_set(results, table), make_draws(results, table)]
+        sheets += [make_predicted(results, tables), make_fractions(results, tables), make_costs(results, tables)]
+        sheets.append(make_paper(results))
     sheets += [make_intervals(results, tables), make_forecast(results), make_older(results, tables)]
     return [sheet for sheet in sheets if sheet is not None]
 
@@ -150,15 +165,16 @@ def describe_statistics(study: Study) -> str:
         f"Student's t over the genes within their folds, corrected for skewness by {N_RESAMPLES} bootstrap resamples "
         "of the genes, and widened for the noise between trained models where the replicates tell."
     )
+    families = f"of all outcomes ({', '.join(METRICS[m].label for m in OUTCOMES)}, as far as there are any) together"
     if study.is_comparison:
         return (
             f"{how} Holm's correction runs over all methods and floors of all data sets for the leads of the reference "
-            f"(for {SCORE}, and apart from it over hidden entries), and over all methods of all data sets for the "
-            f"differences to the best floor, which is the floor with the highest mean {SCORE} on a data set; being the "
+            f"({families}; apart from it over hidden entries), and over all methods of all data sets for the "
+            "differences to the best floor, which is the floor that does best in an outcome on a data set; being the "
             "best of several flatters it a little."
         )
     return (
-        f"{how} Holm's correction runs over all levels and data sets of the study, for {SCORE} (and apart from it over "
-        "hidden entries); neither the other metrics nor the lead over the best floor are corrected. The best "
-        "level is the one furthest above the default; being the best of several flatters it a little."
+        f"{how} Holm's correction runs over all levels and data sets of the study, {families} (and apart from it "
+        "over hidden entries); neither the other metrics nor the lead over the best floor are corrected. The best "
+        "level is the one furthest on the better side of the default; being the best of several flatters it a little."
     )

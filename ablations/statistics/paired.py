@@ -46,7 +46,7 @@ class Estimate:
     p
         Two-sided p value of "the mean is 0": below 0.05 exactly where the interval excludes 0.
     p_holm
-        The same after Holm's correction over all levels and data sets of the study; NaN where not corrected.
+        The same after Holm's correction over the family of the study; NaN where not corrected.
     effect_size
         Mean over the standard deviation of the genes within their folds, seeds averaged (Cohen's d for pairs).
     mde
@@ -85,6 +85,12 @@ class Estimate:
     @property
     def is_known(self) -> bool:
         return math.isfinite(self.mean)
+
+    def orient(self, sign: int) -> Estimate:
+        """The same with what is better above: as it is for `sign` 1, turned about 0 for -1 (`Metric.sign`)."""
+        if sign >= 0:
+            return self
+        return replace(self, mean=-self.mean, low=-self.high, high=-self.low, effect_size=-self.effect_size)
 
     @property
     def differs(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +15,10 @@ from ablations.findings.study_json import FloorRow
 from ablations.study.comparison import Compared, make_comparison
 from ablations.study.study import Study
 from cgd.config import Config
-from cgd.metrics.facts import HIDDEN_SCORES, SCORES
+from cgd.metrics.facts import DRAW_SCORES, HIDDEN_SCORES, JOINT_SCORES, METRICS, SCORES
 
+DRAW_FLOORS = {"gaussian_center": 0.45, "counts_ridge": 0.41, "counts_center": 0.39, "replicate": 0.25}
+NOISE_CEILINGS = {"noise_ceiling": 0.6, "noise_ceiling_null": 0.05}
 FLOORS = {"random": 0.0, "gene_mean": 0.0, "mean_pattern": 0.08, "knn": 0.13, "kernel_ridge": 0.17, "ceiling": 0.78}
 
 
@@ -26,25 +28,38 @@ def made_up(
     seeds: Sequence[int] = (0, 1, 2),
     n_genes: int = 40,
     published: bool = False,
+    drawing: Collection[str] = (),
 ) -> StudyResults:
     """Level i of data set k lies at 0.2 + 0.1 k + 0.012 i, plus gene effects and the noise of each seed.
 
-    `datasets`: name -> the paper's abbreviation or None.
+    `datasets`: name -> the paper's abbreviation or None. `drawing`: the levels that make draws; level i then has a CRPS
+    of 0.4 - 0.012 i, with gene effects and noise of its own, and the floors of draws and noise ceilings are there.
     """
     base = Config().with_values({"evaluation.protocol": "published" if published else "heldout_genes"})
-    rng = np.random.default_rng(7)
+    rng, noise = np.random.default_rng(7), np.random.default_rng(8)
     genes, trials, floors = [], [], []
     for k, dataset in enumerate(datasets):
         effect = 0.1 * rng.normal(size=n_genes)
         for method, pcc in FLOORS.items():
             table = _genes(min(pcc + 0.1 * k * (pcc > 0.05), 0.95) + effect, published)
             floors.append(table.assign(dataset=dataset, fold=0, method=method))
+        bumps = 0.05 * noise.normal(size=n_genes)
+        for method, value in (DRAW_FLOORS if drawing else {}).items():
+            table = _genes(np.full(n_genes, np.nan), published).assign(**_draw(value + bumps))
+            floors.append(table.assign(dataset=dataset, fold=0, method=method))
+        for method, pcc in (NOISE_CEILINGS if drawing else {}).items():
+            table = _genes(np.full(n_genes, np.nan), published).assign(pcc=pcc + effect / 4)
+            floors.append(table.assign(dataset=dataset, fold=0, method=method))
         for i, label in enumerate(study.labels):
             for seed in seeds:
                 pcc = 0.2 + 0.1 * k + 0.012 * i + effect + 0.04 * rng.normal(size=n_genes)
                 where = {"dataset": dataset, "level": label, "seed": seed, "fold": 0}
-                genes.append(_genes(pcc, published).assign(**where))
-                trials.append(where | _trial(i, seed, f"{k}{i}{seed}"))
+                found = _genes(pcc, published)
+                if label in drawing:
+                    found = found.assign(**_draw(0.4 - 0.012 * i + bumps + 0.004 * noise.normal(size=n_genes)))
+                genes.append(found.assign(**where))
+                joint = dict.fromkeys(JOINT_SCORES, 0.6 - 0.01 * i if label in drawing else math.nan)
+                trials.append(where | _trial(i, seed, f"{k}{i}{seed}") | joint)
     facts = {"n_spots": 1549, "n_cells": 14249, "n_genes": 4 * n_genes, "n_test": n_genes, "sha256": "ab12" * 16}
     return StudyResults(
         run_id="parent0",
@@ -52,8 +67,8 @@ def made_up(
         protocol="published" if published else "heldout_genes",
         config=base.flatten(),
         datasets={name: {**facts, "paper_name": paper} for name, paper in datasets.items()},
-        per_gene=pd.concat(genes, ignore_index=True),
-        floors=pd.concat(floors, ignore_index=True),
+        per_gene=pd.concat(genes, ignore_index=True).pipe(_add_draws, bool(drawing)),
+        floors=pd.concat(floors, ignore_index=True).pipe(_add_draws, bool(drawing)),
         trials=pd.DataFrame(trials),
         floor_runs=tuple(FloorRow(run_id=f"floors-{name}", dataset=name, fold=0) for name in datasets),
         versions={"causalged": "0.1.0"},
@@ -69,6 +84,21 @@ def _genes(pcc: np.ndarray, published: bool) -> pd.DataFrame:
         table = table.assign(**{metric: table[metric.removeprefix("hidden_")] / 2 for metric in HIDDEN_SCORES})
         table["copied_share"] = 0.87
     return table
+
+
+def _add_draws(table: pd.DataFrame, has_draws: bool) -> pd.DataFrame:
+    """The table with the columns of draws, where the study has them."""
+    return table.reindex(columns=list(dict.fromkeys([*table.columns, *(DRAW_SCORES if has_draws else ())])))
+
+
+def _draw(crps: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores of draws that follow the CRPS; the first gene has no spatial pattern to be wrong about."""
+    found = {metric: crps.copy() for metric in DRAW_SCORES}
+    for metric in DRAW_SCORES:
+        if METRICS[metric].direction is None and "coverage" in metric:
+            found[metric] = 0.9 - crps / 10
+    found["moran_error"][0] = math.nan
+    return found
 
 
 def _trial(i: int, seed: int, name: str) -> dict[str, Any]:
@@ -98,9 +128,10 @@ METHODS = (Compared("a", "Alpha"), Compared("b", "Beta", "Reduced to half its ep
 DATASETS = {"tissue": None, "other": "MVC"}
 
 
-def results_of(protocol="heldout_genes", methods=METHODS, datasets=DATASETS):
+def results_of(protocol="heldout_genes", methods=METHODS, datasets=DATASETS, drawing=()):
     """Each method lies 0.012 above the one before; CausalGeD, the first, is the last."""
-    return made_up(make_comparison(methods, protocol), datasets, published=protocol == "published")
+    study = make_comparison(methods, protocol)
+    return made_up(study, datasets, published=protocol == "published", drawing=drawing)
 
 
 def without(results, dataset, label):

@@ -65,6 +65,8 @@ def make_files(contents: Sequence[Content], path: Path) -> dict[str, str]:
         files[f"{folder}/{protocol}.md"] = write_table_one(content)
         files[f"{folder}/{protocol}.csv"] = to_csv(tabulate_sheets(content.data_sets))
         files[f"{folder}/{protocol}_overall.csv"] = to_csv(tabulate_sheets(content.sheets[:1]))
+        if content.draws_of_methods:
+            files[f"{folder}/{protocol}_draws.csv"] = to_csv(tabulate_sheets(content.draws_of_methods))
         text = replace_section(text, protocol, write_section(content, quote(f"{folder}/{protocol}")))
     return files | {path.name: text}
 
@@ -72,10 +74,14 @@ def make_files(contents: Sequence[Content], path: Path) -> dict[str, str]:
 def write_section(content: Content, link: str) -> str:
     """What was found in a sentence, the means, and where the rest is. `link`: its files, without their endings."""
     assert content.table_one is not None, "a comparison"
-    means, results = make_means(content.table_one), content.results
-    parts = [f"**{escape(content.stamp)}**"] * bool(content.stamp) + [escape(content.opening), set_table(means)]
-    more = f"[every metric, interval and difference]({link}.md), as CSV [by data set]({link}.csv) and "
-    parts.append(f"*{escape(means.note)}* The whole table: {more}[over all data sets]({link}_overall.csv).")
+    results = content.results
+    parts = [f"**{escape(content.stamp)}**"] * bool(content.stamp) + [escape(content.opening)]
+    for metric in results.outcomes:
+        means = make_means(content.table_one, metric)
+        parts += [set_table(means), f"*{escape(means.note)}*"]
+    more = f"[every metric, interval and difference]({link}.md), as CSV [by data set]({link}.csv), "
+    more += f"[the draws by data set]({link}_draws.csv) " if content.draws_of_methods else ""
+    parts.append(f"The whole table: {more}and [over all data sets]({link}_overall.csv).")
     return "\n\n".join([*parts, escape(f"Run {results.run_id}, code {results.code_version or 'not recorded'}.")])
 
 

@@ -19,6 +19,7 @@ from ablations.findings.stored import PER_GENE
 from ablations.findings.study_json import STUDY_JSON, StudyRecord
 from ablations.study.comparison import PROTOCOLS, name_comparison
 from cgd.errors import TrackingError
+from cgd.metrics.facts import OUTCOMES
 from tune.store.errors import hide_password
 from tune.store.mlflow_errors import is_away, translate_errors
 
@@ -53,12 +54,12 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class OlderRun:
-    """A finished trial of another code version; `pcc` is None where it recorded none."""
+    """A finished trial of another code version; `outcomes` are those that it recorded."""
 
     run_id: str
     trial_key: str
     code_version: str
-    pcc: float | None
+    outcomes: Mapping[str, float]
     when: date
 
 
@@ -128,7 +129,7 @@ class Reader:
                 run.info.run_id,
                 run.data.tags["cgd.trial_key"],
                 run.data.tags["cgd.code_version"],
-                run.data.metrics.get("test_pcc"),
+                {name: run.data.metrics[key] for name in OUTCOMES if (key := f"test_{name}") in run.data.metrics},
                 datetime.fromtimestamp(run.info.end_time / 1000, UTC).date(),
             )
             for run in self._search(query)

@@ -9,12 +9,13 @@ from typing import Any
 from urllib.parse import quote
 
 from ablations.findings.rows import DatasetTable
-from ablations.findings.wording import CONFIDENCE_PERCENT, SCORE, format_interval, format_number, format_signed
+from ablations.findings.wording import CONFIDENCE_PERCENT, format_interval, format_number, format_signed
 from ablations.report.content import Content
 from ablations.report.formats.markdown import escape
+from ablations.statistics.paired import Estimate
 from ablations.study.study import Study
 from cgd.config import Config
-from cgd.metrics.facts import CEILING, PRIMARY
+from cgd.metrics.facts import CEILING, METRICS
 
 UI = "?workflowType=machine_learning"  # MLflow opens its pages for language models otherwise
 FLOOR = "floor"
@@ -23,20 +24,27 @@ FLOOR = "floor"
 def list_study_metrics(tables: Sequence[DatasetTable]) -> dict[str, float]:
     """Metrics of the parent run, finite values alone; what stands before the last `/` is a section of charts.
 
-    `pcc/DATASET/LEVEL` (floor and ceiling among the levels), `pcc_minus_default/DATASET/LEVEL` and the bounds of its
-    95 % interval, `.../LEVEL low` and `.../LEVEL high`.
+    Of each outcome, such as PCC: `pcc/DATASET/LEVEL` (floor and ceiling among the levels),
+    `pcc_minus_default/DATASET/LEVEL` and the bounds of its 95 % interval, `.../LEVEL low` and `.../LEVEL high`.
     """
     metrics: dict[str, float] = {}
     for table in tables:
-        name = clean_metric_part(table.name)
-        for end, row in ((FLOOR, table.best_floor), (CEILING, table.ceiling)):
-            metrics |= {f"{PRIMARY}/{name}/{end}": row.primary.mean} if row else {}
-        for level, row in zip(_tell_apart([row.title for row in table.levels]), table.levels, strict=True):
-            metrics[f"{PRIMARY}/{name}/{level}"] = row.primary.mean
-            if (found := row.differences.get(PRIMARY)) is not None:
-                change = f"{PRIMARY}_minus_default/{name}/{level}"
-                metrics |= {change: found.mean, f"{change} low": found.low, f"{change} high": found.high}
+        for metric in table.outcomes:
+            metrics |= _list_outcome_metrics(table, metric)
     return {key: round(value, 6) for key, value in metrics.items() if math.isfinite(value)}
+
+
+def _list_outcome_metrics(table: DatasetTable, metric: str) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    name = clean_metric_part(table.name)
+    for end, row in ((FLOOR, table.find_best_floor(metric)), (CEILING, table.find_ceiling(metric))):
+        metrics |= {f"{metric}/{name}/{end}": row.get_mean(metric)} if row else {}
+    for level, row in zip(_tell_apart([row.title for row in table.levels]), table.levels, strict=True):
+        metrics[f"{metric}/{name}/{level}"] = row.get_mean(metric)
+        if (found := row.differences.get(metric)) is not None:
+            change = f"{metric}_minus_default/{name}/{level}"
+            metrics |= {change: found.mean, f"{change} low": found.low, f"{change} high": found.high}
+    return metrics
 
 
 def _tell_apart(levels: Sequence[str]) -> list[str]:
@@ -82,14 +90,26 @@ def write_parent_note(
 
 
 def _set_table(table: DatasetTable) -> list[str]:
-    lines = [f"| level | mean test {SCORE} | minus default ({CONFIDENCE_PERCENT} interval) |", "|---|---:|---:|"]
-    if floor := table.best_floor:
-        lines.append(f"| {FLOOR}: {escape(floor.title)} | {format_number(floor.primary.mean)} | |")
+    """Two columns for each outcome."""
+    change = f"minus default ({CONFIDENCE_PERCENT} interval)"
+    heads = [f" mean test {METRICS[metric].label} | {change} |" for metric in table.outcomes]
+    lines = [f"| level |{''.join(heads)}", f"|---|{'---:|---:|' * len(table.outcomes)}"]
+    floors = {metric: row for metric in table.outcomes if (row := table.find_best_floor(metric))}
+    for row in {row.name: row for row in floors.values()}.values():
+        means = (format_number(row.get_mean(m)) if floors.get(m) is row else "" for m in table.outcomes)
+        lines.append(f"| {FLOOR}: {escape(row.title)} |{''.join(f' {mean} | |' for mean in means)}")
     for row in table.levels:
-        mark, found = " (default)" * row.is_default, row.differences.get(PRIMARY)
-        change = f"{format_signed(found.mean)} {format_interval(found, sign=True)}" if found and found.is_known else ""
-        lines.append(f"| {escape(row.title)}{mark} | {format_number(row.primary.mean)} | {change} |")
-    return lines + ([f"| {CEILING} | {format_number(table.ceiling.primary.mean)} | |"] if table.ceiling else [])
+        cells = (f" {format_number(row.get_mean(m))} | {_set_change(row.differences.get(m))} |" for m in table.outcomes)
+        lines.append(f"| {escape(row.title)}{' (default)' * row.is_default} |{''.join(cells)}")
+    tops = [table.find_ceiling(metric) for metric in table.outcomes]
+    means = (
+        f" {format_number(row.get_mean(m)) if row else ''} | |" for m, row in zip(table.outcomes, tops, strict=True)
+    )
+    return lines + [f"| {CEILING} |{''.join(means)}"] * any(tops)
+
+
+def _set_change(found: Estimate | None) -> str:
+    return f"{format_signed(found.mean)} {format_interval(found, sign=True)}" if found and found.is_known else ""
 
 
 def list_study_links(name: str, experiment_id: str, run_id: str, report: str | None = None) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -231,9 +232,11 @@ def _list_brought(trials: dict[str, TrialSpec]) -> list[Path]:
 
 
 def _floor_metrics(table: pd.DataFrame) -> dict[str, float]:
-    """`METHOD_pcc` and so on, so that floors can be charted beside trials."""
+    """`METHOD_pcc` and so on, so that floors can be charted beside trials; what a floor has no score of is left out."""
     metrics: dict[str, float] = {}
     for method, rows in table.groupby("method"):
         values = summarise_table(rows)
-        metrics |= {f"{method}_{key}": value for key, value in values.items() if not key.startswith("n_")}
+        metrics |= {
+            f"{method}_{key}": value for key, value in values.items() if math.isfinite(value) and key[:2] != "n_"
+        }
     return metrics

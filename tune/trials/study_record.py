@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,7 +71,8 @@ def _make_older(level: str, spec: TrialSpec, run: OlderRun) -> OlderTrial:
         fold=spec.fold,
         code_version=run.code_version,
         run_id=run.run_id,
-        pcc=run.pcc,
+        pcc=run.outcomes.get("pcc", math.nan),
+        crps=run.outcomes.get("crps", math.nan),
         when=run.when,
     )
 

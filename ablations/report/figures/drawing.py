@@ -84,15 +84,21 @@ def _save(figure: Figure, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def write_caption(table: DatasetTable, width: int, top: float = math.inf) -> str:
-    """A data set with its floor and ceiling in numbers; an arrow where the ceiling lies above `top`, off the scale."""
+def write_caption(table: DatasetTable, width: int, metric: str, limits: tuple[float, float] | None = None) -> str:
+    """A data set with its floor and ceiling in numbers; an arrow where the ceiling lies off the scale of `limits`."""
     lines = [wrap(table.heading, width)]
-    if floor := table.best_floor:
-        lines.append(wrap(f"floor: {shorten_name(floor)} {format_number(floor.primary.mean)}", width))
-    if ceiling := table.ceiling:
-        mean = ceiling.primary.mean
-        lines.append(wrap(f"ceiling {format_number(mean)}{' ↑' * (mean > top)}", width))
+    if floor := table.find_best_floor(metric):
+        lines.append(wrap(f"floor: {shorten_name(floor)} {format_number(floor.get_mean(metric))}", width))
+    if ceiling := table.find_ceiling(metric):
+        mean = ceiling.get_mean(metric)
+        arrow = " ↑" if limits and mean > limits[1] else " ↓" if limits and mean < limits[0] else ""
+        lines.append(wrap(f"ceiling {format_number(mean)}{arrow}", width))
     return "\n".join(lines)
+
+
+def write_measure(metric: str) -> str:
+    """What an axis of means shows, with an arrow to what is better."""
+    return f"mean {METRICS[metric].heading} over the test genes"
 
 
 def write_stamp(figure: Figure, stamp: str) -> None:
@@ -102,10 +108,20 @@ def write_stamp(figure: Figure, stamp: str) -> None:
         figure.supxlabel(wrap(stamp, width), fontsize=SMALL + 0.5, color=INK, fontweight="bold")
 
 
-def clip_limits(low: float, high: float) -> tuple[float, float]:
-    """Limits of an axis of the main metric, within what it can be."""
-    least, most = METRICS[PRIMARY].range
+def clip_limits(low: float, high: float, metric: str) -> tuple[float, float]:
+    """Limits of an axis of a metric, within what it can be."""
+    least, most = METRICS[metric].range
     return low if least is None else max(low, least), high if most is None else min(high, most)
+
+
+def list_means(tables: Sequence[DatasetTable], metric: str) -> list[Estimate]:
+    """Of every level on every data set."""
+    return [row.estimates[metric] for table in tables for row in table.levels]
+
+
+def list_outcomes(tables: Sequence[DatasetTable]) -> tuple[str, ...]:
+    """Those of the study; the first alone where it has no data set."""
+    return tables[0].outcomes if tables else (PRIMARY,)
 
 
 def measure_errors(estimates: Sequence[Estimate]) -> np.ndarray:

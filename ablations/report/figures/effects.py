@@ -17,13 +17,22 @@ from matplotlib.ticker import MaxNLocator
 from ablations.findings.rows import HIDDEN_PRIMARY, Row
 from ablations.findings.table_one import DatasetPlaces, TableOne
 from ablations.findings.tables import DatasetTable
-from ablations.findings.wording import CONFIDENCE_PERCENT, SCORE, format_interval, format_p, format_signed, shorten_name
+from ablations.findings.wording import (
+    CONFIDENCE_PERCENT,
+    OUTCOME_WORDS,
+    describe_outcome,
+    format_interval,
+    format_p,
+    format_signed,
+    shorten_name,
+)
 from ablations.report.figures.drawing import (
     BAND,
     INK,
     PALETTE,
     SMALL,
     STYLE,
+    list_outcomes,
     list_reach,
     measure_errors,
     settle,
@@ -32,23 +41,21 @@ from ablations.report.figures.drawing import (
 )
 from ablations.statistics.paired import Estimate
 from ablations.study.study import Study
-from cgd.metrics.facts import PRIMARY
+from cgd.metrics.facts import METRICS, PRIMARY
 
 _ROW = 0.23  # inches
 _TEXT, _PANEL = 2.4, 3.4  # inches: the column of numbers, and the panel left of it
 _COLUMNS = (8, 42, 122)  # points right of the panel
 _NAME_WIDTH = 36  # characters
+_POINT = {1: "  (better →)", -1: "  (← better)"}
 
 
-def draw_effects(study: Study, tables: Sequence[DatasetTable], stamp: str = "", measure: str = "") -> Figure:
-    """One row per level and data set; under the published protocol a second panel for the hidden entries alone.
+def draw_effects(study: Study, tables: Sequence[DatasetTable], stamp: str = "", are_leads: bool = False) -> Figure:
+    """One row per level and data set, a panel per outcome; under the published protocol one for the hidden entries.
 
-    `measure`: what the differences are, where they are not level minus default.
+    `are_leads`: a row is not a level minus the default but the default minus what the row names.
     """
-    panels = [(PRIMARY, "all entries, copied ones included"), (HIDDEN_PRIMARY, "hidden entries only")]
-    known = [p for p in panels if any(p[0] in row.differences for table in tables for row in table.levels)]
-    known = known or panels[:1]
-    measure = measure or f"{SCORE} − default ({wrap(study.default_label, 40)})"
+    known, default = _list_panels(tables), study.default_label
     rows = _list_rows(tables)
     with mpl.rc_context(STYLE):
         size = (1.9 + len(known) * (_PANEL + _TEXT), 1.3 + _ROW * max(len(rows), 2))
@@ -57,7 +64,13 @@ def draw_effects(study: Study, tables: Sequence[DatasetTable], stamp: str = "", 
         for panel, (metric, heading) in zip(axes, known, strict=True):
             _draw_panel(panel, [(name, estimates.get(metric)) for name, estimates in rows])
             panel.tick_params(axis="y", length=0)
-            panel.set_xlabel(measure)
+            label = METRICS[metric].label
+            measure = (
+                f"{label} of {default} − {label} of the other"
+                if are_leads
+                else f"{label} − default ({wrap(default, 40)})"
+            )
+            panel.set_xlabel(measure + _POINT[METRICS[metric].sign])
             _write_beside(panel, -1.0, ("diff.", f"{CONFIDENCE_PERCENT} interval", "Holm p"), fontweight="bold")
             if len(known) > 1:
                 panel.set_title(heading, fontsize=8, loc="left", fontweight="bold")
@@ -72,16 +85,28 @@ def draw_effects(study: Study, tables: Sequence[DatasetTable], stamp: str = "", 
 def draw_leads(study: Study, found: TableOne, stamp: str = "") -> Figure:
     """One row per method and data set, and one for the best floor of each."""
     tables = [replace(one.table, rows=tuple(_list_leads(one))) for one in found.data_sets]
-    return draw_effects(study, tables, stamp, measure=f"{SCORE} of {study.default_label} − {SCORE} of the other")
+    return draw_effects(study, tables, stamp, are_leads=True)
 
 
 def _list_leads(one: DatasetPlaces) -> Sequence[Row]:
-    others = [replace(place.row, differences=place.leads) for place in one.methods]
-    if one.best_floor is None:
-        return others
-    floor = one.best_floor.row
-    named = replace(floor, kind="level", title=f"best floor: {shorten_name(floor)}", differences=one.best_floor.leads)
-    return [*others, named]
+    """The methods, and the best floor of each outcome with its difference in that alone."""
+    rows = [replace(place.row, differences=place.leads) for place in one.methods]
+    for metric in one.table.outcomes:
+        if (floor := one.find_best_floor(metric)) is None:
+            continue
+        title = f"{OUTCOME_WORDS[metric].floor.removeprefix('the ')}: {shorten_name(floor.row)}"
+        rows.append(replace(floor.row, kind="level", title=title, differences=floor.leads))
+    return rows
+
+
+def _list_panels(tables: Sequence[DatasetTable]) -> list[tuple[str, str]]:
+    """(metric, heading) of the panels."""
+    has_hidden = any(HIDDEN_PRIMARY in row.differences for table in tables for row in table.levels)
+    found = {metric: describe_outcome(metric) for metric in list_outcomes(tables)}
+    if has_hidden:
+        found |= {PRIMARY: "all entries, copied ones included", HIDDEN_PRIMARY: "hidden entries only"}
+    order = (PRIMARY, HIDDEN_PRIMARY, *found)
+    return [(metric, found[metric]) for metric in dict.fromkeys(order) if metric in found]
 
 
 def _list_rows(tables: Sequence[DatasetTable]) -> list[tuple[str, dict[str, Estimate]]]:

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ablations.findings.tables import DatasetTable
-from ablations.findings.wording import SCORE
 from ablations.report.figures.drawing import (
     CHARACTER,
     INK,
@@ -19,11 +18,14 @@ from ablations.report.figures.drawing import (
     PALETTE,
     SMALL,
     clip_limits,
+    list_means,
+    list_outcomes,
     list_reach,
     measure_errors,
     spread,
     wrap,
     write_caption,
+    write_measure,
     write_stamp,
 )
 from ablations.study.study import Study
@@ -35,11 +37,24 @@ _NAME_WIDTH = 34  # characters
 
 def draw_lines(study: Study, tables: Sequence[DatasetTable], stamp: str) -> Figure:
     """Names stand at the ends of their lines; colour and marker both tell the data sets apart."""
-    names = [write_caption(table, _NAME_WIDTH) for table in tables]
-    n_lines = sum(name.count("\n") + 1 for name in names)
-    height = max(3.3, 1.1 + 0.145 * n_lines + 0.08 * len(names))
-    figure = Figure(figsize=(7.2, height), layout="constrained")
-    panel = figure.subplots()
+    outcomes = list_outcomes(tables)
+    captions = {metric: [write_caption(table, _NAME_WIDTH, metric) for table in tables] for metric in outcomes}
+    n_lines = max(sum(name.count("\n") + 1 for name in names) for names in captions.values())
+    height = max(3.3, 1.1 + 0.145 * n_lines + 0.08 * len(tables))
+    figure = Figure(figsize=(7.2, height + (len(outcomes) - 1) * (height - 0.3)), layout="constrained")
+    panels = figure.subplots(len(outcomes), 1, squeeze=False).ravel()
+    for panel, (metric, names) in zip(panels, captions.items(), strict=True):
+        _draw_panel(panel, study, tables, metric, names, height)
+    handles = [Line2D([], [], color=INK, linewidth=1, linestyle=style) for style in ("--", ":")]
+    marks = ["best floor of the data set in the same colour", "its ceiling, where it fits the scale"]
+    figure.legend(handles, marks, loc="outside upper left", ncols=2, labelcolor=INK, fontsize=SMALL + 0.5)
+    write_stamp(figure, stamp)
+    return figure
+
+
+def _draw_panel(
+    panel: Any, study: Study, tables: Sequence[DatasetTable], metric: str, names: Sequence[str], height: float
+) -> None:
     positions, is_log = place_levels(study)
     if is_log:
         panel.set_xscale("log")
@@ -48,22 +63,17 @@ def draw_lines(study: Study, tables: Sequence[DatasetTable], stamp: str) -> Figu
     panel.set_xticks(list(positions.values()), labels)
     panel.set_xticks([], minor=True)
     panel.axvline(positions[study.default_label], color=INK, linewidth=0.5, alpha=0.35, zorder=0)
-    limits = _find_limits(tables)
+    limits = _find_limits(tables, metric)
     step = 0.012 if len(tables) > 1 else 0.0
     for i, table in enumerate(tables):
-        _draw_line(panel, table, positions, i, shift=step * (i - (len(tables) - 1) / 2))
-        colour, ceiling = PALETTE[i % len(PALETTE)], table.ceiling
-        if table.best_floor:
-            panel.axhline(table.best_floor.primary.mean, color=colour, linewidth=1, linestyle="--", zorder=1)
-        if ceiling and ceiling.primary.mean <= limits[1]:
-            panel.axhline(ceiling.primary.mean, color=colour, linewidth=1, linestyle=":", zorder=1)
-    panel.set(xlabel=study.title, ylabel=f"mean {SCORE} over the test genes", ylim=limits)
-    _name_lines(panel, tables, names, positions, limits, height)
-    handles = [Line2D([], [], color=INK, linewidth=1, linestyle=style) for style in ("--", ":")]
-    marks = ["best floor of the data set in the same colour", "its ceiling, where it fits the scale"]
-    figure.legend(handles, marks, loc="outside upper left", ncols=2, labelcolor=INK, fontsize=SMALL + 0.5)
-    write_stamp(figure, stamp)
-    return figure
+        _draw_line(panel, table, metric, positions, i, shift=step * (i - (len(tables) - 1) / 2))
+        colour, floor, ceiling = PALETTE[i % len(PALETTE)], table.find_best_floor(metric), table.find_ceiling(metric)
+        if floor:
+            panel.axhline(floor.get_mean(metric), color=colour, linewidth=1, linestyle="--", zorder=1)
+        if ceiling and limits[0] <= ceiling.get_mean(metric) <= limits[1]:
+            panel.axhline(ceiling.get_mean(metric), color=colour, linewidth=1, linestyle=":", zorder=1)
+    panel.set(xlabel=study.title, ylabel=write_measure(metric), ylim=limits)
+    _name_lines(panel, tables, metric, names, positions, limits, height)
 
 
 def place_levels(study: Study) -> tuple[dict[str, float], bool]:
@@ -87,24 +97,29 @@ def _have_room(values: list[float]) -> bool:
     return bool(len(steps)) and float(steps.min()) >= _NEAREST * float(steps.sum())
 
 
-def _find_limits(tables: Sequence[DatasetTable]) -> tuple[float, float]:
-    values = list_reach([row.primary for table in tables for row in table.levels])
-    values += [row.primary.mean for table in tables if (row := table.best_floor)] or [0.0]
+def _find_limits(tables: Sequence[DatasetTable], metric: str) -> tuple[float, float]:
+    values = list_reach(list_means(tables, metric))
+    values += [row.get_mean(metric) for table in tables if (row := table.find_best_floor(metric))] or [0.0]
     low, high = min(values), max(values)
-    for value in sorted(row.primary.mean for table in tables if (row := table.ceiling)):
+    ceilings = sorted(row.get_mean(metric) for table in tables if (row := table.find_ceiling(metric)))
+    for value in ceilings:
         high = value if high < value <= low + _SQUEEZE * (high - low) else high
+    for value in reversed(ceilings):  # where less is better the ceiling lies below
+        low = value if high - _SQUEEZE * (high - low) <= value < low else low
     pad = 0.06 * (high - low or 1.0)
-    return clip_limits(low - pad, high + pad)
+    return clip_limits(low - pad, high + pad, metric)
 
 
-def _draw_line(panel: Any, table: DatasetTable, positions: dict[str, float], which: int, shift: float) -> None:
+def _draw_line(
+    panel: Any, table: DatasetTable, metric: str, positions: dict[str, float], which: int, shift: float
+) -> None:
     """`shift`: along the axis, as a share of it, so that intervals of several data sets do not hide each other."""
     rows = sorted((row for row in table.levels if row.name in positions), key=lambda row: positions[row.name])
     x = np.array([positions[row.name] for row in rows])
     span = max(positions.values()) - min(positions.values())
     moved = x * (1 + shift) if panel.get_xscale() == "log" else x + shift * span
     panel.errorbar(
-        moved, [row.primary.mean for row in rows], yerr=measure_errors([row.primary for row in rows]),
+        moved, [row.get_mean(metric) for row in rows], yerr=measure_errors([row.estimates[metric] for row in rows]),
         color=PALETTE[which % len(PALETTE)], marker=MARKERS[which % len(MARKERS)], markersize=4.5, linewidth=1.3,
         elinewidth=0.9, capsize=2.2, zorder=4,
     )  # fmt: skip
@@ -113,13 +128,14 @@ def _draw_line(panel: Any, table: DatasetTable, positions: dict[str, float], whi
 def _name_lines(
     panel: Any,
     tables: Sequence[DatasetTable],
+    metric: str,
     names: Sequence[str],
     positions: dict[str, float],
     limits: tuple[float, float],
     height: float,
 ) -> None:
     """Each name right of the panel, as near to its line's end as the other names allow, with a leader to it."""
-    known = [(i, *last) for i, table in enumerate(tables) if (last := _find_last_point(table, positions))]
+    known = [(i, *last) for i, table in enumerate(tables) if (last := _find_last_point(table, metric, positions))]
     line = 0.14 / (height - 0.95)  # a line of text, as a share of the panel's height
     wanted = [(y - limits[0]) / (limits[1] - limits[0]) for _, _, y in known]
     gap = line * (max((name.count("\n") for name in names), default=0) + 1.35)
@@ -135,6 +151,6 @@ def _name_lines(
         )  # fmt: skip
 
 
-def _find_last_point(table: DatasetTable, positions: dict[str, float]) -> tuple[float, float] | None:
-    known = [(positions[r.name], r.primary.mean) for r in table.levels if r.primary.is_known and r.name in positions]
+def _find_last_point(table: DatasetTable, metric: str, positions: dict[str, float]) -> tuple[float, float] | None:
+    known = [(positions[r.name], r.get_mean(metric)) for r in table.levels if r.knows(metric) and r.name in positions]
     return max(known, default=None)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ablations.findings.wording import SCORE
 from ablations.report.content import Content, describe_replicates, describe_statistics, explain_stamp
 from ablations.report.sheets.sheet import TABLE_ONE, Cell, Sheet
+from cgd.metrics.facts import METRICS
 
 # Left alone: an interval such as [0.1, 0.2] that no link can be made of, and a `_` within a word
 _SPECIAL = re.compile(
@@ -36,7 +36,8 @@ def to_markdown(content: Content, figure: str, effects: str) -> str:
     parts = [f"# {escape(study.title)}", f"**{escape(content.opening)}**"]
     parts += [f"**{escape(text)}**" for text in content.troubles]
     parts += [*_describe_setup(content), *_set_stamp(content)]
-    parts += [f"![Mean {SCORE} of each level on each data set]({figure})", f"![Paired differences]({effects})"]
+    means = " and ".join(METRICS[metric].label for metric in content.results.outcomes)
+    parts += [f"![Mean {means} of each level on each data set]({figure})", f"![Paired differences]({effects})"]
     parts += [f"**{escape(name)}.** {escape(text)}" for name, text in content.verdicts]
     parts += [escape(text) for text in content.notes]
     noted: set[str] = set()
@@ -60,7 +61,8 @@ def write_table_one(content: Content) -> str:
             verdict = verdicts[sheet.key.removeprefix(TABLE_ONE)]
             parts += [*map(escape, sheet.intro), escape(verdict), *stamp, set_table(sheet)]
         else:
-            parts += [set_table(sheet), "\n".join(f"- {escape(text)}" for text in sheet.intro)]
+            parts += [*(stamp if sheet in content.draws_of_methods else []), set_table(sheet)]
+            parts += ["\n".join(f"- {escape(text)}" for text in sheet.intro)]
         parts += _set_note(sheet, noted)
     parts += ["## How it was made", escape(f"{describe_replicates(content)} {describe_statistics(results.study)}")]
     parts += [escape(f"Run {results.run_id}, code {results.code_version or 'not recorded'}.")]

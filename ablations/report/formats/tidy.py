@@ -10,16 +10,18 @@ import pandas as pd
 
 from ablations.findings.forecast import compare_forecast
 from ablations.findings.results import StudyResults
+from ablations.findings.rows import is_ceiling
 from ablations.findings.table_one import Overall, TableOne
 from ablations.findings.tables import DatasetTable, Row
 from ablations.report.sheets.sheet import Sheet
 from ablations.statistics.paired import Estimate
-from cgd.metrics.facts import CEILING, COSTS, PRIMARY
+from cgd.metrics.facts import COSTS
 
 _STATISTICS = ("p", "p_holm", "effect_size", "mde", "standard_error", "df", "n_genes", "n_unscored")
 _COLUMNS = ["study", "protocol", "dataset", "paper_name", "kind", "name", "is_default", "quantity"]
 _COLUMNS += ["value", "low", "high", *_STATISTICS]
 _COSTS = (*COSTS, "n_replicates")
+_PREDICTED = {"noise_ceiling": "ceiling", "noise_ceiling_null": "null", "share_predicted": "share"}
 
 
 def tabulate_numbers(
@@ -42,7 +44,7 @@ def tabulate_genes(results: StudyResults) -> pd.DataFrame:
     """One row per trial and gene, floors and ceiling too; a column per metric, empty where unscorable."""
     levels = results.per_gene.rename(columns={"level": "name"}).assign(kind="level")
     floors = results.floors.rename(columns={"method": "name"})
-    floors = floors.assign(kind=["ceiling" if name == CEILING else "floor" for name in floors["name"]])
+    floors = floors.assign(kind=["ceiling" if is_ceiling(name) else "floor" for name in floors["name"]])
     keys = ["study", "protocol", "dataset", "kind", "name", "seed", "fold", "gene"]
     parts = [part for part in (floors, levels) if len(part)]
     both = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*keys, *results.metrics])
@@ -67,10 +69,12 @@ def _name_row(results: StudyResults, table: DatasetTable, row: Row) -> dict[str,
 
 def _collect_estimates(table: DatasetTable, row: Row) -> dict[str, Estimate]:
     found = dict(row.estimates) | {f"{metric}_minus_default": e for metric, e in row.differences.items()}
-    if row.kind == "level" and row.name in table.best_versus:
-        found[f"{PRIMARY}_minus_best"] = table.best_versus[row.name]
-    if table.best is not None and row.name == table.best.name and row.kind == "level" and table.over_floor:
-        found[f"{PRIMARY}_minus_strongest_floor"] = table.over_floor
+    for metric in table.outcomes if row.kind == "level" else ():
+        best, versus, over = table.find_best(metric), table.best_versus.get(metric, {}), table.over_floor.get(metric)
+        if row.name in versus:
+            found[f"{metric}_minus_best"] = versus[row.name]
+        if best is not None and row.name == best.name and over:
+            found[f"{metric}_minus_strongest_floor"] = over
     return found
 
 
@@ -80,11 +84,15 @@ def _list_numbers(found: Estimate) -> dict[str, Any]:
 
 def _collect_numbers(table: DatasetTable, row: Row) -> dict[str, float]:
     found = {f"{metric}_fraction": share for metric, share in row.fractions.items()}
-    found |= {f"{PRIMARY}_minus_default_seed_{seed}": value for seed, value in row.by_seed.items()}
+    for metric, by_seed in row.by_seed.items():
+        found |= {f"{metric}_minus_default_seed_{seed}": value for seed, value in by_seed.items()}
     if row.trials:
         found |= {f"trials_{name}": count for name, count in vars(row.trials).items()}
-        found |= {name: getattr(row, name) for name in _COSTS} | dict(row.intervals)
+        found |= {name: getattr(row, name) for name in _COSTS} | dict(row.joint)
+        found |= {name: value for name, value in row.intervals.items() if name not in row.estimates}
         found["is_cheapest_as_good"] = int(table.cheapest is not None and table.cheapest.name == row.name)
+    if row.predicted:
+        found |= {name: getattr(row.predicted, field) for name, field in _PREDICTED.items()}
     if row.kind == "level" and not math.isnan(table.copied_share):
         found["copied_share"] = table.copied_share
     return found
@@ -96,7 +104,7 @@ def _list_comparison(results: StudyResults, found: TableOne) -> list[dict[str, A
         for place in one.places:
             known = _name_row(results, one.table, place.row)
             leads = {f"{metric}_reference_minus": lead for metric, lead in place.leads.items()}
-            leads |= {f"{PRIMARY}_minus_best_floor": place.over_floor} if place.over_floor else {}
+            leads |= {f"{metric}_minus_best_floor": over for metric, over in place.over_floor.items()}
             lines += [known | {"quantity": quantity} | _list_numbers(lead) for quantity, lead in leads.items()]
             lines += [known | {"quantity": f"{m}_rank", "value": rank} for m, rank in place.ranks.items()]
     return lines + [line for row in found.overall for line in _list_overall(results, row)]
@@ -104,9 +112,12 @@ def _list_comparison(results: StudyResults, found: TableOne) -> list[dict[str, A
 
 def _list_overall(results: StudyResults, row: Overall) -> Iterator[dict[str, Any]]:
     known = {"protocol": results.protocol, "kind": row.kind, "name": row.name, "is_default": row.is_reference}
-    values = {"mean_pcc": row.mean_pcc, "mean_rank": row.mean_rank, "accuracy_score": row.accuracy_score}
-    for what, counts in (("lead", row.leads), ("over_floor", row.over_floor)):
-        values |= {f"data_sets_{what}_{key}": value for key, value in vars(counts).items()} if counts else {}
+    values = {"accuracy_score": row.accuracy_score}
+    for metric, standing in row.standings.items():
+        values |= {f"mean_{metric}": standing.mean, f"mean_{metric}_rank": standing.mean_rank}
+        for what, counts in (("lead", standing.leads), ("over_floor", standing.over_floor)):
+            if counts:
+                values |= {f"data_sets_{metric}_{what}_{key}": value for key, value in vars(counts).items()}
     yield from (known | {"quantity": quantity, "value": value} for quantity, value in values.items())
 
 
@@ -115,7 +126,7 @@ def _list_older(results: StudyResults, table: DatasetTable) -> list[dict[str, An
     return [
         known | {"name": f"{row.level} @ {row.code_version}", "quantity": quantity, "value": value}
         for row in table.older
-        for quantity, value in ((PRIMARY, row.pcc), ("trials_ok", row.n_trials))
+        for quantity, value in (*row.means.items(), ("trials_ok", row.n_trials))
     ]
 
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from ablations.findings.wording import CONFIDENCE_PERCENT, SCORE, format_number, format_value
 from ablations.report.content import Content, describe_replicates, describe_statistics, explain_stamp
+from cgd.metrics.facts import METRICS
 
 _PIXELS_PER_POINT = 1.42  # 8 points of the figure then read like the text of the tables
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -31,6 +32,7 @@ def render_report(content: Content, figure: str, effects: str) -> str:
         method=describe_statistics(content.results.study),
         stamp_meaning=explain_stamp(content) if content.stamp else "",
         confidence=CONFIDENCE_PERCENT,
+        scores=" and ".join(METRICS[metric].label for metric in content.results.outcomes),
     )
 
 

@@ -16,17 +16,18 @@ from ablations.findings.wording import (
     format_p,
     shorten_name,
 )
+from ablations.report.sheets.draws import DRAWN, SHOWN, explain_draws, show_draws
 from ablations.report.sheets.results import COPIED, describe_data, show_difference, show_trials
-from ablations.report.sheets.sheet import TABLE_ONE, Cell, Line, Sheet
+from ablations.report.sheets.sheet import TABLE_ONE, TABLE_ONE_DRAWS, Cell, Line, Sheet
 from ablations.statistics.paired import Estimate
 from cgd.config import BROUGHT
-from cgd.metrics.facts import CEILING, FLOORS, METRICS, PRIMARY
+from cgd.metrics.facts import CEILING, FLOORS, METRICS, NOISE_CEILINGS, OUTCOMES, PRIMARY, REFERENCES
 
 _COSTS = {"train_seconds": 1, "wall_seconds": 1, "peak_memory_mb": 0}  # and digits shown
 
 
 def make_table_one(results: StudyResults, one: DatasetPlaces) -> Sheet:
-    """Methods, floors and ceiling of one data set."""
+    """Methods, floors and ceilings of one data set, by their best guess."""
     hidden = [HIDDEN_PRIMARY] * (results.protocol == "published")
     lead = f"{SCORE}: {results.study.default_label} − this row"
     columns = ["Method", *(METRICS[metric].heading for metric in (*SCORED, *hidden)), lead, "adjusted p"]
@@ -36,6 +37,7 @@ def make_table_one(results: StudyResults, one: DatasetPlaces) -> Sheet:
     lines = [
         Line(tuple(_make_cells(results, one, place, hidden)), place.row.kind, has_rule=_begins_kind(one, place))
         for place in one.places
+        if not place.row.is_of_draws
     ]
     return Sheet(
         f"{TABLE_ONE}{one.table.name}",
@@ -47,6 +49,45 @@ def make_table_one(results: StudyResults, one: DatasetPlaces) -> Sheet:
     )
 
 
+def make_draws_of_methods(results: StudyResults, one: DatasetPlaces) -> Sheet | None:
+    """Methods, floors of draws and their ceiling on one data set; None where the study has no draws."""
+    if DRAWN not in results.outcomes:
+        return None
+    label, reference = METRICS[DRAWN].label, results.study.default_label
+    columns = ["Method", *(METRICS[metric].heading for metric in SHOWN)]
+    columns += [f"{label}: {reference} − this row", "adjusted p"]
+    columns += [f"{label}: this row − best floor of draws", "adjusted p", "rank"]
+    places = [place for place in one.places if place.row.is_of_draws or place.row.kind == "level"]
+    firsts = {kind: next(p for p in places if p.row.kind == kind) for kind in dict.fromkeys(p.row.kind for p in places)}
+    lines = [
+        Line(tuple(_make_cells_of_draws(one, place)), place.row.kind, has_rule=place is firsts[place.row.kind])
+        for place in places
+    ]
+    shown = (floor for name, floor in REFERENCES.items() if any(p.row.name == name for p in places))
+    floors = "; ".join(f"{floor.short_label}: {floor.description.rstrip('.')}" for floor in shown if floor.of_draws)
+    note = (
+        f"{explain_draws()} A method that makes no draws has dashes and no rank. Differences are paired by seed, fold "
+        "and gene, bold where they differ from 0; adjusted p: after Holm's correction over all data sets, both "
+        f"outcomes and all methods and, against {reference}, all floors. What stands below the methods: {floors}."
+    )
+    title = f"{one.table.title}: the draws"
+    return Sheet(f"{TABLE_ONE_DRAWS}{one.table.name}", title, tuple(columns), tuple(lines), note=note)
+
+
+def _make_cells_of_draws(one: DatasetPlaces, place: Place) -> list[Cell]:
+    row = place.row
+    tags = ["best floor"] * (place is one.find_best_floor(DRAWN))
+    tags += ["above every method"] * _is_above_methods(one, place, DRAWN)
+    is_best = row.kind == "level" and row.name in one.best(DRAWN)
+    cells = [Cell(row.title, tags=tuple(tags), is_strong=row.is_default), *show_draws(row, is_best)]
+    cells += [*_compare(place.leads.get(DRAWN)), *_compare(place.over_floor.get(DRAWN))]
+    return [*cells, _show_rank(place, DRAWN)]
+
+
+def _show_rank(place: Place, metric: str) -> Cell:
+    return Cell(f"{place.ranks[metric]:g}" if metric in place.ranks else "–" * (place.row.kind == "level"))
+
+
 def _begins_kind(one: DatasetPlaces, place: Place) -> bool:
     """Whether a row is the first of its kind."""
     return place is next(other for other in one.places if other.row.kind == place.row.kind)
@@ -54,14 +95,15 @@ def _begins_kind(one: DatasetPlaces, place: Place) -> bool:
 
 def _write_note(results: StudyResults) -> str:
     reference = results.study.default_label
-    return (
+    note = (
         f"Means over the test genes, the seeds of a gene averaged first, with {CONFIDENCE_PERCENT} intervals over "
         "genes; bold where a method is best. The floors and the ceiling stand below the methods. Differences are "
         "paired by seed, fold and gene, bold where they differ from 0. Adjusted p: of the difference before it, after "
-        f"Holm's correction over all data sets and all methods and, against {reference}, all floors. Rank: among the "
-        f"methods, by mean {SCORE}; one with a trial that did not finish is last. Seconds are means of a trial, memory "
-        "the largest peak of its process." + COPIED * (results.protocol == "published") + _explain_names(results)
+        f"Holm's correction over all data sets, all outcomes and all methods and, against {reference}, all floors. "
+        f"Rank: among the methods, by mean {SCORE}; one with a trial that did not finish is last. Seconds are means of "
+        "a trial, memory the largest peak of its process."
     )
+    return note + COPIED * (results.protocol == "published") + _explain_names(results)
 
 
 def _explain_names(results: StudyResults) -> str:
@@ -69,6 +111,10 @@ def _explain_names(results: StudyResults) -> str:
     metrics = ", ".join(f"{METRICS[name].label} ({_begin_low(METRICS[name].description)})" for name in SCORED)
     shown = [floor for floor in FLOORS.values() if results.protocol == "published" or not floor.is_fill]
     floors = ", ".join(f"{floor.short_label} ({_begin_low(floor.description)})" for floor in shown)
+    if results.floors["method"].isin([*NOISE_CEILINGS]).any():
+        floors += "".join(
+            f", {floor.short_label} ({_begin_low(floor.description)})" for floor in NOISE_CEILINGS.values()
+        )
     return f" Metrics, ↑ where higher is better: {metrics}. What stands below the methods: {floors}."
 
 
@@ -80,25 +126,27 @@ def _begin_low(sentence: str) -> str:
 
 def _make_cells(results: StudyResults, one: DatasetPlaces, place: Place, hidden: list[str]) -> list[Cell]:
     row = place.row
-    tags = ["best floor"] * (place is one.best_floor) + ["above every method"] * _is_above_methods(one, place)
+    tags = ["best floor"] * (place is one.find_best_floor(PRIMARY))
+    tags += ["above every method"] * _is_above_methods(one, place, PRIMARY)
     cells = [Cell(row.title, tags=tuple(tags), is_strong=row.is_default)]
     for metric in (*SCORED, *hidden):
         is_best = row.kind == "level" and metric in SCORED and row.name in one.best(metric)
         cells.append(_show_mean(place, metric, is_best))
     for metric in (PRIMARY, *hidden):
         cells += _compare(place.leads.get(metric))
-    return [*cells, *_compare(place.over_floor), *_show_standing(results, place)]
+    return [*cells, *_compare(place.over_floor.get(PRIMARY)), *_show_standing(results, place)]
 
 
-def _is_above_methods(one: DatasetPlaces, place: Place) -> bool:
-    """Whether a floor does better than every method, which a reader should not overlook."""
-    means = [other.row.primary.mean for other in one.methods if other.row.primary.is_known]
-    return place.row.kind == "floor" and place.row.primary.is_known and place.row.primary.mean > max(means, default=1)
+def _is_above_methods(one: DatasetPlaces, place: Place, metric: str) -> bool:
+    """Whether a floor does better in an outcome than every method, which a reader should not overlook."""
+    sign = METRICS[metric].sign
+    worth = [sign * other.row.get_mean(metric) for other in one.methods if other.row.knows(metric)]
+    return place.row.kind == "floor" and bool(worth) and sign * place.row.get_mean(metric) > max(worth)
 
 
 def _show_mean(place: Place, metric: str, is_best: bool) -> Cell:
     found = place.row.estimates[metric]
-    if metric == PRIMARY and place.has_failed:
+    if metric in OUTCOMES and place.has_failed:
         return Cell("failed" if place.row.errors else "not run", is_bad=True)
     return Cell(format_number(found.mean), bounds=format_bounds(found), is_strong=is_best)
 
@@ -116,54 +164,66 @@ def _show_standing(results: StudyResults, place: Place) -> list[Cell]:
     unknown = str(values["method"]).startswith(BROUGHT)
     costs = [(math.nan if unknown else getattr(row, cost), digits) for cost, digits in _COSTS.items()]
     numbers = [Cell(format_number(value, digits)) for value, digits in costs]
-    return [Cell(f"{place.ranks[PRIMARY]:g}"), *numbers, show_trials(row)]
+    return [_show_rank(place, PRIMARY), *numbers, show_trials(row)]
 
 
 # ---- over the data sets ---------------------------------------------------------------------------------------------
 
 
-def make_overall(results: StudyResults, found: TableOne) -> Sheet:
-    """Ranks, the accuracy score, and on how many data sets the reference is ahead."""
-    reference, n = results.study.default_label, len(found.data_sets)
-    columns = [
-        "Method",
-        f"mean {METRICS[PRIMARY].heading}",
-        "mean rank ↓",
-        "accuracy score ↑",
-        f"{reference} has the higher mean",
-    ]
+def make_overall(results: StudyResults, found: TableOne, metric: str) -> Sheet:
+    """Means and ranks in an outcome, of the best guess the accuracy score, and on how many data sets who is ahead."""
+    reference, n, label = results.study.default_label, len(found.data_sets), METRICS[metric].label
+    has_score = metric == PRIMARY
+    columns = ["Method", f"mean {METRICS[metric].heading}", "mean rank ↓", *["accuracy score ↑"] * has_score]
+    columns += [f"{reference} has the {METRICS[metric].direction} mean"]
     columns += [f"{reference} is ahead", f"{reference} is behind", "undecided"]
     columns += ["ahead of the best floor", "behind the best floor", "undecided against it"]
     best = max((row.accuracy_score for row in found.overall if row.kind == "level"), default=math.nan)
+    rows = [row for row in found.overall if metric in row.standings]
     lines = [
-        Line(tuple(_make_overall_cells(row, best)), row.kind, has_rule=i > 0 and row.kind != found.overall[i - 1].kind)
-        for i, row in enumerate(found.overall)
+        Line(
+            tuple(_make_overall_cells(row, metric, best, has_score)),
+            row.kind,
+            has_rule=i > 0 and row.kind != rows[i - 1].kind,
+        )
+        for i, row in enumerate(rows)
     ]
-    scored = ", ".join(METRICS[metric].label for metric in SCORED)
+    scored = ", ".join(METRICS[one].label for one in SCORED)
     note = (
-        f"Over {n} data set{'s' * (n != 1)}, each of which counts once. Mean rank: among the methods, by mean {SCORE}. "
-        f"Accuracy score, that of SpatialBenchmarking: on each data set and in each of {scored} the worst of N methods "
-        "gets 1 point and the best N; the score is the mean of the points over N. A method without a result on a data "
-        "set, or with a trial that did not finish, is last there. The columns after it count data sets: ahead, behind "
-        f"and undecided are those on which the paired interval of the difference in {SCORE} is above 0, below 0, or "
-        "holds 0."
+        f"Over {n} data set{'s' * (n != 1)}, each of which counts once. Mean rank: among the methods"
+        f"{' that draw' * (metric != PRIMARY)}, by mean {label}. "
     )
+    if has_score:
+        note += (
+            f"Accuracy score, that of SpatialBenchmarking: on each data set and in each of {scored} the worst of N "
+            "methods gets 1 point and the best N; the score is the mean of the points over N. "
+        )
+    side, other = ("above", "below") if METRICS[metric].sign > 0 else ("below", "above")
+    note += (
+        "A method without a result on a data set, or with a trial that did not finish, is last there. The columns "
+        "after it count data sets: ahead, behind and undecided are those on which the paired interval of the "
+        f"difference in {label} is {side} 0, {other} 0, or holds 0."
+    )
+    if not has_score:
+        return Sheet(f"overall:{metric}", "All data sets: the draws", tuple(columns), tuple(lines), note=note)
     notes = results.study.notes
-    intro = tuple(f"{row.title}: {notes[row.name]}" for row in found.overall if row.name in notes)
+    intro = tuple(f"{row.title}: {notes[row.name]}" for row in rows if row.name in notes)
     return Sheet("overall", "All data sets", tuple(columns), tuple(lines), note=note, intro=intro)
 
 
-def _make_overall_cells(row: Overall, best: float) -> list[Cell]:
+def _make_overall_cells(row: Overall, metric: str, best: float, has_score: bool) -> list[Cell]:
     tags = [f"failed on {', '.join(row.failed_on)}"] * bool(row.failed_on)
     tags += [f"not finished on {', '.join(row.partial_on)}"] * bool(row.partial_on)
-    is_best = row.kind == "level" and row.accuracy_score == best
-    cells = [Cell(row.title, tags=tuple(tags), is_strong=row.is_reference), Cell(format_number(row.mean_pcc))]
+    is_best, standing = row.kind == "level" and row.accuracy_score == best, row.standings[metric]
+    cells = [Cell(row.title, tags=tuple(tags), is_strong=row.is_reference), Cell(format_number(standing.mean))]
     if row.kind == "level":
-        cells += [Cell(format_number(row.mean_rank, 2)), Cell(format_number(row.accuracy_score, 3), is_strong=is_best)]
+        cells.append(Cell(format_number(standing.mean_rank, 2)))
+        cells += [Cell(format_number(row.accuracy_score, 3), is_strong=is_best)] * has_score
     else:
-        cells += [Cell(), Cell()]
-    higher = Cell(f"{row.leads.positive} of {row.leads.total}") if row.leads else Cell()
-    return [*cells, higher, *_show_counts(row.leads), *_show_counts(row.over_floor)]
+        cells += [Cell()] * (1 + has_score)
+    leads = standing.leads
+    better = Cell(f"{leads.positive} of {leads.total}") if leads else Cell()
+    return [*cells, better, *_show_counts(leads), *_show_counts(standing.over_floor)]
 
 
 def _show_counts(counts: Counts | None) -> list[Cell]:
@@ -172,27 +232,30 @@ def _show_counts(counts: Counts | None) -> list[Cell]:
     return [Cell(str(value)) for value in (counts.above, counts.below, counts.undecided)]
 
 
-def make_means(found: TableOne) -> Sheet:
-    """The mean PCC of every method on every data set, with the best floor and the ceiling."""
-    floors = {shorten_name(one.best_floor.row) for one in found.data_sets if one.best_floor}
+def make_means(found: TableOne, metric: str) -> Sheet:
+    """The mean of every method in an outcome on every data set, with the best floor and the ceiling."""
+    floors = {shorten_name(floor.row) for one in found.data_sets if (floor := one.find_best_floor(metric))}
     lines = []
-    for overall in found.overall:
-        cells = [_show_best_mean(one, overall, len(floors) > 1) for one in found.data_sets]
+    for overall in (row for row in found.overall if metric in row.standings):
+        cells = [_show_best_mean(one, overall, metric, len(floors) > 1) for one in found.data_sets]
         tags = tuple(floors) if overall.kind == "floor" and len(floors) == 1 else ()
         name = Cell(overall.title, tags=tags, is_strong=overall.is_reference)
-        lines.append(Line((name, *cells, Cell(format_number(overall.mean_pcc))), overall.kind))
-    tops = [one.table.ceiling.primary.mean if one.table.ceiling else math.nan for one in found.data_sets]
+        mean = Cell(format_number(overall.standings[metric].mean))
+        lines.append(Line((name, *cells, mean), overall.kind))
+    ceilings = [one.table.find_ceiling(metric) for one in found.data_sets]
+    tops = [row.get_mean(metric) if row else math.nan for row in ceilings]
     ceiling = (Cell(format_number(value)) for value in (*tops, sum(tops) / len(tops)))
     lines.append(Line((Cell(CEILING), *ceiling), "ceiling"))
     columns = ("Method", *(one.table.name for one in found.data_sets), "mean")
-    note = f"Mean {SCORE} over the test genes; bold: best method."
-    return Sheet("means", f"Mean {SCORE}", columns, tuple(lines), note=note)
+    label = METRICS[metric].label
+    note = f"Mean {label} over the test genes{', lower is better' * (METRICS[metric].sign < 0)}; bold: best method."
+    return Sheet(f"means:{metric}", f"Mean {label}", columns, tuple(lines), note=note)
 
 
-def _show_best_mean(one: DatasetPlaces, overall: Overall, names_floor: bool) -> Cell:
+def _show_best_mean(one: DatasetPlaces, overall: Overall, metric: str, names_floor: bool) -> Cell:
     if overall.kind == "floor":
-        floor = one.best_floor
+        floor = one.find_best_floor(metric)
         notes = (shorten_name(floor.row),) if floor and names_floor else ()
-        return Cell(format_number(floor.row.primary.mean), notes) if floor else Cell()
+        return Cell(format_number(floor.row.get_mean(metric)), notes) if floor else Cell()
     place = one.find(overall.name)
-    return replace(_show_mean(place, PRIMARY, overall.name in one.best(PRIMARY)), bounds=()) if place else Cell()
+    return replace(_show_mean(place, metric, overall.name in one.best(metric)), bounds=()) if place else Cell()

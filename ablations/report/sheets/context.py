@@ -11,7 +11,7 @@ from ablations.findings.tables import DatasetTable, Row
 from ablations.findings.wording import format_number, format_percent
 from ablations.report.sheets.results import show_label, show_level
 from ablations.report.sheets.sheet import Cell, Line, Sheet
-from cgd.metrics.facts import INTERVALS, METRICS, PRIMARY
+from cgd.metrics.facts import INTERVALS, METRICS, NOISE_CEILINGS, OUTCOMES, PRIMARY
 
 _GUARANTEED_FROM = 19  # calibration genes from which 90 % is guaranteed: 1 - 2 / (genes + 1)
 
@@ -26,7 +26,8 @@ def make_costs(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet:
     ]
     note = (
         "Seconds are the mean wall time of a finished trial, hours their sum, memory the largest peak. Cheapest: the "
-        "shortest trials among the best level and those whose paired difference to it has an interval that reaches 0."
+        "shortest trials among the levels that are best, or whose paired difference to the best has an interval that "
+        f"reaches 0{', in both outcomes' * (len(results.outcomes) > 1)}."
     )
     return Sheet("cost", "Cost", columns, tuple(lines), n_names=2, note=note, intro=tuple(_describe_cheapest(tables)))
 
@@ -41,17 +42,58 @@ def _describe_cheapest(tables: Sequence[DatasetTable]) -> list[str]:
     """Per data set the level one would take if seconds count."""
     found = []
     for table in tables:
-        if table.best is None or table.cheapest is None:
+        best = {row.name: row for metric in table.outcomes if (row := table.find_best(metric))}
+        if not best:
             continue
-        seconds = f"{format_number(table.cheapest.wall_seconds, 1)} s a trial"
-        if table.cheapest.name == table.best.name:
-            found.append(f"{table.name}: the best level, {table.best.title}, is also the cheapest as good ({seconds}).")
-        else:
+        names = " and ".join(f"{row.title} ({format_number(row.wall_seconds, 1)} s)" for row in best.values())
+        if table.cheapest is None and len(best) > 1:
+            found.append(f"{table.name}: no level is as good as the best in both outcomes, {names}.")
+        elif table.cheapest is not None and list(best) == [table.cheapest.name]:
+            seconds = f"{format_number(table.cheapest.wall_seconds, 1)} s a trial"
+            found.append(
+                f"{table.name}: the best level, {table.cheapest.title}, is also the cheapest as good ({seconds})."
+            )
+        elif table.cheapest is not None:
+            seconds = f"{format_number(table.cheapest.wall_seconds, 1)} s a trial"
             found.append(
                 f"{table.name}: {table.cheapest.title} ({seconds}) is the cheapest level not shown to be behind the "
-                f"best, {table.best.title} ({format_number(table.best.wall_seconds, 1)} s)."
+                f"best, {names}."
             )
     return found
+
+
+def make_predicted(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet | None:
+    """How much of the predictable each level and the best floor predict; None where the noise ceiling is unknown."""
+    lines = []
+    for table in tables:
+        rows = [row for row in (table.find_best_floor(PRIMARY), *table.levels) if row and row.predicted]
+        lines += [Line(tuple(_show_predicted(results, table, row)), row.kind, row is rows[0]) for row in rows]
+    if not lines:
+        return None
+    ceiling, null = NOISE_CEILINGS.values()
+    what = "Method" if results.study.is_comparison else results.study.title
+    columns = (
+        "data set",
+        what,
+        f"mean {METRICS[PRIMARY].label}",
+        ceiling.short_label,
+        null.short_label,
+        "share predicted",
+    )
+    note = f"{ceiling.label}: {ceiling.description} {null.label}: {null.description} All over the same genes."
+    title = "Share of the predictable that is predicted"
+    return Sheet("predicted", title, columns, tuple(lines), n_names=2, note=note[0].upper() + note[1:])
+
+
+def _show_predicted(results: StudyResults, table: DatasetTable, row: Row) -> list[Cell]:
+    found = row.predicted
+    assert found is not None, "the caller leaves out rows without"
+    if row.kind == "level" and not results.study.is_comparison:
+        name = show_level(table, row, outcomes=(PRIMARY,))
+    else:
+        name = Cell(row.title, tags=("best floor",) * (row.kind == "floor"))
+    numbers = (Cell(format_number(value)) for value in (found.mean, found.ceiling, found.null))
+    return [Cell(table.name), name, *numbers, Cell(format_percent(found.share))]
 
 
 def make_paper(results: StudyResults) -> Sheet | None:
@@ -98,14 +140,17 @@ def make_forecast(results: StudyResults) -> Sheet | None:
 
 def make_older(results: StudyResults, tables: Sequence[DatasetTable]) -> Sheet | None:
     """Results of other versions of the code; None where there are none."""
-    lines = []
-    for table in tables:
-        for row in table.older:
-            texts = (table.name, row.level, row.code_version, format_number(row.pcc), str(row.n_trials), row.when)
-            lines.append(Line(tuple(map(Cell, texts)), has_rule=row is table.older[0]))
-    if not lines:
+    rows = [(table, row) for table in tables for row in table.older]
+    if not rows:
         return None
-    columns = ("data set", results.study.title, "code version", METRICS[PRIMARY].heading, "trials", "newest")
+    metrics = [m for m in OUTCOMES if any(math.isfinite(row.means.get(m, math.nan)) for _, row in rows)] or [PRIMARY]
+    lines = []
+    for table, row in rows:
+        means = (format_number(row.means.get(metric)) for metric in metrics)
+        texts = (table.name, row.level, row.code_version, *means, str(row.n_trials), row.when)
+        lines.append(Line(tuple(map(Cell, texts)), has_rule=row is table.older[0]))
+    heads = (METRICS[metric].heading for metric in metrics)
+    columns = ("data set", results.study.title, "code version", *heads, "trials", "newest")
     current = results.code_version or "not recorded"
     note = f"By other versions of the code, and in none of the tables above; those are of version {current}."
     return Sheet("older", "Results of older code", columns, tuple(lines), n_names=3, note=note)

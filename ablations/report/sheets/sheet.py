@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DATA_SET, TABLE_ONE = "data:", "table-one:"  # how the keys of the tables of one data set begin
+DRAWS, TABLE_ONE_DRAWS = "draws:", "draws-of-methods:"  # and those of its draws
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ from ablations.findings.study_json import Forecast, TrialForecast
 from ablations.findings.tables import build_tables
 from ablations.findings.verdict import judge, list_notes, open_report
 from ablations.statistics.paired import Estimate
+from ablations.study.study import load_study
+
+NOTHING = f"{load_study('decoder_training').title} is not shown to matter for the best guess"
 
 
 def changed(results, **columns):
@@ -99,8 +102,8 @@ def test_costs_are_summed_and_unknown_ones_are_not_guessed(heldout):
 def test_the_cheapest_level_is_among_those_as_good_as_the_best(heldout, tables):
     seconds = heldout.trials["level"].map({"frozen": 30.0, "joint": 10.0})
     sharp = build_tables(changed(heldout, wall_seconds=seconds), n_resamples=200)[0]
-    assert sharp.cheapest is sharp.best
-    assert sharp.best_versus["joint"].high < 0
+    assert sharp.cheapest is sharp.find_best("pcc")
+    assert sharp.best_versus["pcc"]["joint"].high < 0
     blurred = build_tables(changed(noisy(heldout), wall_seconds=seconds), n_resamples=200)[0]
     assert blurred.cheapest.name == "joint"
     assert build_tables(changed(heldout, wall_seconds=math.nan), n_resamples=200)[0].cheapest is None
@@ -115,9 +118,9 @@ def test_results_of_older_code_stay_apart(heldout):
     tables = build_tables(dataclasses.replace(heldout, older=pd.DataFrame(runs)), n_resamples=200)
     (row,) = tables[0].older
     assert (row.level, row.code_version, row.n_trials, row.when) == ("joint", "0.0.9", 2, "2026-01-03")
-    assert row.pcc == pytest.approx(0.2)
+    assert row.means["pcc"] == pytest.approx(0.2)
     assert tables[1].older == ()
-    assert tables[0].levels[1].primary.mean == pytest.approx(0.2545, abs=0.001)
+    assert tables[0].levels[1].estimates["pcc"].mean == pytest.approx(0.2545, abs=0.001)
 
 
 def test_a_level_that_a_data_set_does_not_have_has_no_row(heldout):
@@ -157,12 +160,13 @@ def test_the_same_study_is_large_enough_for_a_larger_effect(heldout):
     results = with_effect(noisy(heldout), 0.5)
     tables = build_tables(results, n_resamples=200)
     assert not any(table.too_small for table in tables)
-    assert open_report(results, tables).startswith("tissue_a: no difference from the default, frozen, is shown.")
+    assert open_report(results, tables).startswith(f"tissue_a: {NOTHING} (PCC 0.305 with the default, frozen)")
 
 
 def test_the_opening_gives_the_answer_where_there_is_one(heldout, tables):
     text = open_report(heldout, tables)
-    assert text.startswith("tissue_a: no level is shown to be better than the default, frozen; joint is worse.")
+    worse = "no level predicts better than the default, frozen, and joint predicts worse (PCC 0.255, lower by 0.050 ["
+    assert text.startswith(f"tissue_a: {worse}")
     assert text.endswith(
         "For tissue_a, tissue_b this holds for the models that were trained; another training may differ."
     )
@@ -171,7 +175,7 @@ def test_the_opening_gives_the_answer_where_there_is_one(heldout, tables):
 def test_training_noise_that_was_not_measured_is_noted(heldout, tables):
     assert not tables[0].noise_known
     assert list_notes(tables)[0].startswith("tissue_a, tissue_b: too few replicates to estimate the training noise")
-    assert "training noise not included" in judge(heldout, tables[0])
+    assert "training noise not included" in judge(tables[0])
     genes = pd.concat([heldout.per_gene, heldout.per_gene[heldout.per_gene["seed"] == 0].assign(seed=2)])
     three = build_tables(dataclasses.replace(heldout, per_gene=genes), n_resamples=200)
     assert three[0].noise_known
@@ -195,8 +199,8 @@ def test_a_difference_lost_in_the_correction_is_not_claimed(heldout, tables):
     weak = dataclasses.replace(found, p=0.04, p_holm=0.08)
     row = dataclasses.replace(tables[0].levels[1], differences={**tables[0].levels[1].differences, "pcc": weak})
     table = dataclasses.replace(tables[0], rows=(*tables[0].rows[:-1], row))
-    assert "excludes zero, but Holm-corrected p = 0.080, so no difference is shown" in judge(heldout, table)
-    assert open_report(heldout, [table]) == "tissue_a: no difference from the default, frozen, is shown."
+    assert "excludes zero, but Holm-corrected p = 0.080, so no difference is shown" in judge(table)
+    assert open_report(heldout, [table]) == f"tissue_a: {NOTHING} (PCC 0.305 with the default, frozen)."
 
 
 def test_an_estimate_without_correction_is_judged_by_its_own_p():

@@ -59,7 +59,7 @@ def test_every_form_names_data_sets_levels_floors_and_ceilings(form):
     for expected in ("tissue_a", "tissue_b", "MVC", study.labels[0], study.title, "kernel ridge", "ceiling"):
         assert expected in text
     for table in tables:
-        assert f"{table.best_floor.primary.mean:.3f}" in text
+        assert f"{table.find_best_floor('pcc').estimates['pcc'].mean:.3f}" in text
 
 
 def test_labels_of_no_figure_overlap(form):
@@ -84,13 +84,15 @@ def test_bars_stand_in_groups_of_a_data_set_with_their_intervals(heldout):
     tables = build_tables(heldout)
     (panel,) = draw(heldout.study, tables).axes
     bars = {round(bar.get_x() + bar.get_width() / 2, 3): bar.get_height() for bar in panel.patches}
-    expected = [row.primary.mean for table in tables for row in table.levels]
+    expected = [row.estimates["pcc"].mean for table in tables for row in table.levels]
     assert [bars[x] for x in sorted(bars)] == pytest.approx(expected)
     assert [round(x) for x in sorted(bars)] == [0, 0, 1, 1]
     segments = [s for lines in panel.collections for s in lines.get_segments() if s[0, 0] == s[1, 0]]
     ends = sorted(tuple(segment[:, 1]) for segment in segments)
     assert np.ravel(ends) == pytest.approx(
-        np.ravel(sorted((row.primary.low, row.primary.high) for table in tables for row in table.levels))
+        np.ravel(
+            sorted((row.estimates["pcc"].low, row.estimates["pcc"].high) for table in tables for row in table.levels)
+        )
     )
 
 
@@ -98,7 +100,7 @@ def test_bars_show_the_best_floor_and_no_ceiling_that_squeezes(heldout):
     tables = build_tables(heldout)
     (panel,) = draw(heldout.study, tables).axes
     flat = [s[0, 1] for lines in panel.collections for s in lines.get_segments() if s[0, 1] == s[1, 1]]
-    assert flat == pytest.approx([table.best_floor.primary.mean for table in tables])
+    assert flat == pytest.approx([table.find_best_floor("pcc").estimates["pcc"].mean for table in tables])
     assert panel.get_ylim()[1] < 0.5
     assert "0.905 ↑" in " ".join(words(draw(heldout.study, tables)))
 
@@ -110,7 +112,7 @@ def test_a_line_per_data_set_goes_through_the_means():
     lines = [container.lines[0] for container in panel.containers]
     assert len(lines) == 3
     for line, table in zip(lines, tables, strict=True):
-        assert line.get_ydata() == pytest.approx([row.primary.mean for row in table.levels])
+        assert line.get_ydata() == pytest.approx([row.estimates["pcc"].mean for row in table.levels])
         assert line.get_xdata() == pytest.approx([1, 2, 3, 4, 5], abs=0.06)
     assert len({line.get_marker() for line in lines}) == len({line.get_color() for line in lines}) == 3
 
@@ -136,8 +138,8 @@ def test_the_figure_table_has_a_number_per_strategy_and_data_set():
     text = words(draw(study, tables))
     for table in tables:
         for row in table.levels:
-            assert f"{row.primary.mean:.3f}" in text
-            assert f"[{row.primary.low:.3f}, {row.primary.high:.3f}]" in text
+            assert f"{row.estimates['pcc'].mean:.3f}" in text
+            assert f"[{row.estimates['pcc'].low:.3f}, {row.estimates['pcc'].high:.3f}]" in text
     assert text.count("paper 0.864") == 3
 
 

@@ -200,7 +200,7 @@ def test_tidy_table_agrees_with_the_tables(files, content):
         for row in table.levels:
             found = known.loc[(table.name, row.name, "pcc")]
             assert [found["value"], found["low"], found["high"]] == pytest.approx(
-                [row.primary.mean, row.primary.low, row.primary.high]
+                [row.estimates["pcc"].mean, row.estimates["pcc"].low, row.estimates["pcc"].high]
             )
             for metric, effect in row.differences.items():
                 line = known.loc[(table.name, row.name, f"{metric}_minus_default")]

@@ -167,7 +167,7 @@ def test_summary_lists_the_same_rows_in_plain_text(heldout):
 
 
 def test_verdict_when_the_default_is_best(heldout):
-    text = judge(heldout, build_tables(heldout)[0])
+    text = judge(build_tables(heldout)[0])
     assert text.startswith(
         "The default, frozen, is best with a mean PCC of 0.305; the closest level, joint, is 0.050 below"
     )
@@ -176,7 +176,7 @@ def test_verdict_when_the_default_is_best(heldout):
 
 
 def test_verdict_when_another_level_is_best(heldout):
-    text = judge(heldout, build_tables(lift(heldout, "joint", None, 0.1))[0])
+    text = judge(build_tables(lift(heldout, "joint", None, 0.1))[0])
     assert text.startswith("joint is best with a mean PCC of 0.355, 0.050 above the default, frozen")
 
 
@@ -184,15 +184,15 @@ def test_the_verdict_claims_nothing_where_the_interval_has_zero(heldout):
     genes = heldout.per_gene.copy()
     joint = genes["level"] == "joint"
     genes.loc[joint, "pcc"] += 0.05 + 0.1 * np.where(np.arange(joint.sum()) % 2, 1, -1)
-    text = judge(heldout, build_tables(dataclasses.replace(heldout, per_gene=genes))[0])
+    text = judge(build_tables(dataclasses.replace(heldout, per_gene=genes))[0])
     assert "includes zero, so no difference is shown" in text
 
 
 def test_the_verdict_omits_hidden_entries_without_a_score(published):
     results = lift(published, "joint", None, 0.1)
-    assert "On the hidden entries alone it is" in judge(results, build_tables(results)[0])
+    assert "On the hidden entries alone it is" in judge(build_tables(results)[0])
     none = dataclasses.replace(results, per_gene=results.per_gene.assign(hidden_pcc=np.nan))
-    text = judge(none, build_tables(none)[0])
+    text = judge(build_tables(none)[0])
     assert "nan" not in text
     assert "On the hidden entries alone" not in text
 
@@ -203,7 +203,7 @@ def test_verdict_makes_nothing_of_a_difference_no_table_can_show(heldout):
     same = genes.query("level == 'frozen'").assign(level="joint")
     same["pcc"] += 0.0001
     genes = pd.concat([genes.query("level == 'frozen'"), same], ignore_index=True)
-    text = judge(heldout, build_tables(dataclasses.replace(heldout, per_gene=genes))[0])
+    text = judge(build_tables(dataclasses.replace(heldout, per_gene=genes))[0])
     assert text.startswith("The levels do as well as each other, with a mean PCC of 0.305")
     assert "excludes zero" not in text.split("best floor")[0]
 
@@ -214,20 +214,20 @@ def test_a_level_is_not_best_because_its_bad_seed_failed(heldout):
     results = only(easy, lambda t: (t["level"] == "frozen") | (t["seed"] == 0))
     table = build_tables(results)[0]
     frozen, joint = table.levels
-    assert joint.primary.mean > frozen.primary.mean
-    assert table.best is frozen
-    assert "joint has a higher mean" in judge(results, table)
+    assert joint.estimates["pcc"].mean > frozen.estimates["pcc"].mean
+    assert table.find_best("pcc") is frozen
+    assert "joint has a higher mean" in judge(table)
 
 
 def test_verdict_without_the_default_compares_nothing(heldout):
     results = only(heldout, lambda t: t["level"] == "joint")
-    assert "no level can be compared" in judge(results, build_tables(results)[0])
+    assert "no level can be compared" in judge(build_tables(results)[0])
 
 
 def test_a_study_without_a_finished_trial_still_reports(heldout, tmp_path):
     results = only(heldout, lambda t: t["seed"] < 0)
     tables = build_tables(results)
-    assert "no answer" in judge(results, tables[0])
+    assert "no answer" in judge(tables[0])
     assert list_troubles(tables)[0].startswith("Of 8 trials 8 did not finish")
     assert "kernel ridge" in Page(write_report(gather(results), tmp_path).html.read_text(encoding="utf-8")).text
 
@@ -241,7 +241,7 @@ def test_trials_that_were_never_listed_are_missing(heldout):
 def test_a_missing_floor_is_said(heldout, tmp_path):
     results = dataclasses.replace(heldout, floors=heldout.floors[heldout.floors["method"] != "kernel_ridge"])
     assert list_troubles(build_tables(results))[1] == "tissue_a: the tracking store has no record of kernel ridge."
-    assert build_tables(results)[0].best_floor.name == "knn"
+    assert build_tables(results)[0].find_best_floor("pcc").name == "knn"
 
 
 def test_tidy_marks_the_default(heldout):

@@ -104,7 +104,7 @@ def test_the_csv_holds_every_number_of_table_one(written):
     table = pd.read_csv(written.csv)
     where = (table["dataset"] == "tissue") & (table["name"] == "Alpha")
     lead = table[where & (table["quantity"] == "pcc_reference_minus")].iloc[0]
-    expected = places(found, "tissue")["Alpha"].lead
+    expected = places(found, "tissue")["Alpha"].leads["pcc"]
     assert (lead["value"], lead["low"], lead["p_holm"]) == pytest.approx((expected.mean, expected.low, expected.p_holm))
     assert table[where & (table["quantity"] == "pcc_rank")]["value"].tolist() == [2]
     scores = table[table["dataset"].isna() & (table["quantity"] == "accuracy_score")].set_index("name")["value"]
@@ -150,17 +150,21 @@ def test_the_spreadsheet_has_the_digits_of_the_page():
     row = table[(table["data set"] == "tissue") & (table["Method"] == "Alpha")].iloc[0]
     found = places(content.table_one, "tissue")["Alpha"]
     lead = "PCC: CausalGeD - this row"
-    assert [row["PCC"], row["PCC, low"]] == [f"{v:.3f}" for v in (found.row.primary.mean, found.row.primary.low)]
-    assert [row[lead], row[f"{lead}, high"]] == [f"{v:+.3f}" for v in (found.lead.mean, found.lead.high)]
+    assert [row["PCC"], row["PCC, low"]] == [
+        f"{v:.3f}" for v in (found.row.estimates["pcc"].mean, found.row.estimates["pcc"].low)
+    ]
+    assert [row[lead], row[f"{lead}, high"]] == [
+        f"{v:+.3f}" for v in (found.leads["pcc"].mean, found.leads["pcc"].high)
+    ]
     assert row["trials"] == "3 ok"
     assert len(set(table.columns)) == len(table.columns)
 
 
 def test_the_means_hold_methods_best_floor_and_ceiling():
     content = gather(results_of())
-    lines = {line.cells[0].text: line.cells[1:] for line in make_means(content.table_one).lines}
+    lines = {line.cells[0].text: line.cells[1:] for line in make_means(content.table_one, "pcc").lines}
     assert list(lines) == ["CausalGeD", "Alpha", "Beta", "Gamma", "best floor", "ceiling"]
     assert [cell.is_strong for cell in lines["Gamma"]] == [True, True, False]
     place = places(content.table_one, "other")["Beta"]
-    assert lines["Beta"][1].text == f"{place.row.primary.mean:.3f}"
-    assert make_means(content.table_one).lines[4].cells[0].tags == ("kernel ridge",)
+    assert lines["Beta"][1].text == f"{place.row.estimates['pcc'].mean:.3f}"
+    assert make_means(content.table_one, "pcc").lines[4].cells[0].tags == ("kernel ridge",)

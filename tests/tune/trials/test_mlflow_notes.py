@@ -26,7 +26,7 @@ def row(kind, title, pcc, *difference, is_default=False):
 
 
 def table(name, *rows):
-    return DatasetTable(name, {}, rows, (), None, math.nan)
+    return DatasetTable(name, {}, rows, ())
 
 
 def note(study=None, answer="", tables=(), opening="", **more):
