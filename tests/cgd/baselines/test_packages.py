@@ -208,10 +208,10 @@ def test_gimvi_trains_as_published_or_as_much_as_it_can_afford():
 
 def test_gimvi_gets_all_genes_of_cells_and_spots_training_genes(tiny, monkeypatch):
     visible, seen = tiny.hidden().visible, []
-    monkeypatch.setattr(GimVI, "_impute", lambda self, cells, spots, seed: seen.extend([cells, spots]) or _flat(spots))
+    monkeypatch.setattr(GimVI, "_train", lambda self, cells, spots, seed: seen.extend([cells, spots]) or _flat(spots))
 
     def _flat(spots):
-        return np.full((spots.n_obs, len(visible.genes)), 0.5, dtype=np.float32)
+        return None, np.full((spots.n_obs, len(visible.genes)), 0.5, dtype=np.float32)
 
     method = GimVI()
     method.fit(visible, 0)
