@@ -68,7 +68,7 @@ def trainer_of(config, hidden, parallel, **how):
     torch.manual_seed(0)
     network = Network(config, hidden.visible.x_st.shape[1], hidden.visible.x_sc.shape[1])
     torch.nn.init.normal_(network.cat.head.weight, std=0.1)
-    return Trainer(network, reference, lambda: 0.0, parallel=parallel, **how)
+    return Trainer(network, reference, lambda: {"val_pcc": 0.0}, parallel=parallel, **how)
 
 
 def gradients(parallel, config, hidden):
