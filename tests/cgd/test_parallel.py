@@ -105,7 +105,7 @@ def test_pieces_of_a_share_are_the_share():
 
 
 def test_more_workers_than_sequences_are_refused():
-    with pytest.raises(ConfigError, match=r"train: n_workers \(9\) must not exceed batch_size \(8\)"):
+    with pytest.raises(ConfigError, match=r"train: n_workers \(9\) must not exceed batch_size \(4\)"):
         Config().with_values({"train.n_workers": 9})
 
 
