@@ -213,6 +213,15 @@ class CausalGeD:
         return self._state().measured_genes
 
     @property
+    def share(self) -> float:
+        """How much of what the network adds to its centre the best guess takes."""
+        return self._state().share
+
+    @share.setter
+    def share(self, share: float) -> None:
+        self._state().share = share
+
+    @property
     def n_parameters(self) -> int:
         return sum(p.numel() for p in self._state().network.parameters())
 
@@ -389,9 +398,9 @@ def _check_machine(runtime: RuntimeConfig) -> None:
 
 
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of what the network adds to its centre
-_STOPPING_DRAWS = 8  # of validation genes after each epoch, from the same noise each time
-_CALIBRATION_DRAWS = 32
-_MOST_GENES = 100  # of the validation genes: what is looked at after each epoch, and to calibrate draws
+STOPPING_DRAWS = 8  # of validation genes after each epoch, from the same noise each time
+CALIBRATION_DRAWS = 32
+MOST_GENES = 100  # of the validation genes: what is looked at after each epoch, and to calibrate draws
 _MORAN_GENES, _MORAN_DRAWS = 60, 2
 
 
@@ -411,7 +420,7 @@ class _Validation:
         if reference.refined is not None:
             self.about = reference.refined.predict(self.features, reference.compute_cell_features(self.targets))
         self.exposure = visible.measure_exposure()
-        self.genes, self.spots = val.pick_scored(_MOST_GENES), choose_spots(len(self.exposure))
+        self.genes, self.spots = val.pick_scored(MOST_GENES), choose_spots(len(self.exposure))
         self.draws_counts = self.config.model.likelihood != "gaussian"
         # of an untrained centre and training genes alone: what a network draws must not decide how it is judged
         self.noise: CountNoise | None = None
@@ -425,7 +434,7 @@ class _Validation:
     def run(self) -> dict[str, float]:
         """Scores after an epoch; NaN on all ranks but the first."""
         estimated = self.estimate()
-        draws = self._draw(_STOPPING_DRAWS)[0][:, :, self.spots] if self.can_score_draws else None
+        draws = self._draw(STOPPING_DRAWS)[0][:, :, self.spots] if self.can_score_draws else None
         if not self.parallel.is_main:
             return {"val_pcc": math.nan}
         scores = self.val.score_heldout(estimated)["pcc"]
@@ -456,7 +465,7 @@ class _Validation:
         """The noise that makes the network's draws score best; None where there is none."""
         if self.noise is None or not self.can_score_draws:
             return self.noise
-        draws, center = self._draw(_CALIBRATION_DRAWS)
+        draws, center = self._draw(min(CALIBRATION_DRAWS, 2 * self.config.sampling.n_samples))
         return calibrate_noise(self.noise, draws, self.val, self.genes, self.exposure, self.coordinates, center)
 
     def _draw(self, n: int) -> tuple[FloatArray, FloatArray]:

@@ -18,7 +18,7 @@ REFUSED = {
     "data.hvg_fraction": (0.0, "data.hvg_fraction: .*greater than 0, found 0.0"),
     "split.val_fraction": (1.0, "split.val_fraction: .*less than 1, found 1.0"),
     "model.tokens": ("word", "model.tokens: .*'gene' or 'latent', found 'word'"),
-    "model.depth": (0, "model.depth: .*greater than or equal to 1, found 0"),
+    "model.depth": (0, "model.depth: .*greater than or equal to 0, found -1"),
     "model.dropout": (1.0, "model.dropout: .*less than 1"),
     "ar.decay": (1.5, "ar.decay: .*less than or equal to 1, found 1.5"),
     "diffusion.timestep_sampling": ("1/1", "diffusion.timestep_sampling: expected 'full', 'adaptive' or a fraction"),
@@ -55,12 +55,12 @@ def test_fields_that_contradict_each_other_are_refused(values, message):
 
 def test_every_wrong_field_is_reported_with_the_closest_name():
     with pytest.raises(ConfigError) as caught:
-        Config.from_dict({"ar": {"deca": 0.7}, "modle": {}, "train": {"epochs": 0}}, source="my.yaml")
+        Config.from_dict({"ar": {"deca": 0.7}, "modle": {}, "train": {"epochs": -1}}, source="my.yaml")
     message = str(caught.value)
     assert message.startswith("my.yaml: ")
     assert "unknown field 'ar.deca'; did you mean 'decay'?" in message
     assert "unknown field 'modle'; did you mean 'model'?" in message
-    assert "train.epochs: Input should be greater than or equal to 1, found 0" in message
+    assert "train.epochs: Input should be greater than or equal to 0, found -1" in message
 
 
 @pytest.mark.parametrize("path", ["ar.deca", "ar", "ar.decay.x", "decay", "nosuch.field"])

@@ -39,7 +39,7 @@ def test_floors_of_counts_are_never_below_zero(drawn):
     assert set(lowest.values()) == {0.0}
 
 
-def test_noise_in_place_of_the_truth_changes_the_replicates_alone(tiny, drawn):
+def test_noise_in_place_of_the_truth_changes_replicates_alone(tiny, drawn):
     _, noisy = draw_all(tiny, _add_noise(tiny.prepared, tiny.split.test, 0))
     changed = {name for name, draws in drawn[1].items() if draws.tobytes() != noisy[name].tobytes()}
     assert changed == {"replicate"}

@@ -8,6 +8,7 @@ from cgd.audit import _add_noise
 from cgd.data.protocol import HiddenGenes
 from cgd.data.split import make_splits
 from cgd.errors import ConfigError
+from cgd.estimator import STOPPING_DRAWS
 from cgd.evaluation import evaluate, evaluate_floors, trial_fingerprint
 from cgd.metrics.draws import score_draws_by_gene, score_draws_jointly
 from cgd.metrics.facts import DRAW_FLOORS, DRAW_SCORES, JOINT_SCORES, NOISE_CEILINGS, SCORES
@@ -86,7 +87,8 @@ def test_scores_of_draws_are_those_of_the_models_own(tiny):
 
 
 def test_genes_that_are_not_scored_have_no_score_of_draws(tiny):
-    found = tiny.evaluate({"evaluation.min_spot_fraction": 0.99, "train.epochs": 0})
+    detected = np.sort((tiny.hidden().test.truth > 0).mean(axis=1))
+    found = tiny.evaluate({"evaluation.min_spot_fraction": detected[1:3].mean(), "train.epochs": 0})
     scored = found.per_gene["pcc"].notna()
     assert 0 < scored.sum() < len(scored)
     assert list(found.per_gene["crps"].notna()) == list(scored)
@@ -170,8 +172,9 @@ def test_floors_and_the_ceiling_are_scored_like_a_model(tiny, protocol):
     assert list(table["method"].unique()) == [*FLOORS, "ceiling", *fills, *draws]
     for _, rows in table.groupby("method"):
         assert tuple(rows["gene"]) == tiny.split.test
-    assert list(table.drop(columns="method").columns) == list(tiny.evaluate({"evaluation.protocol": protocol}).per_gene)
-    assert set(find_columns(table, DRAW_FLOORS)) <= {"gene", *DRAW_SCORES}
+    per_gene = list(tiny.evaluate({"evaluation.protocol": protocol}).per_gene)
+    assert list(table.drop(columns="method").columns) == [*per_gene, *JOINT_SCORES]
+    assert set(find_columns(table, DRAW_FLOORS)) <= {"gene", *DRAW_SCORES, *JOINT_SCORES}
     assert set(find_columns(table, NOISE_CEILINGS)) == {"gene", "pcc"}
     pcc = table[~table["method"].isin(draws)].groupby("method")["pcc"].mean()
     assert pcc["ceiling"] == pcc.drop(fills).max()
@@ -239,11 +242,19 @@ def test_a_probe_foresees_a_trial(tiny, values, monkeypatch):
     seen = probe(config, tiny.prepared, tiny.split)
     calls[0] = 0
     whole = evaluate(config, tiny.prepared, tiny.split).summary
-    assert seen.setup_seconds == 0
-    forecast = whole["epochs"] * seen.epoch_seconds + seen.predict_seconds
-    assert forecast == pytest.approx(whole["wall_seconds"])
+    estimate = seen.setup_seconds - STOPPING_DRAWS * 3 * ("sampling.n_samples" not in values)  # before the epochs
+    assert estimate == (2 if "sampling.estimate" not in values else 4 * 3)  # members, or draws of 3 steps
+    forecast = seen.setup_seconds + whole["epochs"] * seen.epoch_seconds + seen.predict_seconds
+    assert whole["wall_seconds"] <= forecast <= whole["wall_seconds"] + 4  # nothing is estimated at a share of 0
     assert seen.peak_memory_mb > 50
     assert 0 < seen.model_mb < seen.checkpoint_mb < 5
+
+
+def test_a_probe_of_a_centre_alone_knows_of_no_epochs(tiny):
+    seen = probe(tiny.config({"sampling.estimate": "center", "sampling.n_samples": 0}), tiny.prepared, tiny.split)
+    assert seen.checkpoint_mb == 0
+    assert seen.setup_seconds > 0
+    assert seen.model_mb > 0
 
 
 def test_what_is_scored_is_test_or_validation_genes(tiny):

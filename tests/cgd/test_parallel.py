@@ -68,7 +68,7 @@ def trainer_of(config, hidden, parallel, **how):
     torch.manual_seed(0)
     network = Network(config, hidden.visible.x_st.shape[1], hidden.visible.x_sc.shape[1])
     torch.nn.init.normal_(network.cat.head.weight, std=0.1)
-    return Trainer(network, reference, lambda: 0.0, parallel=parallel, **how)
+    return Trainer(network, reference, lambda: {"val_pcc": 0.0}, parallel=parallel, **how)
 
 
 def gradients(parallel, config, hidden):
@@ -105,7 +105,7 @@ def test_pieces_of_a_share_are_the_share():
 
 
 def test_more_workers_than_sequences_are_refused():
-    with pytest.raises(ConfigError, match=r"train: n_workers \(9\) must not exceed batch_size \(8\)"):
+    with pytest.raises(ConfigError, match=r"train: n_workers \(9\) must not exceed batch_size \(4\)"):
         Config().with_values({"train.n_workers": 9})
 
 

@@ -303,7 +303,7 @@ def test_residuals_not_shared_by_genes_are_seen(tissue, good):
         assert_worse(scores, good, ["gene_correlation_error", "gene_correlation_r", "energy_genes"], by=1.002)
 
 
-def test_the_expected_correlation_is_without_the_chance_of_a_draw():
+def test_the_expected_correlation_is_free_of_a_draws_chance():
     """Each draw differs from the truth by chance; their mean does not, and a wrong one still does."""
     rng = np.random.default_rng(0)
     cov = np.full((6, 6), 0.6) + 0.4 * np.eye(6)

@@ -112,7 +112,7 @@ def test_the_same_seed_gives_the_same_counts():
     assert not np.array_equal(one, other)
 
 
-def test_shared_noise_makes_neighbours_alike_and_needs_their_graph():
+def test_shared_noise_makes_neighbours_alike_and_needs_a_graph():
     graph = make_graph()
     alone, shared = (
         compute_moran(draw_flat(CountNoise(neighbours=share, dispersion=-0.5), 20.0, 20, graph=graph), graph).mean()

@@ -114,18 +114,19 @@ def test_later_genes_depend_on_draws_of_earlier_ones_alone(tiny, monkeypatch, pa
     network, reference, context, targets = fitted(tiny, {**values, "train.context_share": 0.0})
     with torch.no_grad():
         torch.nn.init.normal_(network.cat.head.weight)
-    drawn, asked = [], []
+    drawn, asked, changed = [], [], []
 
     def draw(denoise, shape, process, sampler, n_steps, generator):
         """Draws of which the first or the second step's noise is another."""
         noise = torch.randn(shape, generator=generator)
-        noise = noise + 1.0 if len(drawn) == changed else noise
+        noise = noise + 1.0 if len(drawn) in changed else noise
         drawn.append(denoise(noise, process.n_timesteps // 2))
         return drawn[-1]
 
     monkeypatch.setattr("cgd.model.generation.sample", draw)
-    for changed in (None, 0, 1):
+    for step in (None, 0, 1):
         drawn.clear()
+        changed[:] = [step]
         asked.append(generate(network, context, targets, reference.ridge_lambda, 0, 1, True)[0])
     order = torch.arange(4) if targets.order is None else targets.order.argsort(descending=True, stable=True)
     first, second = order[:2], order[2:]
