@@ -1,5 +1,7 @@
 """The draws in a report: their tables, figures and files, beside those of the best guess."""
 
+import io
+
 import pandas as pd
 import pytest
 from made_up_study import made_up, results_of
@@ -17,6 +19,7 @@ from ablations.report.pages.write import write_report
 from ablations.report.sheets.comparison import make_means
 from ablations.study.study import load_study
 from cgd.metrics.facts import METRICS
+from tune.comparison.results_file import make_files
 from tune.trials.mlflow_notes import list_study_metrics, write_parent_note
 
 STUDY = load_study("ar_decay")
@@ -151,6 +154,20 @@ def test_the_means_of_draws_have_their_floor_and_ceiling(compared):
     assert list(cells) == ["CausalGeD", "Beta", "best floor", "ceiling"]
     assert [cell.is_strong for cell in cells["Beta"][1:3]] == [True, True]
     assert "lower is better" in sheet.note
+
+
+def test_the_results_file_has_the_means_of_both_outcomes(compared, tmp_path):
+    files = make_files([compared], tmp_path / "results.md")
+    assert {"results/heldout_genes_draws.csv", "results/heldout_genes.csv"} < set(files)
+    table = pd.read_csv(io.StringIO(files["results/heldout_genes_draws.csv"]))
+    assert set(table["data set"]) == {"tissue: the draws", "other (MVC in the paper): the draws"}
+    beta = table[table["Method"] == "Beta"].iloc[0]
+    assert beta["CRPS"] == pytest.approx(0.368)
+    text = files["results.md"]
+    assert text.count("| **CausalGeD** |") == 2
+    assert "(results/heldout_genes_draws.csv)" in text
+    bare = make_files([gather(results_of(), n_resamples=50)], tmp_path / "results.md")
+    assert not any("draws" in name for name in bare)
 
 
 def test_the_store_gets_metrics_and_a_note_of_both_outcomes(content):
