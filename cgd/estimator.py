@@ -144,10 +144,9 @@ class CausalGeD:
         needs_network = config.sampling.estimate != "center" or config.sampling.n_samples
         self.progress = trainer.fit() if needs_network else trainer.initialise()
         network.eval()
-        share = validation.choose_share()
-        trend, center = SpreadTrend.fit(visible.x_st), validation.estimate(share)
+        share, noise = validation.choose_share(), validation.calibrate_noise()
+        trend, center = SpreadTrend.fit(visible.x_st), validation.predict_mean(share, noise)
         calibration = Calibration(val.conformity(center, trend(center)), trend)
-        noise = validation.calibrate_noise()
         reference = Reference.build(measured, config)
         self._fitted = self._collect(network, reference, visible, measured, calibration, noise, share)
         self.parallel = parallel
@@ -468,9 +467,21 @@ class _Validation:
         draws, center = self._draw(min(CALIBRATION_DRAWS, 2 * self.config.sampling.n_samples))
         return calibrate_noise(self.noise, draws, self.val, self.genes, self.exposure, self.coordinates, center)
 
-    def _draw(self, n: int) -> tuple[FloatArray, FloatArray]:
-        """(n, genes looked at, S) draws of the expression behind the counts, and their centre."""
-        index = torch.from_numpy(self.genes).to(self.targets.device)
+    def predict_mean(self, share: float, noise: CountNoise | None) -> FloatArray:
+        """(n_val, n_spots) best guess as the fitted model makes it."""
+        if self.config.sampling.estimate != "draws":
+            return self.estimate(share)
+        fields, center = self._draw(self.config.sampling.n_samples, np.arange(len(self.val.genes)))
+        if noise is None:
+            return fields.mean(axis=0)
+        graph = link_neighbours(self.coordinates, len(self.exposure)) if noise.neighbours else None
+        counts = draw_members(noise, noise.widen(fields, center), self.exposure, graph, self.config.seed)
+        return normalise_counts(counts, self.exposure).mean(axis=0)
+
+    def _draw(self, n: int, genes: npt.NDArray[np.intp] | None = None) -> tuple[FloatArray, FloatArray]:
+        """(n, G, S) draws of the expression behind the counts, of the genes looked at or at some places, and their
+        centre."""
+        index = torch.from_numpy(self.genes if genes is None else genes).to(self.targets.device)
         about = None if self.about is None else self.about[index]
         targets, ridge_lambda = self._table().select(index), self.reference.ridge_lambda
         seed = derive_seed(self.config.seed, "validation")

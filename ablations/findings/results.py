@@ -117,12 +117,13 @@ def assemble_results(
         if row.run_id and runs[row.run_id].status == "FINISHED"
     ]
     floors = [
-        read_per_gene(tables[row.run_id], row.run_id, ["method", "gene"], columns, DRAW_SCORES).assign(
-            dataset=row.dataset, fold=row.fold
-        )
+        read_per_gene(
+            tables[row.run_id], row.run_id, ["method", "gene"], columns, (*DRAW_SCORES, *JOINT_SCORES)
+        ).assign(dataset=row.dataset, fold=row.fold)
         for row in record.floors
     ]
     columns += tuple(name for name in DRAW_SCORES if any(name in table for table in (*genes, *floors)))
+    joint = [name for name in JOINT_SCORES if any(name in table for table in floors)]
     older = pd.DataFrame([row.model_dump(mode="json") for row in record.older], columns=_OLDER)
     return StudyResults(
         run_id=run_id,
@@ -131,7 +132,7 @@ def assemble_results(
         config=record.config,
         datasets=record.datasets,
         per_gene=_stack(genes, [*_WHERE, "gene", *columns]),
-        floors=_stack(floors, ["dataset", "fold", "method", "gene", *columns]),
+        floors=_stack(floors, ["dataset", "fold", "method", "gene", *columns, *joint]),
         trials=_make_trials(record, runs),
         floor_runs=record.floors,
         versions=record.versions,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ablations.statistics.paired import Estimate
-from cgd.metrics.facts import CEILING, DRAW_FLOORS, DRAW_SCORES, METRICS, NOISE_CEILINGS, OUTCOMES, PRIMARY, REFERENCES
+from cgd.metrics.facts import CEILING, DRAW_FLOORS, DRAW_SCORES, METRICS, OUTCOMES, PRIMARY, REFERENCES
 
 HIDDEN_PRIMARY = f"hidden_{PRIMARY}"
 FAMILIES = (OUTCOMES, (HIDDEN_PRIMARY,))  # of Holm's correction
@@ -23,7 +23,7 @@ def name_ceiling(metric: str) -> str:
 
 def is_ceiling(method: str) -> bool:
     """Whether a method is no floor but says what could be reached; so does the null of a noise ceiling."""
-    return method in NOISE_CEILINGS or (method in REFERENCES and REFERENCES[method].is_ceiling)
+    return method in REFERENCES and REFERENCES[method].is_ceiling
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,8 @@ def _list_scores(results: StudyResults) -> list[str]:
 def _build_reference(results: StudyResults, method: str, table: pd.DataFrame, n_resamples: int) -> Row:
     estimates = summarise(table, _list_scores(results), n_resamples)
     title = REFERENCES[method].label if method in REFERENCES else method
-    return Row("ceiling" if is_ceiling(method) else "floor", method, title, estimates, {})
+    joint = _average(table.drop_duplicates("fold"), JOINT_SCORES)  # of all genes of a fold, and so in each row of it
+    return Row("ceiling" if is_ceiling(method) else "floor", method, title, estimates, {}, joint=joint)
 
 
 def _build_level(results: StudyResults, dataset: str, level: Combination, genes: pd.DataFrame, n_resamples: int) -> Row:

@@ -215,6 +215,7 @@ _NOISE_CEILINGS = (
         "noise ceiling of genes that do not vary",
         "noise ceiling, null",
         "The same of counts whose rate is one at all spots.",
+        is_ceiling=True,
     ),
 )
 _DRAW_FLOORS = (
