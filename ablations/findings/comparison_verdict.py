@@ -9,17 +9,33 @@ from dataclasses import astuple
 from ablations.findings.results import StudyResults
 from ablations.findings.table_one import Counts, DatasetPlaces, Place, TableOne
 from ablations.findings.verdict import describe_gap
-from ablations.findings.wording import OUTCOME_WORDS, SCORE, name_extreme
-from cgd.metrics.facts import FLOORS, METRICS, PRIMARY
+from ablations.findings.wording import OUTCOME_WORDS, SCORE, format_signed, name_extreme
+from cgd.metrics.facts import FLOORS, METRICS, OUTCOMES, PRIMARY
 
 _MOST_NAMED = 4
+_UNTRAINED = "counts_untrained"
+_DRAWN = OUTCOMES[1]
 _SIDES = {1: "above", -1: "below"}  # of zero, where the whole interval of a lead is
 
 
 def open_comparison(results: StudyResults, found: TableOne) -> str:
-    """The first line: how often the reference is ahead of the methods and of the best floors, and by what evidence."""
-    sentences = [s for metric in results.outcomes for s in _open_outcome(results.study.default_label, found, metric)]
+    """The first line: what training adds to the draws, how often the reference is ahead of the methods and of the best
+    floors, and by what evidence."""
+    sentences = list(_open_training(found))
+    sentences += [s for metric in results.outcomes for s in _open_outcome(results.study.default_label, found, metric)]
     return " ".join(sentences)
+
+
+def _open_training(found: TableOne) -> Iterator[str]:
+    """By how much draws of the trained network are better than those of the untrained one, under the same noise."""
+    parts = []
+    for one in found.data_sets:
+        lead = next((p.leads[_DRAWN] for p in one.places if p.row.name == _UNTRAINED and _DRAWN in p.leads), None)
+        if lead is not None and lead.is_known:
+            bounds = f"{format_signed(lead.low)} to {format_signed(lead.high)}"
+            parts.append(f"{format_signed(lead.mean)} on {one.table.name} ({bounds})")
+    if parts:
+        yield f"Training changes the mean {METRICS[_DRAWN].label} of the draws by {', '.join(parts)}."
 
 
 def _open_outcome(reference: str, found: TableOne, metric: str) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import made_up_study
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from ablations.findings.study_json import FloorRow, StudyRecord, TrialRow
 from ablations.findings.table_one import build_table_one
 from ablations.findings.tables import build_tables
 from ablations.findings.verdict import explain_outcomes, judge, open_report
+from ablations.findings.wording import format_signed
 from ablations.statistics.paired import Estimate, correct_holm
 from ablations.study.study import load_study
 from cgd.metrics.facts import DRAW_SCORES, SCORES
@@ -318,3 +320,19 @@ def test_a_reference_that_alone_draws_is_said_to():
     found = build_table_one(results, build_tables(results, n_resamples=50), n_resamples=50)
     assert "CausalGeD alone makes draws. In CRPS, against" in open_comparison(results, found)
     assert "is the only method that draws, with a mean CRPS of 0.392" in judge_comparison(found.data_sets[0])
+
+
+def test_a_comparison_opens_with_what_training_adds(monkeypatch):
+    monkeypatch.setitem(made_up_study.DRAW_FLOORS, "counts_untrained", 0.5)  # no best floor
+    results = results_of(drawing=("CausalGeD", "Beta"))
+    found = build_table_one(results, build_tables(results, n_resamples=50), n_resamples=50)
+    one = found.data_sets[0]
+    lead = next(p.leads["crps"] for p in one.places if p.row.name == "counts_untrained")
+    assert lead.high < 0
+    said = (
+        f"by {format_signed(lead.mean)} on {one.table.name} ({format_signed(lead.low)} to {format_signed(lead.high)})"
+    )
+    assert open_comparison(results, found).startswith(f"Training changes the mean CRPS of the draws {said}")
+    without = results_of(drawing=("Beta",))
+    found = build_table_one(without, build_tables(without, n_resamples=50), n_resamples=50)
+    assert "Training" not in open_comparison(without, found)
