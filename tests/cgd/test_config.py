@@ -18,7 +18,7 @@ REFUSED = {
     "data.hvg_fraction": (0.0, "data.hvg_fraction: .*greater than 0, found 0.0"),
     "split.val_fraction": (1.0, "split.val_fraction: .*less than 1, found 1.0"),
     "model.tokens": ("word", "model.tokens: .*'gene' or 'latent', found 'word'"),
-    "model.depth": (0, "model.depth: .*greater than or equal to 0, found -1"),
+    "model.depth": (0, "model.depth: .*greater than or equal to 1, found 0"),
     "model.dropout": (1.0, "model.dropout: .*less than 1"),
     "ar.decay": (1.5, "ar.decay: .*less than or equal to 1, found 1.5"),
     "diffusion.timestep_sampling": ("1/1", "diffusion.timestep_sampling: expected 'full', 'adaptive' or a fraction"),
