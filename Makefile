@@ -1,4 +1,4 @@
-# make ablation     install everything and run the AR-decay study on the embedded data set
+# make ablation     install everything and run the study of the likelihood on the embedded data set
 # make test         install everything and run the tests, but for the slow ones
 # make test-faults  the slow tests, one at a time: processes killed, nodes lost, clusters brought up (docs/reliability.md)
 # make coverage     how much of cgd and ablations their own tests run; fails below the floor in pyproject.toml
@@ -14,7 +14,7 @@ PIP     = $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet 
 .PHONY: ablation test test-faults coverage reliability lint ui clean
 
 ablation: $(VENV)/.installed
-	$(VENV)/bin/python tune/run_ablation.py --study ar_decay --output $(OUTPUT)
+	$(VENV)/bin/python tune/run_ablation.py --study likelihood --output $(OUTPUT)
 
 test: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
