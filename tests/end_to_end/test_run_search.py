@@ -158,7 +158,7 @@ def test_the_best_configuration_is_taken_by_run_ablation(searched, tmp_path):
 @pytest.mark.slow
 def test_a_search_for_both_confirms_and_tests_the_best_by_each(search_command, tmp_path):
     output = tmp_path / "out"
-    command = search_command(output, "--aim", "both", "--finalists", "2")
+    command = search_command(output, "--aim", "both", "--finalists", "2", "--set", "sampling.n_samples=2")
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
     assert process.returncode == 0, process.stderr
     results = SearchResults.from_json((output / "search" / "s" / "search.json").read_text(), "search.json", "")

@@ -17,7 +17,7 @@ TINY = """
 data: {min_genes_per_spot: 1}
 model: {width: 16, depth: 1, latent_dim: 8, hidden_dim: 16, n_heads: 2}
 diffusion: {n_timesteps: 50}
-sampling: {n_samples: 2, n_steps: 3, n_ensemble: 1}
+sampling: {n_samples: 1, n_steps: 3, n_ensemble: 1}
 train: {epochs: 1, steps_per_epoch: 1, batch_size: 4, panel_size: 16, pretrain_epochs: 1, patience: 10}
 """
 STUDY = """
