@@ -37,7 +37,7 @@ def make_draws(results: StudyResults, table: DatasetTable) -> Sheet | None:
 def explain_draws() -> str:
     """What the columns of the draws are."""
     metrics = "; ".join(f"{METRICS[name].label}: {METRICS[name].description.rstrip('.')}" for name in SHOWN)
-    return f"{metrics}. Scores over the genes together are of the levels alone."
+    return f"{metrics}."
 
 
 def show_draws(row: Row, is_best: bool) -> list[Cell]:
