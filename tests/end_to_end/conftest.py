@@ -42,6 +42,6 @@ def run(command, tmp_path_factory):
     folder = tmp_path_factory.mktemp("elsewhere")
 
     def call(*arguments):
-        return subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, timeout=600)
 
     return call

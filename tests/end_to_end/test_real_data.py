@@ -43,7 +43,7 @@ def test_a_study_on_a_named_data_set_writes_its_report(data_dir, command, tmp_pa
         "--output",
         tmp_path / "out",
     )
-    process = subprocess.run(command(*arguments), cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    process = subprocess.run(command(*arguments), cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert process.returncode == 0, process.stderr
     assert "2 spots dropped: too few detected training genes" in process.stdout
     assert all(floor in process.stdout for floor in ("mean pattern", "noise ceiling", "counts, untrained", "replicate"))

@@ -30,7 +30,10 @@ class Broken(Pattern):
     def fit(self, visible, seed):
         raise ValueError("does not converge")
 """
-METHODS = ("--methods", "own_methods:Pattern,own_methods:Broken", "--folds", "1", "--seeds", "1")
+METHODS = (
+    *("--methods", "own_methods:Pattern,own_methods:Broken", "--folds", "1", "--seeds", "1"),
+    *("--set", "sampling.n_samples=2"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,7 @@ def predictions(here, tiny_config):
 @pytest.fixture(scope="module")
 def finished(here, command, predictions):
     process = subprocess.run(
-        command(*METHODS, "--predictions", predictions), cwd=here, capture_output=True, text=True, timeout=300,
+        command(*METHODS, "--predictions", predictions), cwd=here, capture_output=True, text=True, timeout=600,
         env={key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"},
     )  # fmt: skip
     return here / "out", process

@@ -150,7 +150,7 @@ def test_the_best_configuration_is_taken_by_run_ablation(searched, tmp_path):
     output, _ = searched
     command = [sys.executable, str(ROOT / "tune" / "run_ablation.py"), "--study", "depth", "--dry-run"]
     best = ["--config", str(output / "search" / "s" / "best.yaml"), "--output", str(tmp_path / "out")]
-    process = subprocess.run([*command, *best], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    process = subprocess.run([*command, *best], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
     assert process.returncode == 0, process.stderr
     assert "depth" in process.stdout
 
@@ -191,7 +191,7 @@ def test_killed_and_continued_it_is_the_same_search(searched, search_command, tm
         process.kill()
         process.wait()
     refused = subprocess.run(
-        search_command(output), cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+        search_command(output), cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
     )
     assert refused.returncode == 2
     assert "--resume continues it" in refused.stderr
